@@ -52,4 +52,8 @@ reference = {
     for name, moments in data["reference"].items()
 }
 
-kernels = ("nuts", "hmc", "mala")
+# No "mala": its steps are too short to leave the neck of the funnel and too long to enter it.
+kernels = ("nuts", "hmc")
+
+# With larger steps the neck is missed, and tau comes out too large.
+settings = {"target_acceptance_rate": 0.98, "num_warmup": 2000}

@@ -49,10 +49,14 @@ def constrain(position: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def logdensity(position: dict[str, jax.Array]) -> jax.Array:
-    """Log posterior, up to a constant. Length scale and amplitude have log-normal priors."""
-    log_prior = -0.5 * (position["level"] / 2.0) ** 2
-    log_prior -= 0.5 * (position["log_amplitude"] / 1.0) ** 2
-    log_prior -= 0.5 * ((position["log_length"] - np.log(30.0)) / 0.5) ** 2
+    """Log posterior, up to a constant.
+
+    Priors: level ~ N(0, 1), amplitude ~ HalfNormal(1), of which log_amplitude is the Jacobian,
+    and log length scale in years ~ N(log 40, 0.5^2).
+    """
+    log_prior = -0.5 * position["level"] ** 2
+    log_prior += position["log_amplitude"] - 0.5 * jnp.exp(2.0 * position["log_amplitude"])
+    log_prior -= 0.5 * ((position["log_length"] - np.log(40.0)) / 0.5) ** 2
     log_prior -= 0.5 * jnp.sum(position["weights"] ** 2)
     eta = log_rate(position)
     return log_prior + jnp.sum(disasters * eta - jnp.exp(eta))
@@ -61,14 +65,92 @@ def logdensity(position: dict[str, jax.Array]) -> jax.Array:
 initial_position = {
     "level": np.zeros(()),
     "log_amplitude": np.zeros(()),
-    "log_length": np.full((), np.log(30.0)),
+    "log_length": np.full((), np.log(40.0)),
     "weights": np.zeros(NUM_SINES),
 }
 
 dims = {"rate": ["year"]}
 coords = {"year": year[SHOWN].astype(int)}
 
-kernels = ("nuts", "hmc", "mala")
+# Long run: NUTS with a dense metric in float64, 4 chains of 150,000 draws after 4,000 of warm-up,
+# target acceptance 0.95, seed 1; 214 divergences. R-hat at most 1.0001; mcse by ArviZ.
+reference = {
+    "level": {
+        "mean": 0.1354,
+        "sd": 0.5397,
+        "mcse_mean": 0.00111,
+        "mcse_sd": 0.00108,
+    },
+    "amplitude": {
+        "mean": 1.0350,
+        "sd": 0.4071,
+        "mcse_mean": 0.00096,
+        "mcse_sd": 0.00085,
+    },
+    "length_scale": {
+        "mean": 25.6097,
+        "sd": 9.2851,
+        "mcse_mean": 0.02953,
+        "mcse_sd": 0.03265,
+    },
+    "rate": {
+        "mean": [
+            2.9629,
+            3.3984,
+            3.3214,
+            2.4155,
+            1.4613,
+            0.9915,
+            0.8709,
+            0.9823,
+            1.1279,
+            0.9226,
+            0.6460,
+        ],
+        "sd": [
+            0.4854,
+            0.4247,
+            0.4505,
+            0.3431,
+            0.2609,
+            0.2286,
+            0.1903,
+            0.2013,
+            0.2882,
+            0.2034,
+            0.2053,
+        ],
+        "mcse_mean": [
+            0.00062,
+            0.00056,
+            0.00076,
+            0.00046,
+            0.00045,
+            0.00046,
+            0.00031,
+            0.00027,
+            0.00058,
+            0.00028,
+            0.00036,
+        ],
+        "mcse_sd": [
+            0.00052,
+            0.00045,
+            0.00050,
+            0.00039,
+            0.00031,
+            0.00030,
+            0.00021,
+            0.00023,
+            0.00036,
+            0.00024,
+            0.00024,
+        ],
+    },
+}
+
+# No "mala": about 400 steps for one effective draw of the length scale.
+kernels = ("nuts", "hmc")
 
 # The curved posterior needs small steps.
-settings = {"target_acceptance_rate": 0.95}
+settings = {"target_acceptance_rate": 0.95, "num_warmup": 2000}

@@ -1,0 +1,35 @@
+"""One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
+
+from parsample.check import Report, check
+from parsample.deer import DEER, Sequential, Solution
+from parsample.linearize import Dense, Diagonal, Identity, Zero
+from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
+from parsample.recursion import deer, rollout
+from parsample.run import run_inference_algorithm
+from parsample.sampling import SampleResult, sample
+from parsample.status import ParallelStallWarning, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEER",
+    "Coalescence",
+    "Dense",
+    "Diagonal",
+    "Identity",
+    "LyapunovExponent",
+    "ParallelStallWarning",
+    "Report",
+    "SampleResult",
+    "Sequential",
+    "Solution",
+    "Status",
+    "Zero",
+    "check",
+    "coalescence_times",
+    "deer",
+    "lyapunov_exponent",
+    "rollout",
+    "run_inference_algorithm",
+    "sample",
+]

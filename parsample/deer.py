@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from parsample import affine
 from parsample.linearize import Dense, Linearization, Zero, bounded
 from parsample.status import Status
-from parsample.sweep import Grid, Lanes, Splice, Sweep, Tolerance
+from parsample.sweep import Grid, Lanes, Splice, Sweep, Tolerance, default_tolerance, in_lockstep
 from parsample.transition import Inputs, Transition, Vector, entry, write
 
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
@@ -74,10 +74,12 @@ class DEER:
 
     def tolerance(self, scale: Vector) -> Tolerance:
         """The tolerance in these settings, for a chain of this scale."""
-        double = scale.dtype == jnp.float64
-        atol = (1e-10 if double else 1e-5) if self.atol is None else self.atol
-        rtol = 8 * jnp.finfo(scale.dtype).eps if self.rtol is None else self.rtol
-        return Tolerance(scale, jnp.asarray(atol, scale.dtype), jnp.asarray(rtol, scale.dtype))
+        return default_tolerance(scale, self.atol, self.rtol)
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """As ``method=``, asks for the step-by-step evaluation."""
 
 
 class Solution(NamedTuple):
@@ -173,7 +175,7 @@ def solve(
     grid = Grid(inputs.num_steps, method.block_size)
     key = jax.random.key(0) if probe_key is None else probe_key
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
-    everywhere = _everywhere(axis_name)
+    everywhere = in_lockstep(axis_name)
     sweep = Sweep(transition, method.linearization, inputs, grid, seeds, everywhere)
     first = _begin(sweep, start, block_starts, scale, _max_sweeps(method, grid, seeds.shape[0]))
     last = jax.lax.while_loop(
@@ -191,13 +193,6 @@ def _stall_after(method: DEER, grid: Grid, num_tangents: int) -> int:
     # A sweep does at least (1 + tangents) times the work of a sequential run, side by side. With nothing known of the
     # device, a fourfold gain from that is the least worth having.
     return method.stall_after or max(16, grid.num_blocks // (4 * (1 + num_tangents)))
-
-
-def _everywhere(axis_name: str | None) -> Callable[[Array], Array]:
-    """The smallest value of a flag or count over the chains of a lockstep."""
-    if axis_name is None:
-        return lambda value: value
-    return lambda value: jax.lax.pmin(value.astype(jnp.int32), axis_name).astype(value.dtype)
 
 
 def _begin(sweep: Sweep, start: Vector, guess: Array | None, scale: Vector | None, max_sweeps: int) -> _Iterate:
@@ -229,7 +224,7 @@ def _iterate(
     lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale))
     tolerance = method.tolerance(_spread(lanes.path) if scale is None else scale)
     ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
-    arrivals = jnp.concatenate([it.starts[:1], ends[:-1]])
+    arrivals = _exchange(it.starts[0], ends)
     defects = arrivals - it.starts
     met = tolerance.accepts(defects, it.starts)
     it = it._replace(lanes=lanes, scale=tolerance.scale, steps_run=it.steps_run + splice.step)
@@ -242,12 +237,20 @@ def _iterate(
 
 def _spread(path: Float[Array, "b C D"]) -> Vector:
     """Standard deviation of the finite states of a path; where that is 0 the size of the state, or 1."""
-    finite = jnp.isfinite(path).all(-1, keepdims=True)
+    # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
+    stride = max(1, path.shape[0] * path.shape[1] // 4096)
+    states = path.reshape(-1, path.shape[-1])[::stride]
+    finite = jnp.isfinite(states).all(-1, keepdims=True)
     count = jnp.maximum(finite.sum(), 1)
-    mean = jnp.where(finite, path, 0).sum((0, 1)) / count
-    spread = jnp.sqrt(jnp.where(finite, jnp.square(path - mean), 0).sum((0, 1)) / count)
+    mean = jnp.where(finite, states, 0).sum(0) / count
+    spread = jnp.sqrt(jnp.where(finite, jnp.square(states - mean), 0).sum(0) / count)
     fallback = jnp.where(mean == 0, 1, jnp.abs(mean))
     return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, fallback)
+
+
+def _exchange(start: Vector, ends: Float[Array, "C D"]) -> Float[Array, "C D"]:
+    """Where each block is reached: the end of the block before it. The one place where blocks learn of each other."""
+    return jnp.concatenate([start[None], ends[:-1]])
 
 
 def _merge_splice(it: _Iterate, splice: Splice, tolerance: Tolerance, grid: Grid) -> _Iterate:

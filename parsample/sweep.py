@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
-from parsample.transition import Inputs, Transition, entry, take, write
+from parsample.transition import Inputs, Transition, Vector, entry, take, write
 
 
 class Tolerance(NamedTuple):
@@ -36,6 +36,18 @@ class Tolerance(NamedTuple):
     def size(self, difference: Float[Array, "C D"]) -> Float[Array, " C"]:
         """Largest coordinate of each difference in units of the scale."""
         return jnp.max(jnp.abs(difference) / self.scale, axis=-1)
+
+
+def default_tolerance(scale: Vector, atol: float | None = None, rtol: float | None = None) -> Tolerance:
+    """The tolerance within which two states of a chain of this scale count as the same.
+
+    Defaults: `atol` 1e-10 in float64 and 1e-5 in float32, in units of `scale`; `rtol` 8 units of rounding.
+    """
+    if atol is None:
+        atol = 1e-10 if scale.dtype == jnp.float64 else 1e-5
+    if rtol is None:
+        rtol = 8 * float(jnp.finfo(scale.dtype).eps)
+    return Tolerance(scale, jnp.asarray(atol, scale.dtype), jnp.asarray(rtol, scale.dtype))
 
 
 class Lanes(NamedTuple):
@@ -209,6 +221,16 @@ class Sweep:
             carries=jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), carries),
             images=_zeros(images.shape, images.dtype),
         )
+
+
+def in_lockstep(axis_name: str | None) -> Callable[[Array], Array]:
+    """The smallest value of a flag or count over a vmapped axis of chains, which then stop together.
+
+    Without it, vmapping a loop masks all that it writes, at the price of rewriting whole paths at every step.
+    """
+    if axis_name is None:
+        return lambda value: value
+    return lambda value: jax.lax.pmin(value.astype(jnp.int32), axis_name).astype(value.dtype)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:

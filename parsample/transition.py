@@ -7,7 +7,8 @@ state, a flat vector that determines the future of the chain; inside a block the
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,58 @@ def algorithm_inputs(algorithm: SamplingAlgorithm, state: PyTree, rng_keys: Arra
     start = {name: getattr(state, name) for name in names}
     _, arguments = jax.lax.scan(advance, start, rng_keys)
     return Inputs((rng_keys, arguments))
+
+
+def as_inputs(inputs: PyTree) -> Inputs:
+    """A user's inputs, checked to have one entry per step.
+
+    Raises
+    ------
+    ValueError
+        If there are no arrays, or their leading axes are empty or differ.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"inputs: every array needs the same leading axis of T >= 1 steps; got shapes {shapes}. A recursion without "
+            "inputs takes jnp.arange(T)."
+        )
+    return Inputs(jax.tree.map(jnp.asarray, inputs))
+
+
+class Dynamics(Protocol):
+    """A family of chains: one chain for every key and length.
+
+    Instances are hashable and hold functions only; whatever is an array comes as `parameters`, so that one compiled
+    programme serves all of them.
+    """
+
+    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]: ...
+
+
+@dataclass(frozen=True)
+class AlgorithmDynamics:
+    """Chains of a BlackJAX algorithm, keyed as ``blackjax.util.run_inference_algorithm`` keys them.
+
+    The parameters are the initial state, of which only what advances by itself matters here.
+    """
+
+    algorithm: SamplingAlgorithm
+    transform: Callable
+
+    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        transition, _ = from_algorithm(self.algorithm, parameters, self.transform)
+        return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(rng_key, num_steps))
+
+
+@partial(jax.jit, static_argnums=0)
+def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tuple[Array, PyTree, Vector]:
+    """Key of the chain, initial state and reduced initial state, with the key split as BlackJAX splits it."""
+    chain_key, init_key = jax.random.split(rng_key, 2)
+    state = dynamics.algorithm.init(position, init_key)
+    _, start = from_algorithm(dynamics.algorithm, state, dynamics.transform)
+    return chain_key, state, start
 
 
 def _known_fields(state: PyTree) -> tuple[str, ...]:

@@ -1,0 +1,327 @@
+"""The check before a long run: will evaluating this chain in parallel pay, and if not, why not?
+
+A pilot runs a few chains from independent keys, carrying a tangent along each (the Lyapunov exponent), then pairs
+them, restarts both of a pair with the same key and watches them meet (coalescence); step costs are timed at several lane counts. The plan
+follows from both.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.base import SamplingAlgorithm
+from jaxtyping import Array, Float, PyTree
+
+from parsample.deer import DEER, Sequential, solve
+from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
+from parsample.plan import MIN_STEPS, Plan, StepCosts, make_plan, measure_costs
+from parsample.status import ParallelStallWarning
+from parsample.sweep import default_tolerance, in_lockstep
+from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
+from parsample.validation import checked_count, checked_position
+
+# Restarted paths, each followed together with its partner from another state.
+NUM_RESTARTS = 8
+
+# Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
+NOISE_FLOOR = 1e-2
+
+
+class Pilot(NamedTuple):
+    """What the pilot saw.
+
+    Attributes
+    ----------
+    lle, lle_se
+        Largest Lyapunov exponent and its standard error, nats per step.
+    coalescence
+        Meeting times and distances of restarted paths.
+    num_run
+        Steps of the coalescence run.
+    scale
+        Standard deviation of the pilot's states, shape (D,).
+    ends
+        States at the end of the independent chains, shape (2 R, D): guesses for block starts.
+    """
+
+    lle: Float[Array, ""]
+    lle_se: Float[Array, ""]
+    coalescence: Coalescence
+    num_run: Array
+    scale: Vector
+    ends: Float[Array, "R D"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found; ``str(report)`` is for people.
+
+    Attributes
+    ----------
+    lle, lle_se
+        Largest Lyapunov exponent and its standard error, in nats per step.
+    coalescence
+        Steps until each restarted path met its partner, shape (R,); inf: not within the pilot.
+    distances
+        Distance of each restarted path from its partner after each step, in standard deviations, shape (steps, R).
+    num_pilot_steps
+        Steps for which restarted paths were followed.
+    parallelizable
+        Whether the plan is parallel.
+    plan
+        What ``method="auto"`` will do, with predicted time and work.
+    cause, remedy
+        Why it will not pay, and what to try; empty if it will.
+    block_starts
+        States typical of the chain, shape (2 R, D): first guesses for a parallel evaluation.
+    costs
+        Seconds per step at several lane counts on this device.
+    """
+
+    lle: float
+    lle_se: float
+    coalescence: Float[np.ndarray, " R"]
+    distances: Float[np.ndarray, "T R"]
+    num_pilot_steps: int
+    plan: Plan
+    cause: str
+    remedy: str
+    block_starts: Float[np.ndarray, "R D"]
+    costs: StepCosts
+
+    @property
+    def parallelizable(self) -> bool:
+        return not isinstance(self.plan.method, Sequential)
+
+    def __str__(self) -> str:
+        met = np.isfinite(self.coalescence)
+        forgets = f"{self.lle:+.3g} +- {self.lle_se:.1g} nats per step"
+        if self.lle < 0 and math.isfinite(self.lle):
+            forgets += f" (a difference halves in {math.log(2) / -self.lle:.3g} steps)"
+        meeting = f"{met.sum()} of {met.size} restarted pairs met within {self.num_pilot_steps} steps"
+        if met.any():
+            meeting += f" (median {np.median(self.coalescence[met]):.0f}, slowest {self.coalescence[met].max():.0f})"
+        chains = f"{self.plan.num_chains} x " if self.plan.num_chains > 1 else ""
+        rows = [
+            ("verdict", "parallel" if self.parallelizable else "sequential"),
+            ("Lyapunov exponent", forgets),
+            ("coalescence", meeting),
+            ("plan", f"{chains}{self.plan.num_steps} steps: {self.plan}"),
+        ]
+        if self.cause:
+            rows += [("because", self.cause), ("try", self.remedy)]
+        return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+    def warn(self, stacklevel: int = 3) -> None:
+        """A `ParallelStallWarning` with cause and remedy, if parallel evaluation will not pay."""
+        if self.cause:
+            message = f"This chain will be evaluated sequentially: {self.cause}. Try: {self.remedy}."
+            warnings.warn(message, ParallelStallWarning, stacklevel=stacklevel)
+
+
+def check(
+    rng_key: Array,
+    inference_algorithm: SamplingAlgorithm,
+    initial_position: PyTree,
+    *,
+    num_steps: int = 100_000,
+) -> Report:
+    """Whether a long chain of this algorithm can be evaluated in parallel, measured by a short pilot.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the pilot; the chain's own keys are not touched.
+    inference_algorithm
+        A BlackJAX sampling algorithm.
+    initial_position
+        Pytree of floating-point arrays, as for ``inference_algorithm.init``.
+    num_steps
+        Length of the run that is being planned. The pilot takes a few percent of its time.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If it will not pay, with cause and remedy.
+    """
+    checked_count("num_steps", num_steps)
+    position = checked_position(initial_position)
+    dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
+    key_pilot, state, start = begin(dynamics, rng_key, position)
+    report = examine(dynamics, state, start[None], key_pilot, num_steps)
+    report.warn()
+    return report
+
+
+def _position_only(state: Any, info: Any) -> Any:
+    return state.position
+
+
+def examine(
+    dynamics: Dynamics,
+    parameters: Any,
+    starts: Float[Array, "N D"],
+    rng_key: Array,
+    num_steps: int,
+    *,
+    num_chains: int = 1,
+    period: int = 1,
+    scale: Vector | None = None,
+    costs: StepCosts | None = None,
+) -> Report:
+    """The check itself, for any chains.
+
+    Parameters
+    ----------
+    dynamics, parameters
+        The chains.
+    starts
+        Where to start pilots, shape (N, D): one start, or many states typical of the chain.
+    rng_key
+        Key of the pilot.
+    num_steps, num_chains, period
+        What is being planned; block sizes will be multiples of `period`.
+    scale
+        Standard deviation of the chain, shape (D,), if known.
+    costs
+        Step costs, if they have been measured before.
+    """
+    num_growth = int(np.clip(num_steps // 400, 40, 250))
+    num_meeting = int(np.clip(num_steps // 50, 64, 4000))
+    pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
+    start = pilot.ends[0]
+    if costs is None:
+        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains)
+    newton = partial(_newton_sweeps, dynamics, parameters, start, rng_key)
+    plan = make_plan(
+        costs,
+        pilot.coalescence.times,
+        num_steps,
+        num_chains=num_chains,
+        period=period,
+        newton=newton if _clearly_negative(pilot) else None,
+        dimension=starts.shape[1],
+    )
+    cause, remedy = _diagnose(pilot, plan)
+    num_run = int(pilot.num_run)
+    return Report(
+        lle=float(pilot.lle),
+        lle_se=float(pilot.lle_se),
+        coalescence=pilot.coalescence.times,
+        distances=pilot.coalescence.distances[:num_run],
+        num_pilot_steps=num_run,
+        plan=plan,
+        cause=cause,
+        remedy=remedy,
+        block_starts=pilot.ends,
+        costs=costs,
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def run_pilot(
+    dynamics: Dynamics,
+    num_growth: int,
+    num_meeting: int,
+    parameters: Any,
+    starts: Float[Array, "N D"],
+    rng_key: Array,
+    scale: Vector | None,
+) -> Pilot:
+    """Independent chains with tangents, then their last states in pairs that share a key."""
+    key_chains, key_tangents, key_pairs = jax.random.split(rng_key, 3)
+    starts = starts[jnp.arange(2 * NUM_RESTARTS) % starts.shape[0]]
+
+    def grow(start: Vector, key_chain: Array, key_tangent: Array) -> tuple[Array, Array]:
+        transition, inputs = dynamics(parameters, key_chain, num_growth)
+        return log_growth(transition, start, inputs, key_tangent)
+
+    num_paths = starts.shape[0]
+    keys = (jax.random.split(key_chains, num_paths), jax.random.split(key_tangents, num_paths))
+    growth, paths = jax.vmap(grow)(starts, *keys)
+    # The first half is for leaving the start and for tangents to turn into the leading direction.
+    lle, lle_se = batch_means(growth[:, num_growth // 2 :], num_batches=2)
+    ends = paths[:, -1]
+    if scale is None:
+        settled = paths[:, num_growth // 2 :].reshape(-1, starts.shape[1])
+        spread = settled.std(0)
+        scale = jnp.where(spread > 0, spread, 1)
+    tolerance = default_tolerance(scale)
+
+    def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
+        transition, inputs = dynamics(parameters, key_pair, num_meeting)
+        return coalesce(
+            transition, pair, inputs, tolerance, stop_early=True, everywhere=in_lockstep("pairs")
+        )
+
+    pairs = ends.reshape(-1, 2, ends.shape[1])
+    met, num_run = jax.vmap(meet, axis_name="pairs")(pairs, jax.random.split(key_pairs, pairs.shape[0]))
+    coalescence = Coalescence(met.times[:, 0], met.distances[:, :, 0].T)
+    return Pilot(lle, lle_se, coalescence, num_run[0], scale, ends)
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5))
+def _newton_trial(
+    dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
+) -> Array:
+    transition, inputs = dynamics(parameters, rng_key, num_steps)
+    return solve(transition, start, inputs, settings).num_iters
+
+
+def _newton_sweeps(
+    dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
+) -> int:
+    return int(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
+
+
+def _clearly_negative(pilot: Pilot) -> bool:
+    return bool(pilot.lle + 2 * pilot.lle_se < 0)
+
+
+def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
+    """Why the plan is sequential and what to try; empty strings if it is not."""
+    if not isinstance(plan.method, Sequential):
+        return "", ""
+    times, distances = pilot.coalescence
+    num_run, never = int(pilot.num_run), ~np.isfinite(times)
+    lle = f"{float(pilot.lle):+.3g} +- {float(pilot.lle_se):.1g} nats per step"
+    if not np.isfinite(pilot.ends).all():
+        return "the pilot's states are not finite", "check the log density along the chain"
+    if never.any():
+        last = np.median(distances[num_run - num_run // 4 : num_run], axis=0)
+        if _clearly_negative(pilot) and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
+            cause = f"paths approach to {last.max():.1g} standard deviations and no further: the noise of float32 gradients"
+            return cause, "use float64 (jax_enable_x64), or centre and scale the data"
+        stayed = f"{never.sum()} of {never.size} restarted pairs did not meet within {num_run} steps"
+        if float(pilot.lle) - 2 * float(pilot.lle_se) > 0:
+            cause = f"the chain is not predictable (Lyapunov exponent {lle}); {stayed}"
+        else:
+            cause = f"{stayed} (Lyapunov exponent {lle})"
+        return cause, "adapt the metric, vary the trajectory lengths, or use another kernel"
+    if plan.num_steps < MIN_STEPS:
+        return f"{plan.num_steps} steps are too few to gain by", "nothing: a sequential run is quick"
+    slowest = np.max(times)
+    if plan.fallback is None:
+        return (
+            f"paths take up to {slowest:.0f} steps to meet, too many for {plan.num_steps} steps",
+            "a longer run, or a kernel that forgets sooner",
+        )
+    return (
+        f"on this device blocks would gain too little: paths take up to {slowest:.0f} steps to meet, and a step of many "
+        "lanes costs nearly as much as that many steps",
+        "a longer run, a device with more parallel capacity, or a kernel that forgets sooner",
+    )

@@ -1,0 +1,222 @@
+"""How fast a chain forgets: its largest Lyapunov exponent, and the steps until two paths meet.
+
+The exponent (LLE) is the mean log growth of a small difference between two paths that share their randomness, in
+nats per step. Negative: the chain is predictable, and can be evaluated in parallel (Gonzalez et al., arXiv 2508.16817).
+It cannot see the jumps of accept-reject decisions; coalescence can, so both are measured.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from parsample.linearize import push_forward
+from parsample.sweep import Tolerance, default_tolerance
+from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
+
+
+class LyapunovExponent(NamedTuple):
+    """The largest Lyapunov exponent of a chain.
+
+    Attributes
+    ----------
+    lle
+        Mean log growth of a tangent, nats per step.
+    se
+        Standard error of `lle` by batch means, nats per step.
+    growth
+        Log growth in each step, shape (T,), the discarded ones included.
+    """
+
+    lle: Float[Array, ""]
+    se: Float[Array, ""]
+    growth: Float[Array, " T"]
+
+
+class Coalescence(NamedTuple):
+    """How paths with shared randomness approach each other.
+
+    Attributes
+    ----------
+    times
+        Steps after which each path stays within tolerance of the first one, shape (R - 1,); inf where it never does.
+    distances
+        Largest coordinate difference to the first path after each step, in units of the scale, shape (T, R - 1).
+    """
+
+    times: Float[Array, " R"]
+    distances: Float[Array, "T R"]
+
+
+def lyapunov_exponent(
+    step: Callable,
+    initial_state: PyTree,
+    inputs: PyTree,
+    *,
+    rng_key: Array | None = None,
+    num_discarded: int = 0,
+    num_batches: int = 20,
+) -> LyapunovExponent:
+    """Largest Lyapunov exponent of ``state = step(state, input)`` along its path.
+
+    One random tangent is carried along by forward differentiation and rescaled at every step (Benettin et al. 1980).
+
+    Parameters
+    ----------
+    step
+        ``step(state, input) -> state``, differentiable in forward mode.
+    initial_state
+        Pytree of floating-point arrays.
+    inputs
+        Pytree with leading axis T.
+    rng_key
+        Key of the first tangent.
+    num_discarded
+        Leading steps left out of the mean: those the chain takes to forget its start and the tangent to turn into
+        the leading direction.
+    num_batches
+        Number of batches of the standard error.
+
+    Returns
+    -------
+    LyapunovExponent
+        In nats per step; ``-inf`` if the state is forgotten altogether in some step.
+
+    Raises
+    ------
+    ValueError
+        If fewer steps than batches are left, or `inputs` do not share a leading axis.
+    """
+    transition, start = from_step(step, initial_state)
+    entries = as_inputs(inputs)
+    if not 0 <= num_discarded <= entries.num_steps - num_batches or num_batches < 2:
+        raise ValueError(
+            f"num_discarded={num_discarded} of T={entries.num_steps} steps leaves too few for num_batches={num_batches} "
+            "batches (at least 2): give more steps or discard fewer."
+        )
+    key = jax.random.key(0) if rng_key is None else rng_key
+    growth, _ = log_growth(transition, start, entries, key)
+    return LyapunovExponent(*batch_means(growth[num_discarded:], num_batches), growth)
+
+
+def log_growth(
+    transition: Transition, start: Vector, inputs: Inputs, rng_key: Array
+) -> tuple[Float[Array, " T"], Float[Array, "T D"]]:
+    """Log growth of a tangent in each step, and the reduced states it was carried along."""
+    direction = jax.random.normal(rng_key, start.shape, start.dtype)
+    direction = direction / jnp.linalg.norm(direction)
+    carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [direction[None]])
+
+    def advance(loop: tuple, t: Array) -> tuple[tuple, tuple]:
+        carry, tangents = loop
+        carry, tangents, _ = push_forward(lambda c: transition.step(c, inputs.at(t)), carry, tangents)
+        state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
+        norm = jnp.linalg.norm(images[0])
+        tangents = jax.tree.map(lambda tangent: tangent / jnp.where(norm > 0, norm, 1), tangents)
+        return (carry, tangents), (jnp.log(norm), state)
+
+    _, (growth, path) = jax.lax.scan(advance, (carry, tangents), jnp.arange(inputs.num_steps))
+    return growth, path
+
+
+def batch_means(values: Float[Array, "... T"], num_batches: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean over all axes, and its standard error from `num_batches` batches of consecutive steps per leading entry."""
+    length = values.shape[-1] // num_batches
+    batches = values[..., : num_batches * length].reshape(-1, length).mean(-1)
+    return values.mean(), batches.std(ddof=1) / jnp.sqrt(batches.size)
+
+
+def coalescence_times(
+    step: Callable,
+    initial_states: PyTree,
+    inputs: PyTree,
+    *,
+    scale: PyTree | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> Coalescence:
+    """Steps until paths of ``state = step(state, input)`` from different starts, with the same inputs, meet.
+
+    Parameters
+    ----------
+    step
+        ``step(state, input) -> state``.
+    initial_states
+        Pytree with leading axis R >= 2; the other paths are compared with the first.
+    inputs
+        Pytree with leading axis T, shared by all paths.
+    scale
+        Pytree like one state: the unit of distances, coordinate by coordinate. None: standard deviations of the first
+        path.
+    atol, rtol
+        Tolerance as in `parsample.DEER`.
+
+    Returns
+    -------
+    Coalescence
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two starts, or `inputs` do not share a leading axis.
+    """
+    entries = as_inputs(inputs)
+    num_starts = jax.tree.leaves(initial_states)[0].shape[0]
+    if num_starts < 2:
+        raise ValueError(f"initial_states has a leading axis of {num_starts}; meeting takes at least 2 starts.")
+    transition, first = from_step(step, jax.tree.map(lambda leaf: leaf[0], initial_states))
+    starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
+    if scale is None:
+        _, path, _ = rollout(transition, first, entries)
+        spread = path.std(0)
+        units = jnp.where(spread > 0, spread, 1)
+    else:
+        units = ravel_pytree(scale)[0]
+    tolerance = default_tolerance(units, atol, rtol)
+    return coalesce(transition, starts, entries, tolerance, stop_early=False)[0]
+
+
+def coalesce(
+    transition: Transition,
+    starts: Float[Array, "R D"],
+    inputs: Inputs,
+    tolerance: Tolerance,
+    *,
+    stop_early: bool,
+    everywhere: Callable[[Array], Array] = lambda flag: flag,
+) -> tuple[Coalescence, Int[Array, ""]]:
+    """Run paths from all starts on the same inputs, and measure their distance to the first.
+
+    With `stop_early` the run ends once all paths, `everywhere` among groups run in lockstep, are within tolerance at the
+    same time; distances beyond are NaN. Also returns the number of steps run.
+    """
+    num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
+    reduce = jax.vmap(transition.reduce)
+
+    def advance(loop: tuple) -> tuple:
+        t, _, last_apart, carries, distances = loop
+        carries = jax.vmap(lambda carry, entry: transition.step(carry, entry)[0], in_axes=(0, None))(
+            carries, inputs.at(t)
+        )
+        states = reduce(carries)
+        difference = states[1:] - states[0]
+        apart = ~tolerance.accepts(difference, states[1:])
+        distances = write(distances, tolerance.size(difference), t)
+        return t + 1, everywhere(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances
+
+    def unfinished(loop: tuple) -> Array:
+        t, all_met = loop[:2]
+        return (t < num_steps) & ~(all_met & stop_early)
+
+    distances = jnp.full((num_steps, num_others), jnp.nan, starts.dtype)
+    begin = (jnp.asarray(0), jnp.asarray(False), jnp.zeros((num_others,), int))
+    num_run, _, last_apart, _, distances = jax.lax.while_loop(
+        unfinished, advance, (*begin, jax.vmap(transition.restore)(starts), distances)
+    )
+    # A path that was apart after step n - 1 met at step n; one that was apart at the end has not met.
+    met = last_apart < num_run
+    times = jnp.where(met, last_apart + 1, jnp.inf).astype(starts.dtype)
+    return Coalescence(times, distances), num_run

@@ -1,0 +1,157 @@
+"""`deer` and `rollout` for any recursion ``state = step(state, input)``: the solver as users call it."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from parsample.deer import DEER, Solution, solve
+from parsample.linearize import Dense, Linearization
+from parsample.status import Status, report
+from parsample.sweep import Grid
+from parsample.transition import Inputs, as_inputs, from_step
+from parsample.transition import rollout as sequential_rollout
+from parsample.validation import checked_recursion
+
+
+def deer(
+    step: Callable,
+    initial_state: PyTree,
+    inputs: PyTree,
+    *,
+    block_size: int = 1,
+    linearization: Linearization | None = None,
+    initial_guess: PyTree = None,
+    scale: PyTree = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    max_iters: int | None = None,
+    stall_after: int | None = None,
+    clip: float | None = 1.0,
+    max_step: float | None = 8.0,
+    rng_key: Array | None = None,
+) -> Solution:
+    """The path of ``state = step(state, input)``, found in parallel over its length by block DEER.
+
+    Solves ``s_t = f_t(s_{t-1})`` for all t at once, by Newton's method on the starts of blocks of `block_size` steps
+    (Lim et al., arXiv 2309.12252; see `parsample.deer`). Works under ``jax.jit`` and ``jax.vmap``.
+
+    Parameters
+    ----------
+    step
+        ``step(state, input) -> state``, with the structure, shapes and dtypes of `initial_state`. Differentiable in forward
+        mode, unless the linearization is `Zero` or `Identity`.
+    initial_state
+        Pytree of floating-point arrays: the state before the first step.
+    inputs
+        Pytree with leading axis T: the input of each step (random keys included). ``jnp.arange(T)`` if there is none.
+    block_size
+        Steps per block, 1 to T; T need not be a multiple.
+    linearization
+        `Dense`, `Diagonal`, `Identity` or `Zero`; None: `Dense`.
+    initial_guess
+        Pytree like `initial_state` with leading axis T: a guess of the path. None: `initial_state` everywhere.
+    scale
+        Pytree like `initial_state`: standard deviation of the path, the unit of `atol` and of the defect. None: that of
+        the path found so far.
+    atol, rtol, max_iters, stall_after, clip, max_step
+        See `parsample.DEER`.
+    rng_key
+        Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
+
+    Returns
+    -------
+    Solution
+        With states like `initial_state`, leading axis T.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit each other, naming them.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If the path was finished sequentially, stopped at `max_iters` or is not finite; under a transformation the status
+        says so instead.
+    """
+    entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    num_steps = entries.num_steps
+    method = DEER(block_size, linearization or Dense(), atol, rtol, max_iters, stall_after, clip, max_step)
+    if block_size > num_steps:
+        raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
+    starts = None
+    if initial_guess is not None:
+        starts = _block_starts(initial_guess, initial_state, Grid(num_steps, block_size))
+    units = None if scale is None else _ravel_like(scale, initial_state, "scale")
+    key = jax.random.key(0) if rng_key is None else rng_key
+    solution = _deer(step, method, initial_state, entries, starts, units, key)
+    if not isinstance(solution.status, jax.core.Tracer):
+        report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    return solution
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _deer(
+    step: Callable,
+    method: DEER,
+    initial_state: PyTree,
+    inputs: Inputs,
+    starts: Array | None,
+    scale: Array | None,
+    rng_key: Array,
+) -> Solution:
+    transition, start = from_step(step, initial_state)
+    solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key)
+    return solution._replace(states=jax.vmap(transition.restore)(solution.states))
+
+
+def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
+    """The path of ``state = step(state, input)``, step by step: what `deer` is measured against.
+
+    Parameters
+    ----------
+    step, initial_state, inputs
+        As for `deer`.
+
+    Returns
+    -------
+    PyTree
+        States after each step, like `initial_state` with leading axis T.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit each other, naming them.
+    """
+    entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    return _rollout(step, initial_state, entries)
+
+
+@partial(jax.jit, static_argnums=0)
+def _rollout(step: Callable, initial_state: PyTree, inputs: Inputs) -> PyTree:
+    transition, start = from_step(step, initial_state)
+    _, path, _ = sequential_rollout(transition, start, inputs)
+    return jax.vmap(transition.restore)(path)
+
+
+def _block_starts(guess: PyTree, initial_state: PyTree, grid: Grid) -> Array:
+    """Guessed states at the block starts; the first block starts at the initial state."""
+    paths = jax.tree.map(jnp.shape, guess)
+    wanted = jax.tree.map(lambda leaf: (grid.num_steps, *jnp.shape(leaf)), initial_state)
+    if paths != wanted:
+        raise ValueError(f"initial_guess has shapes {paths}; it must have those of the path, {wanted}.")
+    before = jnp.maximum(jnp.arange(grid.num_blocks) * grid.block_size - 1, 0)
+    return jax.vmap(lambda t: ravel_pytree(jax.tree.map(lambda leaf: leaf[t], guess))[0])(before)
+
+
+def _ravel_like(tree: PyTree, like: PyTree, name: str) -> Array:
+    shapes, wanted = jax.tree.map(jnp.shape, tree), jax.tree.map(jnp.shape, like)
+    if shapes != wanted:
+        raise ValueError(f"{name} has shapes {shapes}; it must have those of initial_state, {wanted}.")
+    return ravel_pytree(tree)[0]

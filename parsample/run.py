@@ -1,0 +1,153 @@
+"""The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.base import SamplingAlgorithm
+from jaxtyping import Array, Float, PyTree
+
+from parsample.check import Report, examine
+from parsample.deer import DEER, Sequential, Solution, solve
+from parsample.linearize import Zero
+from parsample.plan import MIN_STEPS, StepCosts
+from parsample.status import Status, report
+from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
+from parsample.validation import checked_choice, checked_count, checked_position
+
+Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
+
+
+def state_and_info(state: Any, info: Any) -> tuple[Any, Any]:
+    """BlackJAX's default transform: everything is kept."""
+    return state, info
+
+
+def run_inference_algorithm(
+    rng_key: Array,
+    inference_algorithm: SamplingAlgorithm,
+    num_steps: int,
+    initial_state: PyTree = None,
+    initial_position: PyTree = None,
+    transform: Callable = state_and_info,
+    *,
+    method: Method = "auto",
+) -> tuple[PyTree, PyTree]:
+    """Run a BlackJAX algorithm: same keys, same chain, same return value as ``blackjax.util.run_inference_algorithm``.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the chain, used exactly as BlackJAX uses it.
+    inference_algorithm
+        A BlackJAX sampling algorithm. Compiled code is reused as long as the same object (and `transform`) is passed.
+    num_steps
+        Number of steps T.
+    initial_state, initial_position
+        Exactly one of them: a state of the algorithm, or a position for its ``init``.
+    transform
+        ``transform(state, info)`` is what the history holds of each step; it runs inside the sweep.
+    method
+        "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
+        explicit `parsample.DEER` or `parsample.Sequential` settings.
+
+    Returns
+    -------
+    final_state, history
+        The state after step T, and the transformed states and infos with leading axis T.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unusable arguments, naming the argument, its value and the remedy.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If the chain will not be, or was not, evaluated in parallel.
+    """
+    checked_count("num_steps", num_steps)
+    resolved = checked_method(method, num_steps)
+    if (initial_state is None) == (initial_position is None):
+        raise ValueError("Exactly one of initial_state and initial_position must be given.")
+    dynamics = AlgorithmDynamics(inference_algorithm, transform)
+    if initial_state is None:
+        rng_key, initial_state, start = begin(dynamics, rng_key, checked_position(initial_position))
+    else:
+        if hasattr(initial_state, "position"):
+            checked_position(initial_state.position, "initial_state.position")
+        _, start = from_algorithm(inference_algorithm, initial_state, transform)
+    guesses = None
+    if resolved == "auto" and num_steps < MIN_STEPS:
+        resolved = Sequential()
+    if isinstance(resolved, str):
+        found = _examine(dynamics, initial_state, start, rng_key, num_steps)
+        if resolved == "auto":
+            found.warn()
+        resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
+        guesses = found.block_starts
+    if isinstance(resolved, Sequential):
+        return _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
+    solution = _run_in_blocks(dynamics, num_steps, resolved, initial_state, start, rng_key, guesses)
+    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    return solution.final, solution.outputs
+
+
+# Step costs belong to an algorithm and a device: they are measured once.
+_known_costs: dict[tuple, StepCosts] = {}
+
+
+def _examine(
+    dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int
+) -> Report:
+    key = (dynamics, start.shape, start.dtype, num_steps, jax.default_backend())
+    pilot_key = jax.random.fold_in(rng_key, num_steps)
+    report = examine(dynamics, state, start[None], pilot_key, num_steps, costs=_known_costs.get(key))
+    _known_costs[key] = report.costs
+    return report
+
+
+def checked_method(method: Any, num_steps: int) -> Method:
+    """The `method` argument, with names of explicit settings resolved."""
+    if isinstance(method, DEER):
+        if method.block_size > num_steps:
+            raise ValueError(f"block_size={method.block_size} exceeds the {num_steps} steps of the chain.")
+        return method
+    if isinstance(method, Sequential):
+        return method
+    checked_choice("method", method, ("auto", "deer", "sequential"))
+    return Sequential() if method == "sequential" else method
+
+
+def parallel_method(planned: DEER | None, num_steps: int) -> DEER:
+    """The planned parallel settings; without any, 64 coalescing blocks, which are finished sequentially if need be."""
+    return planned or DEER(block_size=-(-num_steps // 64), linearization=Zero())
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run_sequentially(
+    dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
+) -> tuple[PyTree, PyTree]:
+    transition, inputs = dynamics(state, rng_key, num_steps)
+    final, _, history = rollout(transition, start, inputs)
+    return final, history
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _run_in_blocks(
+    dynamics: AlgorithmDynamics,
+    num_steps: int,
+    method: DEER,
+    state: PyTree,
+    start: Vector,
+    rng_key: Array,
+    guesses: Float[Array | np.ndarray, "R D"] | None,
+) -> Solution:
+    transition, inputs = dynamics(state, rng_key, num_steps)
+    num_blocks = -(-num_steps // method.block_size)
+    starts = None if guesses is None else jnp.asarray(guesses)[jnp.arange(num_blocks) % guesses.shape[0]]
+    solution = solve(transition, start, inputs, method, block_starts=starts)
+    return solution._replace(states=None)

@@ -1,0 +1,97 @@
+"""Checks of what users pass in: one clear error naming argument, value and remedy, before anything long runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+
+def checked_count(name: str, value: Any, minimum: int = 1) -> int:
+    """A whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}; got {value!r}.")
+    return int(value)
+
+
+def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+    return value
+
+
+def checked_position(position: PyTree, name: str = "initial_position") -> PyTree:
+    """A pytree of finite arrays in the default floating-point type.
+
+    NumPy arrays and Python numbers are converted; JAX arrays of another type are refused, since BlackJAX's kernels
+    would fail on them later (float32 under x64) or truncate them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(position)
+    if not leaves:
+        raise ValueError(f"{name} holds no arrays; got {position!r}.")
+    default = jnp.result_type(float)
+    for path, leaf in leaves:
+        where = name + jax.tree_util.keystr(path)
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{where} has dtype {dtype}; positions must be floating point: convert it, e.g. to 0.0.")
+        if isinstance(leaf, jax.Array) and dtype != default:
+            raise TypeError(
+                f"{where} has dtype {dtype}, but the default floating-point type is {default}: convert it with "
+                f".astype({default}), or change jax_enable_x64."
+            )
+        if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"{where} is not finite: {np.asarray(leaf)}. Start where the log density is finite.")
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, default), position)
+
+
+def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
+    """A callable with a finite scalar value and a finite gradient at `position`."""
+    if not callable(logdensity_fn):
+        raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}.")
+    try:
+        value = jax.eval_shape(logdensity_fn, position)
+    except Exception as error:
+        raise ValueError(
+            f"logdensity_fn cannot be evaluated at initial_position ({_shapes(position)}): {error}"
+        ) from error
+    leaves = jax.tree.leaves(value)
+    if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
+    try:
+        value, gradient = jax.jit(jax.value_and_grad(logdensity_fn))(position)
+    except Exception as error:
+        raise ValueError(f"logdensity_fn has no gradient at initial_position: {error}") from error
+    if not np.isfinite(value):
+        raise ValueError(f"logdensity_fn is {value} at initial_position; start where it is finite.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        if not np.isfinite(leaf).all():
+            where = jax.tree_util.keystr(path) or "the position"
+            raise ValueError(
+                f"logdensity_fn has gradient {np.asarray(leaf)} with respect to {where} at initial_position; start "
+                "where it is finite, or guard branches with the double-where trick."
+            )
+
+
+def _shapes(position: PyTree) -> str:
+    return str(jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", position))
+
+
+def checked_recursion(step: Callable, initial_state: PyTree, inputs: PyTree) -> None:
+    """A step function that maps a state and one entry of the inputs to a state of the same kind."""
+    leaves = jax.tree.leaves(initial_state)
+    if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+        raise TypeError(f"initial_state must be a pytree of floating-point arrays; got {_shapes(initial_state)}.")
+    for leaf in leaves:
+        if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"initial_state is not finite: {np.asarray(leaf)}.")
+    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    after = jax.eval_shape(step, initial_state, first)
+    if _shapes(after) != _shapes(initial_state):
+        raise TypeError(
+            f"step maps a state of {_shapes(initial_state)} to {_shapes(after)}; it must return a state of the same "
+            "structure, shapes and dtypes."
+        )
