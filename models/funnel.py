@@ -2,7 +2,7 @@
 
 v ~ N(0, 1) and x_i | v ~ N(0, exp(v)) for i = 1 to 4: the scale of x varies by a factor of about
 20 between v = -3 and v = 3. R. M. Neal, Slice sampling, Annals of Statistics 31 (2003), 705-767,
-has v ~ N(0, 3^2) and nine x, which no kernel here samples without reparametrisation.
+has v ~ N(0, 3^2) and nine x; its neck is too narrow for kernels with one step size.
 """
 
 import jax

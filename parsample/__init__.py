@@ -6,10 +6,9 @@ from parsample.linearize import Dense, Diagonal, Identity, Zero
 from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
 from parsample.recursion import deer, rollout
 from parsample.run import run_inference_algorithm
-from parsample.sampling import SampleResult, sample
+from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.status import ParallelStallWarning, Status
-
-__version__ = "0.1.0"
+from parsample.version import __version__
 
 __all__ = [
     "DEER",
@@ -25,7 +24,9 @@ __all__ = [
     "Solution",
     "Status",
     "Zero",
+    "__version__",
     "check",
+    "check_sampler",
     "coalescence_times",
     "deer",
     "lyapunov_exponent",

@@ -1,8 +1,8 @@
 """The check before a long run: will evaluating this chain in parallel pay, and if not, why not?
 
-A pilot runs a few chains from independent keys, carrying a tangent along each (the Lyapunov exponent), then pairs
-them, restarts both of a pair with the same key and watches them meet (coalescence); step costs are timed at several lane counts. The plan
-follows from both.
+A pilot runs a few chains from independent keys, carrying a tangent along each (the Lyapunov exponent), then pairs them,
+restarts both of a pair with the same key and watches them meet (coalescence); step costs are timed at several lane
+counts. The plan follows from both.
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample.deer import DEER, Sequential, solve
 from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
-from parsample.plan import MIN_STEPS, Plan, StepCosts, make_plan, measure_costs
+from parsample.plan import Plan, StepCosts, make_plan, measure_costs
 from parsample.status import ParallelStallWarning
 from parsample.sweep import default_tolerance, in_lockstep
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
@@ -71,8 +71,6 @@ class Report:
         Distance of each restarted path from its partner after each step, in standard deviations, shape (steps, R).
     num_pilot_steps
         Steps for which restarted paths were followed.
-    parallelizable
-        Whether the plan is parallel.
     plan
         What ``method="auto"`` will do, with predicted time and work.
     cause, remedy
@@ -96,6 +94,7 @@ class Report:
 
     @property
     def parallelizable(self) -> bool:
+        """Whether the plan is parallel."""
         return not isinstance(self.plan.method, Sequential)
 
     def __str__(self) -> str:
@@ -167,7 +166,7 @@ def check(
     return report
 
 
-def _position_only(state: Any, info: Any) -> Any:
+def _position_only(state: Any, _info: Any) -> Any:
     return state.position
 
 
@@ -264,9 +263,7 @@ def run_pilot(
 
     def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
         transition, inputs = dynamics(parameters, key_pair, num_meeting)
-        return coalesce(
-            transition, pair, inputs, tolerance, stop_early=True, everywhere=in_lockstep("pairs")
-        )
+        return coalesce(transition, pair, inputs, tolerance, stop_early=True, everywhere=in_lockstep("pairs"))
 
     pairs = ends.reshape(-1, 2, ends.shape[1])
     met, num_run = jax.vmap(meet, axis_name="pairs")(pairs, jax.random.split(key_pairs, pairs.shape[0]))
@@ -296,32 +293,33 @@ def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
     """Why the plan is sequential and what to try; empty strings if it is not."""
     if not isinstance(plan.method, Sequential):
         return "", ""
+    if not np.isfinite(pilot.ends).all():
+        return "the pilot's states are not finite", "checking the log density along the chain"
+    if not np.isfinite(pilot.coalescence.times).all():
+        return _why_apart(pilot)
+    slowest = pilot.coalescence.times.max()
+    if plan.fallback is None:
+        cause = f"paths take up to {slowest:.0f} steps to meet, too many for a run of {plan.num_steps}"
+    else:
+        cause = (
+            f"blocks would gain too little on this device (paths take up to {slowest:.0f} steps to meet, and a step of "
+            "many lanes costs nearly as much as as many steps)"
+        )
+    return cause, "a longer run, a device with more parallel capacity, or a kernel that forgets sooner"
+
+
+def _why_apart(pilot: Pilot) -> tuple[str, str]:
+    """Cause and remedy where restarted pairs did not all meet."""
     times, distances = pilot.coalescence
     num_run, never = int(pilot.num_run), ~np.isfinite(times)
-    lle = f"{float(pilot.lle):+.3g} +- {float(pilot.lle_se):.1g} nats per step"
-    if not np.isfinite(pilot.ends).all():
-        return "the pilot's states are not finite", "check the log density along the chain"
-    if never.any():
-        last = np.median(distances[num_run - num_run // 4 : num_run], axis=0)
-        if _clearly_negative(pilot) and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
-            cause = f"paths approach to {last.max():.1g} standard deviations and no further: the noise of float32 gradients"
-            return cause, "use float64 (jax_enable_x64), or centre and scale the data"
-        stayed = f"{never.sum()} of {never.size} restarted pairs did not meet within {num_run} steps"
-        if float(pilot.lle) - 2 * float(pilot.lle_se) > 0:
-            cause = f"the chain is not predictable (Lyapunov exponent {lle}); {stayed}"
-        else:
-            cause = f"{stayed} (Lyapunov exponent {lle})"
-        return cause, "adapt the metric, vary the trajectory lengths, or use another kernel"
-    if plan.num_steps < MIN_STEPS:
-        return f"{plan.num_steps} steps are too few to gain by", "nothing: a sequential run is quick"
-    slowest = np.max(times)
-    if plan.fallback is None:
-        return (
-            f"paths take up to {slowest:.0f} steps to meet, too many for {plan.num_steps} steps",
-            "a longer run, or a kernel that forgets sooner",
-        )
-    return (
-        f"on this device blocks would gain too little: paths take up to {slowest:.0f} steps to meet, and a step of many "
-        "lanes costs nearly as much as that many steps",
-        "a longer run, a device with more parallel capacity, or a kernel that forgets sooner",
-    )
+    last = np.median(distances[num_run - num_run // 4 : num_run], axis=0)
+    if _clearly_negative(pilot) and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
+        cause = f"paths approach to {last.max():.1g} standard deviations and no further: the noise of float32 gradients"
+        return cause, "float64 (jax_enable_x64), or centred and scaled data"
+    apart = f"{never.sum()} of {never.size} restarted pairs did not meet within {num_run} steps"
+    exponent = f"Lyapunov exponent {float(pilot.lle):+.3g} +- {float(pilot.lle_se):.1g} nats per step"
+    if float(pilot.lle) - 2 * float(pilot.lle_se) > 0:
+        cause = f"the chain is not predictable: {exponent}, and {apart}"
+    else:
+        cause = f"{apart} ({exponent})"
+    return cause, "a better adapted metric, trajectory lengths that vary, or another kernel"

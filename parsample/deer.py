@@ -2,16 +2,16 @@
 
 T steps are cut into C blocks of b steps with starts x_c. One iteration runs all blocks (`sweep`), compares each
 block's end e_{c-1} with the next one's start (*defect* d_c = e_{c-1} - x_c), and corrects the starts by
-``delta_c = A_{c-1} delta_{c-1} + d_c`` (`affine`). After k iterations the first k blocks are exact whatever A is. Inside
-blocks the path is the chain's own, so the largest defect certifies the whole of it. See Lim et al., arXiv 2309.12252,
-Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and A = 0 it is
-multiple shooting (Bellen & Zennaro 1989).
+``delta_c = A_{c-1} delta_{c-1} + d_c`` (`affine`). After k iterations the first k blocks are exact whatever A is.
+Inside blocks the path is the chain's own, so the largest defect certifies the whole of it. See Lim et al., arXiv
+2309.12252, Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and A = 0
+it is multiple shooting (Bellen & Zennaro 1989).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,9 @@ class DEER:
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative; got {value!r}.")
         if not isinstance(self.linearization, Linearization):
-            raise TypeError(f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}.")
+            raise TypeError(
+                f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."
+            )
 
     def tolerance(self, scale: Vector) -> Tolerance:
         """The tolerance in these settings, for a chain of this scale."""
@@ -178,9 +180,7 @@ def solve(
     everywhere = in_lockstep(axis_name)
     sweep = Sweep(transition, method.linearization, inputs, grid, seeds, everywhere)
     first = _begin(sweep, start, block_starts, scale, _max_sweeps(method, grid, seeds.shape[0]))
-    last = jax.lax.while_loop(
-        lambda it: it.stopped < 0, partial(_iterate, sweep, method, scale, everywhere), first
-    )
+    last = jax.lax.while_loop(lambda it: it.stopped < 0, partial(_iterate, sweep, method, scale, everywhere), first)
     return _conclude(sweep, last, everywhere)
 
 
@@ -293,7 +293,9 @@ def _verdict(
     patience = max(4, stall_after // 4) if isinstance(method.linearization, Zero) else max(8, stall_after // 2)
     # An exact block that ends in NaN will not be mended by further sweeps.
     hopeless = ~jnp.isfinite(entry(ends, it.front - 1)).all()
-    stalled = (it.num_iters >= patience) & (it.num_iters + _sweeps_left(it, method.tolerance(it.scale).atol) > stall_after)
+    stalled = (it.num_iters >= patience) & (
+        it.num_iters + _sweeps_left(it, method.tolerance(it.scale).atol) > stall_after
+    )
     stalled |= (it.num_iters >= stall_after) | hopeless
     verdict = jnp.where(stalled, int(Status.STALLED), -1)
     if method.max_iters is not None:

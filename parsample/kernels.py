@@ -24,6 +24,13 @@ KERNELS = ("hmc", "nuts", "mala")
 # Langevin steps.
 TARGET_ACCEPTANCE = {"hmc": 0.8, "nuts": 0.8, "mala": 0.574}
 
+# What is kept of each draw besides the position, under ArviZ's names.
+STATISTICS = {
+    "hmc": ("lp", "acceptance_rate", "diverging", "n_steps", "energy"),
+    "nuts": ("lp", "acceptance_rate", "diverging", "n_steps", "energy", "tree_depth"),
+    "mala": ("lp", "acceptance_rate", "diverging"),
+}
+
 # One cycle of trajectory lengths, as fractions of pi: the first points of the base-2 Halton sequence.
 SCHEDULE_PERIOD = 16
 
@@ -47,11 +54,13 @@ class Layout:
 
     @classmethod
     def of(cls, position: PyTree) -> "Layout":
+        """The layout of this position."""
         leaves, treedef = jax.tree.flatten(position)
         return cls(treedef, tuple(leaf.shape for leaf in leaves), jnp.result_type(*leaves))
 
     @property
     def dimension(self) -> int:
+        """Length D of the flat vector."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     def unravel(self, vector: Float[Any, "*batch D"]) -> PyTree:
@@ -172,6 +181,7 @@ class KernelDynamics:
 
     @property
     def period(self) -> int:
+        """Steps after which trajectory lengths repeat."""
         return SCHEDULE_PERIOD if self.kernel == "hmc" else 1
 
     def __call__(

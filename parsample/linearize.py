@@ -19,10 +19,8 @@ Tangents = Float[Array, "P D"]
 class WithoutTangents:
     """What `Zero` and `Identity` share: nothing of the map is differentiated."""
 
-    def num_tangents(self, dimension: int) -> int:
-        return 0
-
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """No tangents, shape (0, D)."""
         return jnp.zeros((0, dimension), dtype)
 
 
@@ -33,7 +31,8 @@ class Zero(WithoutTangents):
     Sweeps after the first one end early, once all new paths have met the old ones.
     """
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A."""
         return jnp.zeros_like(images, shape=images.shape[1:])
 
 
@@ -41,7 +40,8 @@ class Zero(WithoutTangents):
 class Identity(WithoutTangents):
     """A = I: Picard iteration. Right where a step moves little, as for random walks."""
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A."""
         return jnp.ones_like(images, shape=images.shape[1:])
 
 
@@ -62,15 +62,14 @@ class Diagonal:
         if self.num_probes is not None and self.num_probes < 1:
             raise ValueError(f"num_probes must be at least 1, or None for the exact diagonal; got {self.num_probes}.")
 
-    def num_tangents(self, dimension: int) -> int:
-        return dimension if self.num_probes is None else self.num_probes
-
     def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Unit vectors, or random sign vectors, shape (P, D)."""
         if self.num_probes is None:
             return jnp.eye(dimension, dtype=dtype)
         return jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
 
     def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A, or its estimate."""
         # With unit vectors as seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
         scale = 1 if self.num_probes is None else self.num_probes
         return jnp.sum(seeds * images, axis=0) / scale
@@ -80,13 +79,12 @@ class Diagonal:
 class Dense:
     """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252)."""
 
-    def num_tangents(self, dimension: int) -> int:
-        return dimension
-
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Unit vectors, shape (D, D)."""
         return jnp.eye(dimension, dtype=dtype)
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, "D D"]:
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, "D D"]:
+        """A."""
         return images.T
 
 

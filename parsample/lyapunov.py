@@ -94,8 +94,8 @@ def lyapunov_exponent(
     entries = as_inputs(inputs)
     if not 0 <= num_discarded <= entries.num_steps - num_batches or num_batches < 2:
         raise ValueError(
-            f"num_discarded={num_discarded} of T={entries.num_steps} steps leaves too few for num_batches={num_batches} "
-            "batches (at least 2): give more steps or discard fewer."
+            f"num_discarded={num_discarded} of T={entries.num_steps} steps leaves too few for "
+            f"num_batches={num_batches} batches (at least 2): give more steps or discard fewer."
         )
     key = jax.random.key(0) if rng_key is None else rng_key
     growth, _ = log_growth(transition, start, entries, key)
@@ -190,8 +190,8 @@ def coalesce(
 ) -> tuple[Coalescence, Int[Array, ""]]:
     """Run paths from all starts on the same inputs, and measure their distance to the first.
 
-    With `stop_early` the run ends once all paths, `everywhere` among groups run in lockstep, are within tolerance at the
-    same time; distances beyond are NaN. Also returns the number of steps run.
+    With `stop_early` the run ends once all paths, `everywhere` among groups run in lockstep, are within tolerance at
+    the same time; distances beyond are NaN. Also returns the number of steps run.
     """
     num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
     reduce = jax.vmap(transition.reduce)

@@ -7,7 +7,7 @@ slowest lane has met: time ``(b + m) tau(lanes)`` against ``T tau(chains)`` sequ
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class Plan:
     method
         `DEER` settings or `Sequential`: what ``method="auto"`` will do.
     fallback
-        The best parallel settings, also where they do not pay: what ``method="deer"`` will do. None where there are none.
+        The best parallel settings, also where they do not pay: what ``method="deer"`` will do. None if there are none.
     num_steps, num_chains
         Steps per chain, and chains, planned for.
     num_blocks
@@ -149,7 +149,7 @@ def make_plan(
     best = min(candidates, key=lambda plan: plan.seconds)
     if best.speedup >= MIN_SPEEDUP:
         return best
-    return Plan(**{**vars(sequential), "fallback": best.fallback})
+    return replace(sequential, fallback=best.fallback)
 
 
 def _coalescing_plans(costs: StepCosts, times: np.ndarray, sequential: Plan, period: int) -> list[tuple[Plan, float]]:
@@ -190,8 +190,12 @@ def _newton_plans(
         cheapest = _plan(costs, sequential, block_size, Dense(), 3 * block_size, 1 + dimension)
         if cheapest.seconds * MIN_SPEEDUP < best.seconds:
             # Fronts of long paths need a few sweeps more than those of a pilot: log T of them.
-            num_sweeps = newton(settings, 32 * block_size) * math.log(max(sequential.num_steps, 3)) / math.log(32 * block_size)
-            plans.append(_plan(costs, sequential, block_size, Dense(), math.ceil(num_sweeps) * block_size, 1 + dimension))
+            num_sweeps = (
+                newton(settings, 32 * block_size) * math.log(max(sequential.num_steps, 3)) / math.log(32 * block_size)
+            )
+            plans.append(
+                _plan(costs, sequential, block_size, Dense(), math.ceil(num_sweeps) * block_size, 1 + dimension)
+            )
     return plans
 
 
@@ -231,7 +235,7 @@ def measure_costs(
             break
         lanes_measured.append(lanes)
         seconds.append(_seconds_per_step(_first_sweep, lanes, evaluations, dynamics, parameters, start))
-        if seconds[-1] / lanes > 0.8 * seconds[-2] / lanes_measured[-2]:
+        if seconds[-1] / lanes > 0.95 * seconds[-2] / lanes_measured[-2]:
             break
     return StepCosts(tuple(lanes_measured), tuple(seconds))
 

@@ -42,8 +42,8 @@ def deer(
     Parameters
     ----------
     step
-        ``step(state, input) -> state``, with the structure, shapes and dtypes of `initial_state`. Differentiable in forward
-        mode, unless the linearization is `Zero` or `Identity`.
+        ``step(state, input) -> state``, with the structure, shapes and dtypes of `initial_state`. Differentiable in
+        forward mode, unless the linearization is `Zero` or `Identity`.
     initial_state
         Pytree of floating-point arrays: the state before the first step.
     inputs
@@ -75,8 +75,8 @@ def deer(
     Warns
     -----
     ParallelStallWarning
-        If the path was finished sequentially, stopped at `max_iters` or is not finite; under a transformation the status
-        says so instead.
+        If the path was finished sequentially, stopped at `max_iters` or is not finite; under a transformation the
+        status says so instead.
     """
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)

@@ -100,9 +100,7 @@ def run_inference_algorithm(
 _known_costs: dict[tuple, StepCosts] = {}
 
 
-def _examine(
-    dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int
-) -> Report:
+def _examine(dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int) -> Report:
     key = (dynamics, start.shape, start.dtype, num_steps, jax.default_backend())
     pilot_key = jax.random.fold_in(rng_key, num_steps)
     report = examine(dynamics, state, start[None], pilot_key, num_steps, costs=_known_costs.get(key))

@@ -95,10 +95,12 @@ class Grid:
 
     @property
     def num_blocks(self) -> int:
+        """C."""
         return -(-self.num_steps // self.block_size)
 
     @property
     def is_ragged(self) -> bool:
+        """Whether the last block is shorter."""
         return self.num_steps % self.block_size != 0
 
     def steps(self) -> Int[Array, "b C"]:
@@ -139,9 +141,7 @@ class Sweep:
     seeds: Tangents
     everywhere: Callable[[Array], Array]
 
-    def __call__(
-        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance
-    ) -> tuple[Lanes, Splice]:
+    def __call__(self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance) -> tuple[Lanes, Splice]:
         """Run all blocks from `starts`, over the lanes of the sweep before (at first, `blank` ones).
 
         With `Zero`, the sweep ends as soon as every new path is within tolerance of the old one.

@@ -61,10 +61,12 @@ class Inputs(NamedTuple):
 
     @property
     def num_steps(self) -> int:
+        """T."""
         return jax.tree.leaves(self.sequence)[0].shape[0]
 
     @property
     def period(self) -> int:
+        """P; 1 if nothing is shared."""
         leaves = jax.tree.leaves(self.shared)
         return leaves[0].shape[0] if leaves else 1
 
@@ -104,9 +106,7 @@ def from_step(step: Callable, initial_state: PyTree) -> tuple[Transition, Vector
     return Transition(unravel, advance, lambda state: ravel_pytree(state)[0]), vector
 
 
-def from_algorithm(
-    algorithm: SamplingAlgorithm, state: PyTree, transform: Callable
-) -> tuple[Transition, Vector]:
+def from_algorithm(algorithm: SamplingAlgorithm, state: PyTree, transform: Callable) -> tuple[Transition, Vector]:
     """A BlackJAX algorithm as a Transition, and its reduced initial state.
 
     Parameters
@@ -178,8 +178,8 @@ def as_inputs(inputs: PyTree) -> Inputs:
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            f"inputs: every array needs the same leading axis of T >= 1 steps; got shapes {shapes}. A recursion without "
-            "inputs takes jnp.arange(T)."
+            f"inputs: every array needs the same leading axis of T >= 1 steps; got shapes {shapes}. "
+            "A recursion without inputs takes jnp.arange(T)."
         )
     return Inputs(jax.tree.map(jnp.asarray, inputs))
 
@@ -191,7 +191,9 @@ class Dynamics(Protocol):
     programme serves all of them.
     """
 
-    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]: ...
+    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The chain of `rng_key`, and what drives it for `num_steps` steps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class AlgorithmDynamics:
     transform: Callable
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The chain of `rng_key`, and what drives it for `num_steps` steps."""
         transition, _ = from_algorithm(self.algorithm, parameters, self.transform)
         return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(rng_key, num_steps))
 

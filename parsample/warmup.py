@@ -101,9 +101,7 @@ def warmup(
     return Adaptation(parameters, states, rough.whiten(settled), acceptance, diverging)
 
 
-def dispersed_starts(
-    rng_key: Array, logdensity_fn: Callable, position: Vector, num_chains: int
-) -> Float[Array, "K D"]:
+def dispersed_starts(rng_key: Array, logdensity_fn: Callable, position: Vector, num_chains: int) -> Float[Array, "K D"]:
     """One start per chain: `position` plus uniform noise on (-1, 1), less of it where the log density is not finite."""
     noise = jax.random.uniform(rng_key, (num_chains, *position.shape), position.dtype, -1, 1)
     candidates = position + jnp.asarray([1.0, 0.1, 0.01, 0.0], position.dtype)[:, None, None] * noise

@@ -1,0 +1,177 @@
+"""The command line: ``parsample check MODEL`` and ``parsample sample MODEL``.
+
+Exit codes: 0 done (check: the chain can be run in parallel), 1 the model or an argument is unusable, 2 the command line
+is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was finished is saved).
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from parsample.export import SUFFIXES, save
+from parsample.kernels import KERNELS
+from parsample.model import Model, ModelError, load_model
+from parsample.sampling import SampleResult, check_sampler, sample
+from parsample.status import ParallelStallWarning
+from parsample.summary import summary_table
+from parsample.version import __version__
+
+OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.x64:
+        jax.config.update("jax_enable_x64", True)
+    try:
+        model = load_model(options.model)
+        _check_outputs(options)
+        with warnings.catch_warnings():
+            # What it would warn of is printed in full below.
+            warnings.simplefilter("ignore", ParallelStallWarning)
+            return options.run(model, options)
+    except (ModelError, ValueError, TypeError, OSError) as error:
+        print(f"parsample: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("parsample: interrupted before any draws were finished", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="parsample", description="Long MCMC chains, evaluated in parallel over their length."
+    )
+    parser.add_argument("--version", action="version", version=f"parsample {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="tell whether a model's chain can be run in parallel, and how fast")
+    check.set_defaults(run=_check, out=None, plots=None)
+    sampling = commands.add_parser("sample", help="draw samples; write them, a summary and pictures")
+    sampling.set_defaults(run=_sample)
+    for command in (check, sampling):
+        command.add_argument("model", metavar="MODEL", help="model file (path/model.py) or module (package.module)")
+        command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
+        command.add_argument(
+            "--num-warmup", type=int, default=1000, help="warm-up steps per chain (default: %(default)s)"
+        )
+        command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
+        command.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
+        command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+        command.add_argument("--x64", action="store_true", help="compute in float64")
+    sampling.add_argument(
+        "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
+    )
+    sampling.add_argument("--out", type=Path, help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr")
+    sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
+    sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
+    sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
+    return parser
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Find out now, not after the run, whether the results can be written."""
+    if options.out is not None:
+        if options.out.suffix not in SUFFIXES:
+            raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
+        if not options.out.parent.is_dir():
+            raise ValueError(f"--out {options.out}: there is no directory {options.out.parent}; create it first.")
+        _probe_writable(options.out.parent, "--out")
+        if options.out.suffix == ".nc":
+            if options.out.is_dir():
+                raise ValueError(f"--out {options.out} is a directory; name a file.")
+            if options.out.exists():
+                options.out.open("ab").close()
+    if options.plots is not None:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        _probe_writable(options.plots, "--plots")
+
+
+def _probe_writable(directory: Path, option: str) -> None:
+    probe = directory / ".parsample-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write to {directory}: {error.strerror}.") from error
+
+
+def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
+    target = options.target_acceptance_rate
+    if target is None and options.kernel != "mala":
+        target = model.settings.get("target_acceptance_rate")
+    return {
+        **{name: value for name, value in model.settings.items() if name != "target_acceptance_rate"},
+        "num_samples": options.num_samples,
+        "num_warmup": options.num_warmup,
+        "num_chains": options.num_chains,
+        "kernel": options.kernel,
+        "target_acceptance_rate": target,
+    }
+
+
+def _check(model: Model, options: argparse.Namespace) -> int:
+    report = check_sampler(
+        jax.random.key(options.seed), model.logdensity, model.initial_position, **_sampler_settings(model, options)
+    )
+    print(f"{model.name}, kernel {options.kernel}")
+    print(report)
+    return OK if report.parallelizable else NOT_PARALLEL
+
+
+def _sample(model: Model, options: argparse.Namespace) -> int:
+    result = sample(
+        jax.random.key(options.seed),
+        model.logdensity,
+        model.initial_position,
+        method=options.method,
+        progress_bar=not options.no_progress,
+        **_sampler_settings(model, options),
+    )
+    tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)
+    if options.out is not None:
+        save(tree, options.out)
+    print(summary_table(tree, full=options.full_summary))
+    print(_account(model, options, result))
+    if options.plots is not None:
+        from parsample.plots import save_plots  # noqa: PLC0415 - matplotlib is an extra
+
+        print("pictures: " + ", ".join(str(path) for path in save_plots(result, tree, options.plots)))
+    if options.out is not None:
+        print(f"draws: {options.out}")
+    if result.interrupted:
+        return INTERRUPTED
+    return OK if result.status.is_exact else NOT_CERTIFIED
+
+
+def _account(model: Model, options: argparse.Namespace, result: SampleResult) -> str:
+    """What was run, what was planned against what happened, and the certificate."""
+    diverging = int(result.sample_stats["diverging"].sum())
+    lines = [
+        f"{model.name}: {options.num_chains} chains x {result.num_draws} draws, kernel {options.kernel}"
+        + (" (interrupted)" if result.interrupted else ""),
+    ]
+    if result.report is not None:
+        lines.append(str(result.report))
+    seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in result.seconds.items())
+    lines.append(f"{'took':<18} {seconds} (compilation included)")
+    if diverging:
+        lines.append(
+            f"{'divergences':<18} {diverging} of {result.sample_stats['diverging'].size} draws: mistrust the tails"
+        )
+    lines.append(f"{'certificate':<18} {result.certificate}")
+    return "\n".join(lines)
+
+
+def run() -> None:
+    """Entry point of the ``parsample`` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,138 @@
+"""Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import xarray
+
+    from parsample.check import Report
+    from parsample.sampling import SampleResult
+
+# Draws per chain that a picture shows; more would hide each other.
+MAX_DRAWS_SHOWN = 2000
+
+# Variables that traces and ranks show, the first ones in order.
+MAX_VARIABLES_SHOWN = 12
+
+COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a4a4a", "#c0504d")
+
+
+def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
+    """Write every picture that the run allows as PNG files; returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    figures = {"traces": plot_traces(tree), "ranks": plot_ranks(tree)}
+    if result.report is not None:
+        figures["coalescence"] = plot_coalescence(result.report)
+    if any(window.block_defects is not None for window in result.windows):
+        figures["front"] = plot_front(result)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(directory / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths
+
+
+def plot_traces(tree: "xarray.DataTree") -> Figure:
+    """Draws of each variable against their number, one line per chain."""
+    series = _series(tree)
+    figure, axes = _grid(len(series), width=6.4, height=1.7)
+    for axis, (name, draws) in zip(axes, series.items(), strict=True):
+        stride = max(1, draws.shape[1] // MAX_DRAWS_SHOWN)
+        for chain, values in enumerate(draws[:, ::stride]):
+            axis.plot(np.arange(values.size) * stride, values, lw=0.4, alpha=0.7, color=_color(chain))
+        axis.set_title(name, loc="left", fontsize=9)
+    for axis in axes[-2:]:
+        axis.set_xlabel("draw")
+    return figure
+
+
+def plot_ranks(tree: "xarray.DataTree", num_bins: int = 20) -> Figure:
+    """Share of each chain's draws in each rank bin, 1 where chains agree (Vehtari et al. 2021)."""
+    series = _series(tree)
+    figure, axes = _grid(len(series), width=6.4, height=1.7)
+    for axis, (name, draws) in zip(axes, series.items(), strict=True):
+        shown = draws[:, :: max(1, draws.shape[1] // MAX_DRAWS_SHOWN)]
+        ranks = shown.ravel().argsort().argsort().reshape(shown.shape) / shown.size
+        for chain, values in enumerate(ranks):
+            heights, edges = np.histogram(values, bins=num_bins, range=(0, 1))
+            axis.stairs(heights * num_bins / values.size, edges, color=_color(chain), lw=1.2)
+        axis.axhline(1, color="0.6", lw=0.8, ls="--")
+        axis.set_ylim(0, None)
+        axis.set_title(name, loc="left", fontsize=9)
+    for axis in axes[-2:]:
+        axis.set_xlabel("rank among all chains, as a fraction")
+    return figure
+
+
+def plot_coalescence(report: "Report") -> Figure:
+    """Distance between restarted paths that share their randomness, against steps."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    steps = 1 + np.arange(len(report.distances))
+    floor = np.finfo(report.distances.dtype).eps
+    for path, distances in enumerate(report.distances.T):
+        axis.semilogy(steps, np.maximum(distances, floor), lw=0.9, color=_color(path))
+    if report.lle < 0 and np.isfinite(report.lle):
+        with np.errstate(over="ignore", under="ignore"):
+            slope = np.nanmedian(report.distances[0]) * np.exp(report.lle * steps)
+        shown = slope > floor
+        axis.semilogy(steps[shown], slope[shown], color="0.3", lw=1.2, ls="--", label=f"{report.lle:.3g} nats per step")
+        axis.legend(frameon=False, title="Lyapunov exponent")
+    axis.set_xlabel("step")
+    axis.set_ylabel("distance (posterior sd)")
+    met = np.isfinite(report.coalescence).sum()
+    axis.set_title(f"{met} of {report.coalescence.size} restarted pairs met", loc="left", fontsize=10)
+    return figure
+
+
+def plot_front(result: "SampleResult") -> Figure:
+    """Defect at every block start of the first chain, after each sweep: what is exact moves on, or drops at once."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    windows = [(w.block_size, w.block_defects[0]) for w in result.windows if w.block_defects is not None]
+    floor = np.finfo(windows[0][1].dtype).eps
+    num_sweeps = max(int(np.isfinite(defects).any(-1).sum()) for _, defects in windows)
+    for sweep in range(num_sweeps):
+        first, times, sizes = 0, [], []
+        for block_size, defects in windows:
+            times.append(first + block_size * np.arange(defects.shape[1]))
+            sizes.append(np.maximum(defects[sweep], floor))
+            first += block_size * defects.shape[1]
+        label = f"after sweep {sweep + 1}"
+        axis.semilogy(np.concatenate(times), np.concatenate(sizes), "o", ms=3.5, color=_color(sweep), label=label)
+    axis.set_ylim(floor / 3, None)
+    axis.set_xlabel("step of the chain")
+    axis.set_ylabel("defect at block starts (posterior sd)")
+    axis.set_title(f"bottom line: exact; {result.certificate}", loc="left", fontsize=9)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _series(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
+    """Scalar components of the posterior by name, each of shape (chain, draw)."""
+    series: dict[str, np.ndarray] = {}
+    for name, variable in tree["posterior"].data_vars.items():
+        values = variable.to_numpy()
+        for index in np.ndindex(values.shape[2:]):
+            labels = [str(variable[dim].values[at]) for dim, at in zip(variable.dims[2:], index, strict=True)]
+            series[f"{name}[{', '.join(labels)}]" if labels else str(name)] = values[(..., *index)]
+            if len(series) == MAX_VARIABLES_SHOWN:
+                return series
+    return series
+
+
+def _grid(count: int, width: float, height: float) -> tuple[Figure, list]:
+    rows, columns = -(-count // 2), min(count, 2)
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]

@@ -1,0 +1,239 @@
+"""A run of the sampler, window by window: progress, interruption, and memory that is the output and little more."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from tqdm.auto import tqdm
+
+from parsample.check import Report
+from parsample.deer import DEER, Sequential, Solution, solve
+from parsample.kernels import Draw, KernelDynamics, KernelParameters
+from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Plan, slowest_meeting
+from parsample.status import Status
+from parsample.transition import rollout
+from parsample.warmup import Adaptation
+
+# A window holds at most this many bytes of draws, so that memory is the output and little more.
+MAX_WINDOW_BYTES = 64 * 2**20
+
+# What a window should take: long enough to be efficient, short enough for progress and interruption.
+WINDOW_SECONDS = 1.0
+
+
+class WindowRecord(NamedTuple):
+    """What happened in one window of a run; arrays have one entry per chain.
+
+    Attributes
+    ----------
+    status, defect, num_iters, evals_per_step
+        As in `parsample.Solution`.
+    block_defects
+        Defect of each block after each of the first sweeps, shape (chains, sweeps, blocks); None if sequential.
+    block_size
+        Steps per block; the whole window if sequential.
+    seconds
+        Wall time, compilation of the first window included.
+    """
+
+    status: np.ndarray
+    defect: np.ndarray
+    num_iters: np.ndarray
+    evals_per_step: np.ndarray
+    block_defects: np.ndarray | None
+    block_size: int
+    seconds: float
+
+
+class Store:
+    """The output: one host array per field of a draw, allocated when the first window shows its shapes."""
+
+    def __init__(self, num_chains: int, num_samples: int) -> None:
+        self.num_chains, self.num_samples = num_chains, num_samples
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def put(self, first: int, draws: Draw) -> None:
+        """Store the draws of one window; what lies beyond the last sample is dropped."""
+        for name, values in zip(draws._fields, draws, strict=True):
+            if name not in self.arrays:
+                self.arrays[name] = np.empty((self.num_chains, self.num_samples, *values.shape[2:]), values.dtype)
+            last = min(first + values.shape[1], self.num_samples)
+            self.arrays[name][:, first:last] = np.asarray(values)[:, : last - first]
+
+    def truncate(self, num_draws: int) -> None:
+        """Keep the leading draws only."""
+        self.arrays = {name: array[:, :num_draws] for name, array in self.arrays.items()}
+
+
+def run_windows(
+    dynamics: KernelDynamics,
+    adaptation: Adaptation,
+    chain_keys: Array,
+    plan: Plan,
+    found: Report | None,
+    store: Store,
+    progress_bar: bool,
+) -> tuple[list[WindowRecord], bool]:
+    """Run all windows, one after another, from the host."""
+    windows: list[WindowRecord] = []
+    interrupted = False
+    with tqdm(total=plan.num_chains * plan.num_steps, unit="draw", unit_scale=True, disable=not progress_bar) as bar:
+        try:
+            for first, draws, record in _windows(dynamics, adaptation, chain_keys, plan, found):
+                store.put(first, draws)
+                windows.append(record)
+                bar.set_postfix_str(_progress(record))
+                bar.update(plan.num_chains * (min(first + draws.lp.shape[1], plan.num_steps) - first))
+        except KeyboardInterrupt:
+            if not windows:
+                raise
+            interrupted = True
+            store.truncate(min(plan.num_steps, sum(draws_of(record) for record in windows)))
+    return windows, interrupted
+
+
+def draws_of(record: WindowRecord) -> int:
+    """Draws per chain in a window."""
+    return record.block_size * (1 if record.block_defects is None else record.block_defects.shape[-1])
+
+
+def _progress(record: WindowRecord) -> str:
+    if record.block_defects is None:
+        return "step by step"
+    return f"{int(record.num_iters.max())} sweeps, defect {float(record.defect.max()):.1e}"
+
+
+def _windows(
+    dynamics: KernelDynamics,
+    adaptation: Adaptation,
+    chain_keys: Array,
+    plan: Plan,
+    found: Report | None,
+) -> Iterator[tuple[int, Draw, WindowRecord]]:
+    """The chains, window by window: first step, draws of shape (chains, steps, ...), and what happened.
+
+    A window that stalls is the last one tried in blocks.
+    """
+    states, method = adaptation.states, plan.method
+    guesses = jnp.swapaxes(adaptation.draws, 0, 1)
+    first = 0
+    window = _window_shape(plan, found, dynamics.period, states.shape[1] * states.dtype.itemsize)
+    while first < plan.num_steps:
+        begin = time.perf_counter()
+        if isinstance(method, DEER):
+            settings = replace(method, block_size=window[1])
+            solution, guesses = _solve_window(
+                dynamics, settings, window[0], adaptation.parameters, chain_keys, states, guesses, first
+            )
+            states, draws = solution.final, solution.outputs
+        else:
+            states, draws = _roll_window(
+                dynamics, window[0] * window[1], adaptation.parameters, chain_keys, states, first
+            )
+            solution = None
+        draws = jax.device_get(draws)
+        record = _record(solution, plan.num_chains, window, time.perf_counter() - begin, draws)
+        yield first, draws, record
+        first += window[0] * window[1]
+        if (record.status == Status.STALLED).any():
+            method = Sequential()
+
+
+def _window_shape(plan: Plan, found: Report | None, period: int, bytes_per_draw: int) -> tuple[int, int]:
+    """Blocks per chain and steps per block of every window: equal windows, none much longer than the memory allows."""
+    total = plan.num_chains * plan.num_steps * (bytes_per_draw + 64)
+    pieces = max(1, -(-total // MAX_WINDOW_BYTES))
+    if not isinstance(plan.method, DEER):
+        expected = plan.sequential_seconds
+        if math.isnan(expected):
+            pieces = max(pieces, min(50, plan.num_steps // MIN_STEPS))
+        else:
+            pieces = max(pieces, int(expected / WINDOW_SECONDS))
+        return 1, _multiple(plan.num_steps, pieces, period)
+    block_size = plan.method.block_size
+    if found is not None and np.isfinite(found.coalescence).all():
+        meeting = slowest_meeting(found.coalescence, plan.num_blocks * plan.num_chains)
+        most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
+        pieces = max(pieces, min(most, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
+        return plan.num_blocks, _multiple(block_size, pieces, period)
+    # Explicit settings are taken at their word: whole blocks, fewer of them per window where memory asks for it.
+    return -(-plan.num_blocks // pieces), block_size
+
+
+def _multiple(length: int, pieces: int, period: int) -> int:
+    """The length of equal pieces, rounded up to whole periods."""
+    return max(1, -(-length // (pieces * period))) * period
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _solve_window(
+    dynamics: KernelDynamics,
+    method: DEER,
+    num_blocks: int,
+    parameters: KernelParameters,
+    chain_keys: Array,
+    states: Float[Array, "K D"],
+    guesses: Float[Array, "n K D"],
+    first: Array,
+) -> tuple[Solution, Float[Array, "n K D"]]:
+    """One window of all chains in blocks, and the states at its block starts as guesses for the next window."""
+    num_steps = num_blocks * method.block_size
+    rows = jnp.linspace(0, guesses.shape[0] - 1, num_blocks).astype(int)
+
+    def one(chain_key: Array, state: Array, block_starts: Array) -> tuple[Solution, Array]:
+        transition, inputs = dynamics(parameters, chain_key, num_steps, first)
+        solution = solve(
+            transition,
+            state,
+            inputs,
+            method,
+            block_starts=block_starts,
+            scale=jnp.ones_like(state),
+            axis_name="chains",
+        )
+        next_guesses = solution.states[method.block_size - 1 :: method.block_size]
+        return solution._replace(states=None, final=transition.reduce(solution.final)), next_guesses
+
+    starts = jnp.swapaxes(guesses[rows], 0, 1)
+    solution, next_guesses = jax.vmap(one, axis_name="chains")(chain_keys, states, starts)
+    return solution, jnp.swapaxes(next_guesses, 0, 1)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _roll_window(
+    dynamics: KernelDynamics,
+    num_steps: int,
+    parameters: KernelParameters,
+    chain_keys: Array,
+    states: Float[Array, "K D"],
+    first: Array,
+) -> tuple[Float[Array, "K D"], Draw]:
+    """One window of all chains, step by step."""
+
+    def one(chain_key: Array, state: Array) -> tuple[Array, Draw]:
+        transition, inputs = dynamics(parameters, chain_key, num_steps, first)
+        final, _, draws = rollout(transition, state, inputs)
+        return transition.reduce(final), draws
+
+    return jax.vmap(one)(chain_keys, states)
+
+
+def _record(
+    solution: Solution | None, num_chains: int, window: tuple[int, int], seconds: float, draws: Draw
+) -> WindowRecord:
+    if solution is not None:
+        kept = jax.device_get(solution._replace(outputs=None, final=None))
+        return WindowRecord(
+            kept.status, kept.defect, kept.num_iters, kept.evals_per_step, kept.block_defects, window[1], seconds
+        )
+    finite = np.isfinite(draws.position).all((1, 2))
+    status = np.where(finite, Status.SEQUENTIAL, Status.NON_FINITE)
+    ones = np.ones(num_chains)
+    return WindowRecord(status, 0 * ones, ones.astype(int), ones, None, window[0] * window[1], seconds)
