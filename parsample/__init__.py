@@ -5,7 +5,7 @@ from parsample.deer import DEER, Sequential, Solution
 from parsample.linearize import Dense, Diagonal, Identity, Zero
 from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
 from parsample.recursion import deer, rollout
-from parsample.run import run_inference_algorithm
+from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.status import ParallelStallWarning, Status
 from parsample.version import __version__
@@ -29,6 +29,7 @@ __all__ = [
     "check_sampler",
     "coalescence_times",
     "deer",
+    "evaluate_inference_algorithm",
     "lyapunov_exponent",
     "rollout",
     "run_inference_algorithm",

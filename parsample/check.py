@@ -26,7 +26,7 @@ from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position
 
 # Restarted paths, each followed together with its partner from another state.
-NUM_RESTARTS = 8
+NUM_RESTARTS = 6
 
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
@@ -199,12 +199,14 @@ def examine(
     costs
         Step costs, if they have been measured before.
     """
-    num_growth = int(np.clip(num_steps // 400, 40, 250))
-    num_meeting = int(np.clip(num_steps // 50, 64, 4000))
+    num_growth = int(np.clip(num_steps // 800, 40, 250))
+    num_meeting = int(np.clip(num_steps // 100, 128, 4000))
     pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
     start = pilot.ends[0]
     if costs is None:
-        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains)
+        costs = measure_costs(
+            dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains)
+        )
     newton = partial(_newton_sweeps, dynamics, parameters, start, rng_key)
     plan = make_plan(
         costs,
@@ -283,6 +285,13 @@ def _newton_sweeps(
     dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
 ) -> int:
     return int(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
+
+
+def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
+    """Lanes beyond which blocks would be shorter than meeting takes, or than Newton's method wants; else none."""
+    if np.isfinite(pilot.coalescence.times).all():
+        return num_evaluations / pilot.coalescence.times.max()
+    return num_evaluations / 16 if _clearly_negative(pilot) else 0
 
 
 def _clearly_negative(pilot: Pilot) -> bool:

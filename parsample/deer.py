@@ -385,6 +385,24 @@ def _conclude(sweep: Sweep, it: _Iterate, everywhere: Callable[[Array], Array]) 
     )
 
 
+def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:
+    """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
+    one = jnp.ones((), path.dtype)
+    return Solution(
+        states=None,
+        outputs=outputs,
+        final=final,
+        status=jnp.where(jnp.isfinite(path).all(), int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
+        defect=0 * one,
+        defect_at=jnp.asarray(-1),
+        num_iters=jnp.asarray(0),
+        evals_per_step=one,
+        defect_history=jnp.zeros((0,), path.dtype),
+        exact_prefix=jnp.asarray(path.shape[0]),
+        block_defects=jnp.zeros((0, 1), path.dtype),
+    )
+
+
 def _largest_defect(it: _Iterate, swept: Bool[Array, " C"], grid: Grid) -> tuple[Array, Array]:
     """The largest jump between or inside the blocks that sweeps found, and the number of steps before it."""
     sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, it.splice_sizes, 0)])

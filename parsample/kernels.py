@@ -38,6 +38,11 @@ SCHEDULE_PERIOD = 16
 MAX_INTEGRATION_STEPS = 1023
 
 
+# Up to this dimension, sums of products are cheaper than calls of a matrix library, which would also keep XLA from
+# compiling a chain's whole loop into one function on CPUs.
+MAX_INLINE_DIMENSION = 4
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a position pytree lies in a flat vector; hashable, so that compiled code can be reused.
@@ -97,6 +102,8 @@ class KernelParameters(NamedTuple):
         """Whitened coordinates u to positions x."""
         if self.factor.ndim == 1:
             return self.center + self.factor * whitened
+        if self.center.shape[0] <= MAX_INLINE_DIMENSION:
+            return self.center + jnp.sum(self.factor * whitened[..., None, :], axis=-1)
         return self.center + jnp.einsum("ij,...j->...i", self.factor, whitened, precision="highest")
 
     def whiten(self, position: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

@@ -32,10 +32,10 @@ MIN_SPEEDUP = 1.15
 MIN_MEETINGS_PER_BLOCK = 4
 
 # Lane counts whose step is timed, in multiples of the number of chains.
-LANE_FACTORS = (8, 64, 512)
+LANE_FACTORS = (32, 256, 2048, 16384)
 
-# No block is shorter than this.
-MIN_BLOCK_SIZE = 16
+# Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
+MIN_LANE_GAIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -220,22 +220,27 @@ def _plan(
 
 
 def measure_costs(
-    dynamics: Dynamics, parameters: Any, start: Float[Array, " D"], num_steps: int, num_chains: int
+    dynamics: Dynamics,
+    parameters: Any,
+    start: Float[Array | np.ndarray, " D"],
+    num_steps: int,
+    num_chains: int,
+    max_lanes: float,
 ) -> StepCosts:
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
-    Each run evaluates about ``num_chains * num_steps / 128`` transitions, so that all of it takes a few percent of the
-    time of a sequential run.
+    Each run evaluates about ``num_chains * num_steps / 256`` transitions, so that all of it takes a few percent of the
+    time of a sequential run. More than `max_lanes` are of no use.
     """
-    evaluations = max(num_chains * num_steps // 128, 64)
+    evaluations = max(num_chains * num_steps // 256, 64)
     seconds = [_seconds_per_step(_sequentially, num_chains, evaluations, dynamics, parameters, start)]
     lanes_measured = [num_chains]
     for lanes in (num_chains * factor for factor in LANE_FACTORS):
-        if lanes * MIN_BLOCK_SIZE > num_chains * num_steps:
+        if lanes > max_lanes:
             break
         lanes_measured.append(lanes)
         seconds.append(_seconds_per_step(_first_sweep, lanes, evaluations, dynamics, parameters, start))
-        if seconds[-1] / lanes > 0.95 * seconds[-2] / lanes_measured[-2]:
+        if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
             break
     return StepCosts(tuple(lanes_measured), tuple(seconds))
 
@@ -243,8 +248,8 @@ def measure_costs(
 def _seconds_per_step(
     evaluate: Callable, lanes: int, evaluations: int, dynamics: Dynamics, parameters: Any, start: Array
 ) -> float:
-    """The shortest of some runs, less what starting a compiled programme takes."""
-    steps = max(evaluations // lanes, 4)
+    """The shorter of two runs, less what starting a compiled programme takes."""
+    steps = max(evaluations // lanes, 8)
     jax.block_until_ready(evaluate(dynamics, lanes, steps, parameters, start))  # compiles
     runs = _durations(lambda: evaluate(dynamics, lanes, steps, parameters, start))
     idle = _durations(lambda: _nothing(start))
@@ -252,9 +257,9 @@ def _seconds_per_step(
 
 
 def _durations(run: Callable[[], Any]) -> list[float]:
-    """Seconds of two runs, or five where they are over in no time."""
+    """Seconds of two runs."""
     durations: list[float] = []
-    while len(durations) < 2 or (len(durations) < 5 and sum(durations) < 0.001):
+    for _ in range(2):
         begin = time.perf_counter()
         jax.block_until_ready(run())
         durations.append(time.perf_counter() - begin)

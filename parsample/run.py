@@ -11,7 +11,7 @@ from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, Float, PyTree
 
 from parsample.check import Report, examine
-from parsample.deer import DEER, Sequential, Solution, solve
+from parsample.deer import DEER, Sequential, Solution, sequential_solution, solve
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS, StepCosts
 from parsample.status import Status, report
@@ -69,6 +69,44 @@ def run_inference_algorithm(
     ParallelStallWarning
         If the chain will not be, or was not, evaluated in parallel.
     """
+    solution = evaluate_inference_algorithm(
+        rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method=method
+    )
+    return solution.final, solution.outputs
+
+
+def evaluate_inference_algorithm(
+    rng_key: Array,
+    inference_algorithm: SamplingAlgorithm,
+    num_steps: int,
+    initial_state: PyTree = None,
+    initial_position: PyTree = None,
+    transform: Callable = state_and_info,
+    *,
+    method: Method = "auto",
+) -> Solution:
+    """`run_inference_algorithm`, with the certificate: the history is in ``outputs``, the last state in ``final``.
+
+    Parameters
+    ----------
+    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method
+        As for `run_inference_algorithm`.
+
+    Returns
+    -------
+    Solution
+        Its ``states`` are None: what is wanted of them is in ``outputs``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unusable arguments.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If the chain will not be, or was not, evaluated in parallel.
+    """
     checked_count("num_steps", num_steps)
     resolved = checked_method(method, num_steps)
     if (initial_state is None) == (initial_position is None):
@@ -86,26 +124,35 @@ def run_inference_algorithm(
     if isinstance(resolved, str):
         found = _examine(dynamics, initial_state, start, rng_key, num_steps)
         if resolved == "auto":
-            found.warn()
+            found.warn(stacklevel=4)
         resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
         guesses = found.block_starts
     if isinstance(resolved, Sequential):
-        return _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
-    solution = _run_in_blocks(dynamics, num_steps, resolved, initial_state, start, rng_key, guesses)
-    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
-    return solution.final, solution.outputs
+        solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
+    else:
+        solution = _run_in_blocks(dynamics, num_steps, resolved, initial_state, start, rng_key, guesses)
+    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
+    return solution
 
 
 # Step costs belong to an algorithm and a device: they are measured once.
 _known_costs: dict[tuple, StepCosts] = {}
+MAX_KNOWN_COSTS = 64
+
+
+def forget_costs() -> None:
+    """Have step costs measured anew, for instance because the machine was busy when they were."""
+    _known_costs.clear()
 
 
 def _examine(dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int) -> Report:
     key = (dynamics, start.shape, start.dtype, num_steps, jax.default_backend())
     pilot_key = jax.random.fold_in(rng_key, num_steps)
-    report = examine(dynamics, state, start[None], pilot_key, num_steps, costs=_known_costs.get(key))
-    _known_costs[key] = report.costs
-    return report
+    found = examine(dynamics, state, start[None], pilot_key, num_steps, costs=_known_costs.get(key))
+    if len(_known_costs) >= MAX_KNOWN_COSTS:
+        forget_costs()
+    _known_costs[key] = found.costs
+    return found
 
 
 def checked_method(method: Any, num_steps: int) -> Method:
@@ -128,10 +175,10 @@ def parallel_method(planned: DEER | None, num_steps: int) -> DEER:
 @partial(jax.jit, static_argnums=(0, 1))
 def _run_sequentially(
     dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
-) -> tuple[PyTree, PyTree]:
+) -> Solution:
     transition, inputs = dynamics(state, rng_key, num_steps)
-    final, _, history = rollout(transition, start, inputs)
-    return final, history
+    final, path, history = rollout(transition, start, inputs)
+    return sequential_solution(path, history, final)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
