@@ -1,12 +1,12 @@
 """One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
 
 from parsample.check import Report, check
-from parsample.deer import DEER, Sequential, Solution
 from parsample.linearize import Dense, Diagonal, Identity, Zero
 from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
 from parsample.recursion import deer, rollout
 from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
 from parsample.sampling import SampleResult, check_sampler, sample
+from parsample.solution import DEER, Sequential, Solution
 from parsample.status import ParallelStallWarning, Status
 from parsample.version import __version__
 

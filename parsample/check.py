@@ -17,13 +17,14 @@ import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, Float, PyTree
 
-from parsample.deer import DEER, Sequential, solve
+from parsample.deer import solve
 from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
 from parsample.plan import Plan, StepCosts, make_plan, measure_costs
-from parsample.status import ParallelStallWarning
+from parsample.solution import DEER, Sequential
+from parsample.status import ParallelStallWarning, Status
 from parsample.sweep import default_tolerance, in_lockstep
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
-from parsample.validation import checked_count, checked_position
+from parsample.validation import checked_count, checked_position, checked_start
 
 # Restarted paths, each followed together with its partner from another state.
 NUM_RESTARTS = 6
@@ -89,7 +90,7 @@ class Report:
     plan: Plan
     cause: str
     remedy: str
-    block_starts: Float[np.ndarray, "R D"]
+    block_starts: Float[np.ndarray, "N D"]
     costs: StepCosts
 
     @property
@@ -161,6 +162,7 @@ def check(
     position = checked_position(initial_position)
     dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
     key_pilot, state, start = begin(dynamics, rng_key, position)
+    checked_start(state)
     report = examine(dynamics, state, start[None], key_pilot, num_steps)
     report.warn()
     return report
@@ -202,7 +204,7 @@ def examine(
     num_growth = int(np.clip(num_steps // 800, 40, 250))
     num_meeting = int(np.clip(num_steps // 100, 128, 4000))
     pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
-    start = pilot.ends[0]
+    start = jnp.asarray(pilot.ends[0])
     if costs is None:
         costs = measure_costs(
             dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains)
@@ -278,13 +280,14 @@ def _newton_trial(
     dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
 ) -> Array:
     transition, inputs = dynamics(parameters, rng_key, num_steps)
-    return solve(transition, start, inputs, settings).num_iters
+    solution = solve(transition, start, inputs, settings)
+    return jnp.where(solution.status == int(Status.CONVERGED), solution.num_iters, jnp.inf)
 
 
 def _newton_sweeps(
     dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
-) -> int:
-    return int(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
+) -> float:
+    return float(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
 
 
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
@@ -312,7 +315,7 @@ def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
     else:
         cause = (
             f"blocks would gain too little on this device (paths take up to {slowest:.0f} steps to meet, and a step of "
-            "many lanes costs nearly as much as as many steps)"
+            "many lanes costs nearly as much as so many single steps)"
         )
     return cause, "a longer run, a device with more parallel capacity, or a kernel that forgets sooner"
 

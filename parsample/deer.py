@@ -9,122 +9,22 @@ it is multiple shooting (Bellen & Zennaro 1989).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from parsample import affine
-from parsample.linearize import Dense, Linearization, Zero, bounded
+from parsample.linearize import Zero, bounded
+from parsample.solution import DEER, Solution
 from parsample.status import Status
-from parsample.sweep import Grid, Lanes, Splice, Sweep, Tolerance, default_tolerance, in_lockstep
+from parsample.sweep import Grid, Lanes, Splice, Sweep, Tolerance, in_lockstep
 from parsample.transition import Inputs, Transition, Vector, entry, write
 
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
 NUM_FRONTS = 8
-
-
-@dataclass(frozen=True)
-class DEER:
-    """Settings of block DEER; as ``method=`` it asks for this very parallel evaluation.
-
-    Attributes
-    ----------
-    block_size
-        Steps per block, 1 to T.
-    linearization
-        `Dense`, `Diagonal`, `Identity` or `Zero`.
-    atol, rtol
-        Two states count as the same where ``|difference| <= atol * scale + rtol * |state|``: `atol` in standard
-        deviations of the chain. None: 1e-10 in float64 and 1e-5 in float32; 8 units of rounding.
-    max_iters
-        Stop, with status MAX_ITERS, after this many sweeps. None: never short of the right path.
-    stall_after
-        Number of sweeps beyond which a sequential evaluation is cheaper; when the path is not to be had within it,
-        the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
-    clip
-        Bound on the spectral norm of each A, for the correction only; None: no bound.
-    max_step
-        Bound on a correction, in standard deviations of the chain; None: no bound.
-    """
-
-    block_size: int = 1
-    linearization: Linearization = field(default_factory=Dense)
-    atol: float | None = None
-    rtol: float | None = None
-    max_iters: int | None = None
-    stall_after: int | None = None
-    clip: float | None = 1.0
-    max_step: float | None = 8.0
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "max_iters", "stall_after"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-        for name in ("atol", "rtol", "clip", "max_step"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative; got {value!r}.")
-        if not isinstance(self.linearization, Linearization):
-            raise TypeError(
-                f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."
-            )
-
-    def tolerance(self, scale: Vector) -> Tolerance:
-        """The tolerance in these settings, for a chain of this scale."""
-        return default_tolerance(scale, self.atol, self.rtol)
-
-
-@dataclass(frozen=True)
-class Sequential:
-    """As ``method=``, asks for the step-by-step evaluation."""
-
-
-class Solution(NamedTuple):
-    """A path and its certificate.
-
-    Attributes
-    ----------
-    states
-        States after each step, leading axis T.
-    outputs
-        Outputs of each step, leading axis T (None for a plain recursion).
-    final
-        The carry after the last step.
-    status
-        A `Status` value.
-    defect
-        Largest jump of the path off the chain's own recursion, in standard deviations of the chain. 0: the path is
-        bitwise one chain.
-    defect_at
-        Number of steps before that jump; -1 where there is none.
-    num_iters
-        Sweeps run.
-    evals_per_step
-        Evaluations of f per step of the chain, each tangent counted as one; the floor is 1.
-    defect_history
-        Largest defect between blocks after each sweep, NaN beyond `num_iters`.
-    exact_prefix
-        Leading steps found by sweeps; the whole of T unless the solve stalled or stopped.
-    block_defects
-        Defect of each block after each of the first sweeps, shape (sweeps, C).
-    """
-
-    states: PyTree
-    outputs: PyTree
-    final: PyTree
-    status: Int[Array, ""]
-    defect: Float[Array, ""]
-    defect_at: Int[Array, ""]
-    num_iters: Int[Array, ""]
-    evals_per_step: Float[Array, ""]
-    defect_history: Float[Array, " H"]
-    exact_prefix: Int[Array, ""]
-    block_defects: Float[Array, "F C"]
 
 
 class _Iterate(NamedTuple):
@@ -133,8 +33,7 @@ class _Iterate(NamedTuple):
     starts: Float[Array, "C D"]
     lanes: Lanes
     scale: Vector
-    splice_step: Int[Array, ""]
-    splice_sizes: Float[Array, " C"]
+    splice: Splice
     defect_sizes: Float[Array, " C"]
     front: Int[Array, ""]
     stopped: Int[Array, ""]  # a Status, or -1 while running
@@ -203,8 +102,7 @@ def _begin(sweep: Sweep, start: Vector, guess: Array | None, scale: Vector | Non
         starts=starts,
         lanes=sweep.blank(starts),
         scale=jnp.ones_like(start) if scale is None else scale,
-        splice_step=zero,
-        splice_sizes=jnp.zeros_like(starts[:, 0]),
+        splice=Splice(jnp.asarray(0), jnp.zeros_like(starts), starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
         front=zero,
         stopped=jnp.asarray(-1),
@@ -221,15 +119,18 @@ def _iterate(
     sweep: Sweep, method: DEER, scale: Vector | None, everywhere: Callable[[Array], Array], it: _Iterate
 ) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
-    lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale))
+    # A new splice lies beyond the one before, which it overwrites: there is only ever one.
+    spliced = jnp.any(it.splice.difference != 0)
+    min_steps = jnp.where(spliced, it.splice.step + 1, 0)
+    lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale), min_steps)
     tolerance = method.tolerance(_spread(lanes.path) if scale is None else scale)
     ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
     arrivals = _exchange(it.starts[0], ends)
     defects = arrivals - it.starts
-    met = tolerance.accepts(defects, it.starts)
-    it = it._replace(lanes=lanes, scale=tolerance.scale, steps_run=it.steps_run + splice.step)
-    it = _merge_splice(it, splice, tolerance, sweep.grid)
-    it = _record(it, tolerance.size(defects), met)
+    met = tolerance.vouches(defects, it.starts) & tolerance.vouches(splice.difference, splice.state)
+    exact = (defects == 0).all(-1) & tolerance.vouches(splice.difference, splice.state)
+    it = it._replace(lanes=lanes, splice=splice, scale=tolerance.scale, steps_run=it.steps_run + splice.step)
+    it = _record(it, tolerance.size(defects), met, exact)
     it = it._replace(stopped=_verdict(it, ends, met, method, sweep, everywhere))
     starts = _correct(it, defects, arrivals, sweep, method, tolerance)
     return it._replace(starts=jnp.where(it.stopped < 0, starts, it.starts))
@@ -243,7 +144,7 @@ def _spread(path: Float[Array, "b C D"]) -> Vector:
     finite = jnp.isfinite(states).all(-1, keepdims=True)
     count = jnp.maximum(finite.sum(), 1)
     mean = jnp.where(finite, states, 0).sum(0) / count
-    spread = jnp.sqrt(jnp.where(finite, jnp.square(states - mean), 0).sum(0) / count)
+    spread = jnp.sqrt(jnp.where(finite, jnp.square(states - mean[None]), 0).sum(0) / count)
     fallback = jnp.where(mean == 0, 1, jnp.abs(mean))
     return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, fallback)
 
@@ -253,20 +154,12 @@ def _exchange(start: Vector, ends: Float[Array, "C D"]) -> Float[Array, "C D"]:
     return jnp.concatenate([start[None], ends[:-1]])
 
 
-def _merge_splice(it: _Iterate, splice: Splice, tolerance: Tolerance, grid: Grid) -> _Iterate:
-    """Jumps inside blocks: those this sweep made, and those of earlier sweeps that it did not overwrite."""
-    ended_early = splice.step < grid.block_size
-    sizes = jnp.where(ended_early, tolerance.size(splice.difference), 0)
-    overwrites = splice.step >= it.splice_step
-    return it._replace(
-        splice_step=jnp.where(ended_early, jnp.maximum(splice.step, it.splice_step), 0),
-        splice_sizes=jnp.where(overwrites, sizes, jnp.maximum(sizes, it.splice_sizes)),
-    )
-
-
-def _record(it: _Iterate, defect_sizes: Float[Array, " C"], met: Bool[Array, " C"]) -> _Iterate:
+def _record(
+    it: _Iterate, defect_sizes: Float[Array, " C"], met: Bool[Array, " C"], exact: Bool[Array, " C"]
+) -> _Iterate:
     k = it.num_iters
-    front = jnp.where(met.all(), met.shape[0], jnp.argmin(met))
+    # Blocks that start exactly where the one before ended, from the first on: the chain's own, whatever the scale.
+    front = jnp.where(exact.all(), exact.shape[0], jnp.argmin(exact))
     row = jnp.minimum(k, NUM_FRONTS - 1)
     kept = jnp.where(k < NUM_FRONTS, defect_sizes, entry(it.block_defects, row))
     histories = (it.defect_history, it.front_history, it.unmet_history)
@@ -292,7 +185,7 @@ def _verdict(
     # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
     patience = max(4, stall_after // 4) if isinstance(method.linearization, Zero) else max(8, stall_after // 2)
     # An exact block that ends in NaN will not be mended by further sweeps.
-    hopeless = ~jnp.isfinite(entry(ends, it.front - 1)).all()
+    hopeless = ~jnp.isfinite(entry(ends, jnp.maximum(it.front - 1, 0))).all()
     stalled = (it.num_iters >= patience) & (
         it.num_iters + _sweeps_left(it, method.tolerance(it.scale).atol) > stall_after
     )
@@ -341,6 +234,8 @@ def _correct(
             size = tolerance.size(deltas)[:, None]
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
+        # The exact front is not a guess: the block it reaches starts where it ends.
+        starts = jnp.where((jnp.arange(len(starts)) <= it.front)[:, None], arrivals, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts)
@@ -364,7 +259,7 @@ def _conclude(sweep: Sweep, it: _Iterate, everywhere: Callable[[Array], Array]) 
     _, final, path, outputs = jax.lax.while_loop(
         lambda loop: loop[0] < grid.num_steps,
         advance,
-        (begin, entry(lanes.carries, front - 1), lanes.path, lanes.outputs),
+        (begin, entry(lanes.carries, jnp.maximum(front - 1, 0)), lanes.path, lanes.outputs),
     )
     states = grid.flatten(path)
     swept = jnp.arange(grid.num_blocks) < front
@@ -380,33 +275,18 @@ def _conclude(sweep: Sweep, it: _Iterate, everywhere: Callable[[Array], Array]) 
         num_iters=it.num_iters,
         evals_per_step=work.astype(defect.dtype) / grid.num_steps,
         defect_history=it.defect_history,
-        exact_prefix=jnp.minimum(it.front * grid.block_size, grid.num_steps),
+        exact_prefix=jnp.where(
+            it.stopped == int(Status.CONVERGED), grid.num_steps, jnp.minimum(it.front * grid.block_size, grid.num_steps)
+        ),
         block_defects=it.block_defects,
-    )
-
-
-def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:
-    """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
-    one = jnp.ones((), path.dtype)
-    return Solution(
-        states=None,
-        outputs=outputs,
-        final=final,
-        status=jnp.where(jnp.isfinite(path).all(), int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
-        defect=0 * one,
-        defect_at=jnp.asarray(-1),
-        num_iters=jnp.asarray(0),
-        evals_per_step=one,
-        defect_history=jnp.zeros((0,), path.dtype),
-        exact_prefix=jnp.asarray(path.shape[0]),
-        block_defects=jnp.zeros((0, 1), path.dtype),
     )
 
 
 def _largest_defect(it: _Iterate, swept: Bool[Array, " C"], grid: Grid) -> tuple[Array, Array]:
     """The largest jump between or inside the blocks that sweeps found, and the number of steps before it."""
-    sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, it.splice_sizes, 0)])
+    splice_sizes = jnp.max(jnp.abs(it.splice.difference) / it.scale[None], axis=-1)
+    sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, splice_sizes, 0)])
     worst = jnp.argmax(sizes)
     block, inside = worst % grid.num_blocks, worst // grid.num_blocks
-    at = block * grid.block_size + inside * it.splice_step
+    at = block * grid.block_size + inside * it.splice.step
     return sizes[worst], jnp.where(sizes[worst] == 0, -1, at)

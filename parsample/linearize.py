@@ -113,7 +113,7 @@ def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) ->
     largest = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
     scaled = matrices / jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor vanish
 
-    def refine(_: int, vectors: Array) -> Array:
+    def refine(_: Any, vectors: Array) -> Array:
         vectors = jnp.einsum("cji,cj->ci", scaled, jnp.einsum("cij,cj->ci", scaled, vectors))
         norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / jnp.where(norms > 0, norms, 1)

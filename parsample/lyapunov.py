@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from parsample.linearize import push_forward
 from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
+from parsample.validation import checked_recursion
 
 
 class LyapunovExponent(NamedTuple):
@@ -90,8 +91,9 @@ def lyapunov_exponent(
     ValueError
         If fewer steps than batches are left, or `inputs` do not share a leading axis.
     """
-    transition, start = from_step(step, initial_state)
     entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    transition, start = from_step(step, initial_state)
     if not 0 <= num_discarded <= entries.num_steps - num_batches or num_batches < 2:
         raise ValueError(
             f"num_discarded={num_discarded} of T={entries.num_steps} steps leaves too few for "
@@ -111,14 +113,17 @@ def log_growth(
     carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [direction[None]])
 
     def advance(loop: tuple, t: Array) -> tuple[tuple, tuple]:
-        carry, tangents = loop
+        carry, tangents, length = loop
         carry, tangents, _ = push_forward(lambda c: transition.step(c, inputs.at(t)), carry, tangents)
         state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
-        norm = jnp.linalg.norm(images[0])
-        tangents = jax.tree.map(lambda tangent: tangent / jnp.where(norm > 0, norm, 1), tangents)
-        return (carry, tangents), (jnp.log(norm), state)
+        new_length = jnp.linalg.norm(images[0])
+        # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
+        mantissa, exponent = jnp.frexp(new_length)
+        tangents = jax.tree.map(lambda tangent: jnp.ldexp(tangent, -exponent), tangents)
+        return (carry, tangents, mantissa), (jnp.log(new_length / jnp.where(length > 0, length, 1)), state)
 
-    _, (growth, path) = jax.lax.scan(advance, (carry, tangents), jnp.arange(inputs.num_steps))
+    begin = (carry, tangents, jnp.linalg.norm(direction))
+    _, (growth, path) = jax.lax.scan(advance, begin, jnp.arange(inputs.num_steps))
     return growth, path
 
 
@@ -164,10 +169,15 @@ def coalescence_times(
         If there are fewer than two starts, or `inputs` do not share a leading axis.
     """
     entries = as_inputs(inputs)
-    num_starts = jax.tree.leaves(initial_states)[0].shape[0]
-    if num_starts < 2:
-        raise ValueError(f"initial_states has a leading axis of {num_starts}; meeting takes at least 2 starts.")
-    transition, first = from_step(step, jax.tree.map(lambda leaf: leaf[0], initial_states))
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(initial_states)}
+    if len(lengths) != 1 or lengths.pop() in ((), (0,), (1,)):
+        shapes = jax.tree.map(jnp.shape, initial_states)
+        raise ValueError(
+            f"initial_states needs one leading axis of at least 2 starts in all arrays; got shapes {shapes}."
+        )
+    first_state = jax.tree.map(lambda leaf: leaf[0], initial_states)
+    checked_recursion(step, first_state, entries.sequence)
+    transition, first = from_step(step, first_state)
     starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
     if scale is None:
         _, path, _ = rollout(transition, first, entries)
@@ -202,7 +212,7 @@ def coalesce(
             carries, inputs.at(t)
         )
         states = reduce(carries)
-        difference = states[1:] - states[0]
+        difference = states[1:] - states[:1]
         apart = ~tolerance.accepts(difference, states[1:])
         distances = write(distances, tolerance.size(difference), t)
         return t + 1, everywhere(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from parsample.deer import DEER, Sequential
 from parsample.linearize import Dense, Zero
+from parsample.solution import DEER, Sequential
 from parsample.sweep import Grid, Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
 
@@ -27,9 +27,9 @@ MIN_STEPS = 2000
 # Gain below which blocks are not worth their trouble: predictions are off by that much.
 MIN_SPEEDUP = 1.15
 
-# A block is at least this many times longer than its lanes take to meet, where that pays: work of at most 1.25, and
+# A block is at least this many times longer than its lanes take to meet, where that pays: work of at most 1.2, and
 # room for meeting times that the pilot has not seen.
-MIN_MEETINGS_PER_BLOCK = 4
+MIN_MEETINGS_PER_BLOCK = 5
 
 # Lane counts whose step is timed, in multiples of the number of chains.
 LANE_FACTORS = (32, 256, 2048, 16384)
@@ -117,7 +117,7 @@ def make_plan(
     *,
     num_chains: int = 1,
     period: int = 1,
-    newton: Callable[[DEER, int], int] | None = None,
+    newton: Callable[[DEER, int], float] | None = None,
     dimension: int = 0,
 ) -> Plan:
     """The fastest evaluation that `costs` and `meeting_times` predict.
@@ -133,8 +133,8 @@ def make_plan(
     period
         Block sizes are multiples of this.
     newton
-        Sweeps that given settings take on a pilot of so many steps. Asked only where even three sweeps would pay.
-        None: Newton's method is not considered.
+        Sweeps that given settings take on a pilot of so many steps, inf if they stall. Asked only where even three
+        sweeps would pay. None: Newton's method is not considered.
     dimension
         Tangents of a dense linearization.
     """
@@ -180,7 +180,7 @@ def _newton_plans(
     sequential: Plan,
     period: int,
     dimension: int,
-    newton: Callable[[DEER, int], int],
+    newton: Callable[[DEER, int], float],
     candidates: list[Plan],
 ) -> list[Plan]:
     best = min([sequential, *candidates], key=lambda plan: plan.seconds)
@@ -189,18 +189,17 @@ def _newton_plans(
         settings = DEER(block_size=block_size, linearization=Dense())
         cheapest = _plan(costs, sequential, block_size, Dense(), 3 * block_size, 1 + dimension)
         if cheapest.seconds * MIN_SPEEDUP < best.seconds:
-            # Fronts of long paths need a few sweeps more than those of a pilot: log T of them.
-            num_sweeps = (
-                newton(settings, 32 * block_size) * math.log(max(sequential.num_steps, 3)) / math.log(32 * block_size)
-            )
-            plans.append(
-                _plan(costs, sequential, block_size, Dense(), math.ceil(num_sweeps) * block_size, 1 + dimension)
-            )
+            num_sweeps = newton(settings, 32 * block_size)
+            if math.isfinite(num_sweeps):
+                # Fronts of long paths need more sweeps than those of a pilot, as log T.
+                num_sweeps *= math.log(sequential.num_steps) / math.log(32 * block_size)
+                steps_run = math.ceil(max(num_sweeps, 3)) * block_size
+                plans.append(_plan(costs, sequential, block_size, Dense(), steps_run, 1 + dimension))
     return plans
 
 
 def _plan(
-    costs: StepCosts, sequential: Plan, block_size: int, linearization: Any, steps_run: float, evals_per_run: int
+    costs: StepCosts, sequential: Plan, block_size: int, linearization: Any, steps_run: float | int, evals_per_run: int
 ) -> Plan:
     num_blocks = -(-sequential.num_steps // block_size)
     lanes = num_blocks * sequential.num_chains
@@ -222,7 +221,7 @@ def _plan(
 def measure_costs(
     dynamics: Dynamics,
     parameters: Any,
-    start: Float[Array | np.ndarray, " D"],
+    start: Float[Array, " D"],
     num_steps: int,
     num_chains: int,
     max_lanes: float,

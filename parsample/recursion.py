@@ -5,11 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from parsample.deer import DEER, Solution, solve
+from parsample.deer import solve
 from parsample.linearize import Dense, Linearization
+from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.sweep import Grid
 from parsample.transition import Inputs, as_inputs, from_step
@@ -87,7 +89,7 @@ def deer(
     starts = None
     if initial_guess is not None:
         starts = _block_starts(initial_guess, initial_state, Grid(num_steps, block_size))
-    units = None if scale is None else _ravel_like(scale, initial_state, "scale")
+    units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
     solution = _deer(step, method, initial_state, entries, starts, units, key)
     if not isinstance(solution.status, jax.core.Tracer):
@@ -150,8 +152,11 @@ def _block_starts(guess: PyTree, initial_state: PyTree, grid: Grid) -> Array:
     return jax.vmap(lambda t: ravel_pytree(jax.tree.map(lambda leaf: leaf[t], guess))[0])(before)
 
 
-def _ravel_like(tree: PyTree, like: PyTree, name: str) -> Array:
-    shapes, wanted = jax.tree.map(jnp.shape, tree), jax.tree.map(jnp.shape, like)
+def _checked_scale(scale: PyTree, initial_state: PyTree) -> Array:
+    shapes, wanted = jax.tree.map(jnp.shape, scale), jax.tree.map(jnp.shape, initial_state)
     if shapes != wanted:
-        raise ValueError(f"{name} has shapes {shapes}; it must have those of initial_state, {wanted}.")
-    return ravel_pytree(tree)[0]
+        raise ValueError(f"scale has shapes {shapes}; it must have those of initial_state, {wanted}.")
+    vector = ravel_pytree(scale)[0]
+    if not isinstance(vector, jax.core.Tracer) and not (np.isfinite(vector) & (np.asarray(vector) > 0)).all():
+        raise ValueError(f"scale must be positive and finite; got {scale}. Leave it out to have it estimated.")
+    return vector

@@ -11,12 +11,13 @@ from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, Float, PyTree
 
 from parsample.check import Report, examine
-from parsample.deer import DEER, Sequential, Solution, sequential_solution, solve
+from parsample.deer import solve
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS, StepCosts
+from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
-from parsample.validation import checked_choice, checked_count, checked_position
+from parsample.validation import checked_choice, checked_count, checked_position, checked_start
 
 Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
 
@@ -118,6 +119,7 @@ def evaluate_inference_algorithm(
         if hasattr(initial_state, "position"):
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(inference_algorithm, initial_state, transform)
+    checked_start(initial_state)
     guesses = None
     if resolved == "auto" and num_steps < MIN_STEPS:
         resolved = Sequential()

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.check import Report, examine
-from parsample.deer import DEER, Sequential
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
+from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
 from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position
 from parsample.warmup import MIN_WARMUP, Adaptation, warmup

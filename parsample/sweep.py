@@ -31,11 +31,18 @@ class Tolerance(NamedTuple):
 
     def accepts(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
         """Whether each state is met in all its coordinates (never where the difference is NaN)."""
-        return jnp.all(jnp.abs(difference) <= self.atol * self.scale + self.rtol * jnp.abs(state), axis=-1)
+        limit = self.atol * self.scale[None] + self.rtol * jnp.abs(state)
+        return jnp.all((jnp.abs(difference) <= limit) & jnp.isfinite(difference), axis=-1)
+
+    def vouches(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
+        """`accepts`, by a scale that is not trusted beyond ten times the size of the state: for verdicts."""
+        size = jnp.max(jnp.abs(state) / self.scale[None], axis=-1, keepdims=True)
+        limit = self.atol * self.scale[None] * jnp.minimum(10 * size, 1) + self.rtol * jnp.abs(state)
+        return jnp.all((jnp.abs(difference) <= limit) & jnp.isfinite(difference), axis=-1)
 
     def size(self, difference: Float[Array, "C D"]) -> Float[Array, " C"]:
         """Largest coordinate of each difference in units of the scale."""
-        return jnp.max(jnp.abs(difference) / self.scale, axis=-1)
+        return jnp.max(jnp.abs(difference) / self.scale[None], axis=-1)
 
 
 def default_tolerance(scale: Vector, atol: float | None = None, rtol: float | None = None) -> Tolerance:
@@ -79,11 +86,14 @@ class Splice(NamedTuple):
     step
         Number of steps of each block that are new.
     difference
-        New minus old state of each block after that step, shape (C, D).
+        New minus old state of each block after that step, shape (C, D); 0 if the sweep ran to the end.
+    state
+        New state of each block after that step, shape (C, D).
     """
 
     step: Int[Array, ""]
     difference: Float[Array, "C D"]
+    state: Float[Array, "C D"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class Grid:
 
     def steps(self) -> Int[Array, "b C"]:
         """Step number of every entry; beyond T where the last block is shorter."""
-        return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_blocks)
+        return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_blocks)[None]
 
     def arrange(self, tree: PyTree) -> PyTree:
         """Leading axis T to leading axes (b, C); what lies beyond T repeats the last entry."""
@@ -141,30 +151,33 @@ class Sweep:
     seeds: Tangents
     everywhere: Callable[[Array], Array]
 
-    def __call__(self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance) -> tuple[Lanes, Splice]:
+    def __call__(
+        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, min_steps: Int[Array, ""] | int = 0
+    ) -> tuple[Lanes, Splice]:
         """Run all blocks from `starts`, over the lanes of the sweep before (at first, `blank` ones).
 
-        With `Zero`, the sweep ends as soon as every new path is within tolerance of the old one.
+        With `Zero`, the sweep ends as soon as every new path is within tolerance of the old one, but runs at least
+        `min_steps` steps.
         """
         local = self.grid.arrange(self.inputs.sequence)
         may_meet = isinstance(self.linearization, Zero)
 
         def unfinished(loop: tuple) -> Array:
             step, met = loop[0], loop[1]
-            return (step < self.grid.block_size) & ~met
+            return (step < self.grid.block_size) & ~(met & (step >= min_steps))
 
         def advance(loop: tuple) -> tuple:
-            step, _, _, moving, path, outputs = loop
+            step, _, _, _, moving, path, outputs = loop
             carries, images, output = self._step(moving, entry(local, step), step)
             states = jax.vmap(self.transition.reduce)(carries)
             # The old path is read from its own buffer: reading the one being written would copy it at every step.
             difference = states - entry(lanes.path, step)
             met = self.everywhere(tolerance.accepts(difference, states).all()) if may_meet else jnp.asarray(False)
             path, outputs = write((path, outputs), (states, output), step)
-            return step + 1, met, difference, (carries, images), path, outputs
+            return step + 1, met, difference, states, (carries, images), path, outputs
 
-        begin = (jnp.asarray(0), jnp.asarray(False), jnp.full_like(starts, jnp.nan), self._enter(starts))
-        step, _, difference, moving, path, outputs = jax.lax.while_loop(
+        begin = (jnp.asarray(0), jnp.asarray(False), jnp.full_like(starts, jnp.nan), starts, self._enter(starts))
+        step, _, difference, states, moving, path, outputs = jax.lax.while_loop(
             unfinished, advance, (*begin, lanes.path, lanes.outputs)
         )
         # Blocks that were left early end where they ended before.
@@ -172,7 +185,8 @@ class Sweep:
         old = (lanes.carries, lanes.images)
         new = (moving[0], self._reduced_images(*moving))
         carries, images = jax.tree.map(lambda a, b: jnp.where(to_the_end, a, b), new, old)
-        return Lanes(path, outputs, carries, images), Splice(step, difference)
+        splice = Splice(step, jnp.where(to_the_end, 0, difference), states)
+        return Lanes(path, outputs, carries, images), splice
 
     def _enter(self, starts: Float[Array, "C D"]) -> tuple[PyTree, list]:
         def one(start: Array) -> tuple[PyTree, list]:

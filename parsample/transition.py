@@ -8,7 +8,7 @@ state, a flat vector that determines the future of the chain; inside a block the
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def entry(tree: PyTree, index: Array | int) -> PyTree:
 def write(tree: PyTree, values: PyTree, *index: Array | int) -> PyTree:
     """The tree with entry `index` of every leaf replaced; in a loop the compiler does this in place."""
 
-    def one(leaf: Array, value: Array) -> Array:
+    def one(leaf: Array, value: Any) -> Array:
         block = jnp.reshape(jnp.asarray(value, leaf.dtype), (*[1] * len(index), *leaf.shape[len(index) :]))
         return jax.lax.dynamic_update_slice(leaf, block, (*index, *[0] * (leaf.ndim - len(index))))
 
@@ -184,6 +184,7 @@ def as_inputs(inputs: PyTree) -> Inputs:
     return Inputs(jax.tree.map(jnp.asarray, inputs))
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """A family of chains: one chain for every key and length.
 
@@ -235,7 +236,7 @@ def _known_fields(state: PyTree) -> tuple[str, ...]:
     return cast(tuple[str, ...], fields)
 
 
-def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any, Vector, PyTree]:
+def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any, Array, PyTree]:
     """The sequential evaluation of a chain: the specification of every parallel one.
 
     Returns

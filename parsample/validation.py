@@ -76,6 +76,15 @@ def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
             )
 
 
+def checked_start(state: Any) -> None:
+    """The initial state of an algorithm, with a finite log density."""
+    value = getattr(state, "logdensity", 0.0)
+    if not isinstance(value, jax.core.Tracer) and not np.isfinite(value).all():
+        raise ValueError(
+            f"the log density is {value} at initial_position (or in initial_state); start where it is finite."
+        )
+
+
 def _shapes(position: PyTree) -> str:
     return str(jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", position))
 

@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 from tqdm.auto import tqdm
 
 from parsample.check import Report
-from parsample.deer import DEER, Sequential, Solution, solve
+from parsample.deer import solve
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Plan, slowest_meeting
+from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.transition import rollout
 from parsample.warmup import Adaptation

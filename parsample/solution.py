@@ -1,0 +1,130 @@
+"""What is asked of a solve, and what it answers: settings, path and certificate."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from parsample.linearize import Dense, Linearization
+from parsample.status import Status
+from parsample.sweep import Tolerance, default_tolerance
+from parsample.transition import Vector
+from parsample.validation import checked_count
+
+
+@dataclass(frozen=True)
+class DEER:
+    """Settings of block DEER; as ``method=`` it asks for this very parallel evaluation.
+
+    Attributes
+    ----------
+    block_size
+        Steps per block, 1 to T.
+    linearization
+        `Dense`, `Diagonal`, `Identity` or `Zero`.
+    atol, rtol
+        Two states count as the same where ``|difference| <= atol * scale + rtol * |state|``: `atol` in standard
+        deviations of the chain. None: 1e-10 in float64 and 1e-5 in float32; 8 units of rounding.
+    max_iters
+        Stop, with status MAX_ITERS, after this many sweeps. None: never short of the right path.
+    stall_after
+        Number of sweeps beyond which a sequential evaluation is cheaper; when the path is not to be had within it,
+        the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
+    clip
+        Bound on the spectral norm of each A, for the correction only; None: no bound.
+    max_step
+        Bound on a correction, in standard deviations of the chain; None: no bound.
+    """
+
+    block_size: int = 1
+    linearization: Linearization = field(default_factory=Dense)
+    atol: float | None = None
+    rtol: float | None = None
+    max_iters: int | None = None
+    stall_after: int | None = None
+    clip: float | None = 1.0
+    max_step: float | None = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_iters", "stall_after"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked_count(name, value))
+        for name in ("atol", "rtol", "clip", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative; got {value!r}.")
+        if not isinstance(self.linearization, Linearization):
+            raise TypeError(
+                f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."
+            )
+
+    def tolerance(self, scale: Vector) -> Tolerance:
+        """The tolerance in these settings, for a chain of this scale."""
+        return default_tolerance(scale, self.atol, self.rtol)
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """As ``method=``, asks for the step-by-step evaluation."""
+
+
+class Solution(NamedTuple):
+    """A path and its certificate.
+
+    Attributes
+    ----------
+    states
+        States after each step, leading axis T.
+    outputs
+        Outputs of each step, leading axis T (None for a plain recursion).
+    final
+        The carry after the last step.
+    status
+        A `Status` value.
+    defect
+        Largest jump of the path off the chain's own recursion, in standard deviations of the chain. 0: the path is
+        bitwise one chain.
+    defect_at
+        Number of steps before that jump; -1 where there is none.
+    num_iters
+        Sweeps run.
+    evals_per_step
+        Evaluations of f per step of the chain, each tangent counted as one; the floor is 1.
+    defect_history
+        Largest defect between blocks after each sweep, NaN beyond `num_iters`.
+    exact_prefix
+        Leading steps found by sweeps; the whole of T unless the solve stalled or stopped.
+    block_defects
+        Defect of each block after each of the first sweeps, shape (sweeps, C).
+    """
+
+    states: PyTree
+    outputs: PyTree
+    final: PyTree
+    status: Int[Array, ""]
+    defect: Float[Array, ""]
+    defect_at: Int[Array, ""]
+    num_iters: Int[Array, ""]
+    evals_per_step: Float[Array, ""]
+    defect_history: Float[Array, " H"]
+    exact_prefix: Int[Array, ""]
+    block_defects: Float[Array, "F C"]
+
+
+def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:
+    """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
+    one = jnp.ones((), path.dtype)
+    return Solution(
+        states=None,
+        outputs=outputs,
+        final=final,
+        status=jnp.where(jnp.isfinite(path).all(), int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
+        defect=0 * one,
+        defect_at=jnp.asarray(-1),
+        num_iters=jnp.asarray(0),
+        evals_per_step=one,
+        defect_history=jnp.zeros((0,), path.dtype),
+        exact_prefix=jnp.asarray(path.shape[0]),
+        block_defects=jnp.zeros((0, 1), path.dtype),
+    )

@@ -1,0 +1,308 @@
+"""The command line: exit codes, files, one line on stderr where something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import arviz
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+from parsample.check import NUM_RESTARTS, Report
+from parsample.cli import main
+from parsample.deer import DEER
+from parsample.kernels import KernelParameters
+from parsample.linearize import Zero
+from parsample.plan import Plan, StepCosts, sequential_plan
+from parsample.sampling import SampleResult
+from parsample.status import Status
+from parsample.summary import MAX_SUMMARY_VALUES, summary_table
+from parsample.version import __version__
+from parsample.warmup import Adaptation
+from parsample.windows import WindowRecord
+
+MODEL = """
+from chains import gaussian as logdensity, gaussian_start
+initial_position = gaussian_start()
+dims, coords = {"x": ["axis"]}, {"axis": ["left", "right"]}
+"""
+SIZES = ["--num-warmup", "300", "--num-chains", "2"]
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    path = tmp_path / "a_gaussian.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def report(*, parallel: bool) -> Report:
+    """What a check might have found."""
+    plan = sequential_plan(10_000, 4, seconds=1.0)
+    if parallel:
+        settings = DEER(block_size=640, linearization=Zero())
+        plan = Plan(settings, settings, 10_000, 4, 16, 0.25, 1.0, 1.1)
+    times = np.full(8, 40.0 if parallel else np.inf)
+    cause, remedy = ("", "") if parallel else ("paths drift apart", "another kernel")
+    costs = StepCosts((4, 32), (1e-4, 2e-4))
+    return Report(-0.3, 0.01, times, np.ones((50, 8)), 50, plan, cause, remedy, np.ones((16, 3)), costs)
+
+
+@pytest.mark.parametrize(("parallel", "code", "verdict"), [(True, 0, "parallel"), (False, 3, "sequential")])
+def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model, parallel, code, verdict):
+    asked: dict[str, Any] = {}
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.update(kwargs)
+        return report(parallel=parallel)
+
+    monkeypatch.setattr("parsample.cli.check_sampler", check_sampler)
+    assert main(["check", model, *SIZES, "--kernel", "nuts", "--num-samples", "5000"]) == code
+    out, err = capsys.readouterr()
+    assert "a_gaussian, kernel nuts" in out
+    assert f"verdict            {verdict}" in out
+    assert ("paths drift apart" in out) is not parallel
+    assert err == ""
+    assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
+
+
+def test_check_of_a_real_model(capsys, model):
+    code = main(["check", model, *SIZES, "--num-samples", "2500"])
+    out, err = capsys.readouterr()
+    assert code in (0, 3)  # which one depends on what this device can do side by side
+    assert f"verdict            {'parallel' if code == 0 else 'sequential'}" in out
+    assert "Lyapunov exponent  -0." in out
+    assert f"{NUM_RESTARTS} of {NUM_RESTARTS} restarted pairs met" in out
+    assert err == ""
+
+
+def test_sample_writes_draws_summary_and_pictures(capsys, tmp_path, model):
+    out_file, pictures = tmp_path / "draws.nc", tmp_path / "pictures"
+    arguments = ["--num-samples", "1000", "--method", "sequential", "--no-progress"]
+    code = main(["sample", model, *SIZES, *arguments, "--out", str(out_file), "--plots", str(pictures)])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    for words in ("x[left]", "x[right]", "y[0, 0]", "mean", "r_hat", "2 chains x 1000 draws, kernel hmc"):
+        assert words in out
+    assert "certificate        certified: evaluated step by step" in out
+    assert f"draws: {out_file}" in out
+    assert {path.name for path in pictures.iterdir()} == {"traces.png", "ranks.png"}
+    with xarray.open_datatree(out_file, engine="h5netcdf") as tree:
+        assert tree["posterior"]["x"].shape == (2, 1000, 2)
+        assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
+        assert tree.attrs["status"] == "SEQUENTIAL"
+        assert abs(float(tree["posterior"]["x"][..., 0].std()) - 1) < 0.3
+
+
+def test_seed_and_zarr(capsys, tmp_path, model):
+    draws = {}
+    for seed in ("1", "1", "2"):
+        path = tmp_path / f"draws{seed}.zarr"
+        arguments = ["--num-samples", "1000", "--method", "sequential", "--no-progress", "--seed", seed]
+        assert main(["sample", model, *SIZES, *arguments, "--out", str(path)]) == 0
+        with xarray.open_datatree(path, engine="zarr") as tree:
+            new = tree["posterior"]["x"].to_numpy()
+        np.testing.assert_array_equal(draws.setdefault(seed, new), new)
+    assert not (draws["1"] == draws["2"]).any()
+    assert capsys.readouterr().err == ""
+
+
+def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
+    """A result of the model above with a status that is hard to get by."""
+    rng = np.random.default_rng(0)
+    positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
+    ones = np.ones(2)
+    window = WindowRecord(np.full(2, int(status)), 0.1 * ones, 4 * ones, ones, np.ones((2, 8, 4)), 25, 0.1)
+    stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
+    parameters = KernelParameters(jnp.zeros(3), jnp.ones(3), jnp.array(0.5), jnp.ones(16, jnp.int32))
+    adaptation = Adaptation(parameters, jnp.ones((2, 3)), jnp.ones((2, 9, 3)), jnp.array(0.8), jnp.zeros(2, jnp.int32))
+    plan, seconds = sequential_plan(100, 2), {"warmup": 1.0}
+    return SampleResult(positions, stats, adaptation, None, plan, [window], {}, seconds, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("status", "interrupted", "code", "words"),
+    [
+        (Status.CONVERGED, False, 0, "certified: the chain"),
+        (Status.STALLED, False, 0, "in part step by step"),
+        (Status.MAX_ITERS, False, 4, "NOT certified"),
+        (Status.NON_FINITE, False, 4, "NOT certified"),
+        (Status.CONVERGED, True, 130, "(interrupted)"),
+    ],
+    ids=["converged", "stalled", "max_iters", "non_finite", "interrupted"],
+)
+def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
+    monkeypatch, capsys, tmp_path, model, status, interrupted, code, words
+):
+    result = fabricated(status, interrupted=interrupted)
+    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: result)
+    path = tmp_path / "draws.nc"
+    assert main(["sample", model, "--num-chains", "2", "--out", str(path)]) == code
+    out = capsys.readouterr().out
+    assert words in out
+    assert "divergences        7 of 200 draws" in out
+    assert path.stat().st_size > 1000  # what was finished is saved, whatever it is worth
+
+
+def test_an_interrupt_before_any_draws_says_so(monkeypatch, capsys, model):
+    def sample(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parsample.cli.sample", sample)
+    assert main(["sample", model]) == 130
+    assert capsys.readouterr() == ("", "parsample: interrupted before any draws were finished\n")
+
+
+def test_settings_of_the_model_reach_the_sampler(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "with_settings.py"
+    path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
+    asked: list[dict] = []
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.append(kwargs)
+        return report(parallel=True)
+
+    monkeypatch.setattr("parsample.cli.check_sampler", check_sampler)
+    for arguments in ([], ["--kernel", "mala"], ["--target-acceptance-rate", "0.7"]):
+        assert main(["check", str(path), *arguments]) == 0
+    assert [settings["target_acceptance_rate"] for settings in asked] == [0.95, None, 0.7]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"), [([], 2000), (["--num-warmup", "500"], 500)], ids=["from the model", "from the user"]
+)
+def test_warmup_of_the_model_holds_unless_the_user_says_otherwise(monkeypatch, tmp_path, option, expected):
+    path = tmp_path / "with_warmup.py"
+    path.write_text(MODEL + 'settings = {"num_warmup": 2000}\n')
+    asked: dict[str, Any] = {}
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.update(kwargs)
+        return report(parallel=True)
+
+    monkeypatch.setattr("parsample.cli.check_sampler", check_sampler)
+    assert main(["check", str(path), *option]) == 0
+    assert asked["num_warmup"] == expected
+
+
+@pytest.fixture
+def no_sampling(monkeypatch):
+    def sample(*_: Any, **__: Any) -> None:
+        pytest.fail("sampling was started")
+
+    monkeypatch.setattr("parsample.cli.sample", sample)
+    monkeypatch.setattr("parsample.sampling.warmup", sample)
+
+
+def assert_one_line(err: str, words: str) -> None:
+    assert err.startswith("parsample: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--out", "draws.csv", "must end in one of .nc, .zarr"),
+        ("--out", "draws", "must end in one of .nc, .zarr"),
+        ("--out", "missing/draws.nc", "there is no directory"),
+        ("--out", "missing/draws.zarr", "there is no directory"),
+        ("--out", "directory.nc", "is a directory; name a file"),
+        ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_path, model, option, value, words):
+    (tmp_path / "directory.nc").mkdir()
+    assert main(["sample", model, option, str(tmp_path / value)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert_one_line(err, words)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "sample"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no model file"),
+        ("initial_position = 0.0", "defines no logdensity"),
+        ("def logdensity(x): return x", "defines no initial_position"),
+        ("def logdensity(x: return", "SyntaxError"),
+        ("initial_position = logdensity = 0.0", "must be a function"),
+        ("initial_position = 0\ndef logdensity(x): return x", "initial_position has dtype int"),
+    ],
+)
+def test_an_unusable_model_is_one_line_on_stderr(capsys, tmp_path, command, text, words):
+    path = tmp_path / "unusable.py"
+    if text is not None:
+        path.write_text(text)
+    assert main([command, str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert_one_line(err, words)
+
+
+def test_a_bad_number_is_one_line_on_stderr(capsys, model):
+    assert main(["sample", model, "--num-samples", "0"]) == 1
+    assert_one_line(capsys.readouterr().err, "num_samples must be a whole number of at least 1; got 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["sample", "--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["check"], 2),
+        (["sample", "model.py", "--kernel", "gibbs"], 2),
+        (["sample", "model.py", "--num-samples", "many"], 2),
+    ],
+)
+def test_command_lines_that_run_nothing(capsys, arguments, code):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert ("parsample" in out, "usage: parsample" in err) == (code == 0, code == 2)
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "parsample.cli", "--version"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"parsample {__version__}\n", "")
+
+
+def test_a_huge_summary_is_left_to_the_user(monkeypatch):
+    def summary(*_: Any, **__: Any) -> None:
+        pytest.fail("arviz.summary takes minutes on so many draws")
+
+    monkeypatch.setattr(arviz, "summary", summary)
+    monkeypatch.setattr("parsample.summary.MAX_SUMMARY_VALUES", 599)
+    tree = fabricated(Status.CONVERGED).to_arviz()
+    table = summary_table(tree)
+    assert MAX_SUMMARY_VALUES > 599
+    assert "(600 values: ESS and R-hat with --full-summary)" in table
+    rows = {line.split()[0]: line.split() for line in table.splitlines()[1:4]}
+    assert len(rows) == 3
+    draws = tree["posterior"]["x"].to_numpy()[..., 1]
+    assert float(rows["x[1]"][1]) == pytest.approx(draws.mean(), abs=1e-3)
+    assert float(rows["x[1]"][2]) == pytest.approx(draws.std(), rel=1e-2)
+    assert float(rows["x[1]"][3]) == pytest.approx(np.quantile(draws, 0.055), rel=1e-2)
+
+
+def test_a_summary_has_ess_and_r_hat_up_to_the_limit_and_beyond_on_request(monkeypatch):
+    tree = fabricated(Status.CONVERGED).to_arviz()
+    monkeypatch.setattr("parsample.summary.MAX_SUMMARY_VALUES", 600)
+    table = summary_table(tree)
+    assert "r_hat" in table
+    monkeypatch.setattr("parsample.summary.MAX_SUMMARY_VALUES", 1)
+    assert summary_table(tree, full=True) == table
+    assert len(table.splitlines()) == 4

@@ -1,0 +1,115 @@
+"""Plots: what each picture of a real run shows, and the files."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from chains import gaussian, gaussian_start
+from matplotlib.figure import Figure
+
+from parsample.deer import DEER
+from parsample.linearize import Zero
+from parsample.plots import (
+    MAX_DRAWS_SHOWN,
+    MAX_VARIABLES_SHOWN,
+    plot_coalescence,
+    plot_front,
+    plot_ranks,
+    plot_traces,
+    save_plots,
+)
+from parsample.sampling import SampleResult, sample
+from parsample.status import Status
+
+BLOCKS = DEER(block_size=256, linearization=Zero())
+
+
+@functools.cache
+def run(method: str | DEER) -> SampleResult:
+    kwargs = {"num_samples": 1000, "num_warmup": 300, "num_chains": 2, "progress_bar": False}
+    return sample(jax.random.key(0), gaussian, gaussian_start(), kernel="hmc", method=method, **kwargs)
+
+
+def labels(figure: Figure) -> list[str]:
+    return [axis.get_title(loc="left") for axis in figure.axes]
+
+
+def test_traces_have_one_axis_a_variable_and_one_line_a_chain():
+    figure = plot_traces(run(BLOCKS).to_arviz(dims={"x": ["axis"]}, coords={"axis": ["left", "right"]}))
+    assert run(BLOCKS).status is Status.CONVERGED
+    assert labels(figure) == ["x[left]", "x[right]", "y[0, 0]"]
+    assert [len(axis.lines) for axis in figure.axes] == [2, 2, 2]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["", "draw", "draw"]
+    np.testing.assert_array_equal(figure.axes[1].lines[1].get_ydata(), run(BLOCKS).positions["x"][1, :, 1])
+    np.testing.assert_array_equal(figure.axes[1].lines[1].get_xdata(), np.arange(1000))
+
+
+def test_ranks_are_shares_around_one():
+    figure = plot_ranks(run(BLOCKS).to_arviz(), num_bins=10)
+    assert len(figure.axes) == 3
+    for axis in figure.axes:
+        heights = [patch.get_data().values for patch in axis.patches]
+        assert len(heights) == 2
+        # Every draw is in a bin: a mean of 1 for each chain, and of both chains in every bin.
+        np.testing.assert_allclose(np.mean(heights, axis=1), 1)
+        np.testing.assert_allclose(np.mean(heights, axis=0), 1, atol=0.011)  # one draw more or less
+    assert figure.axes[-1].get_xlabel() == "rank among all chains, as a fraction"
+
+
+def test_many_variables_and_draws_are_thinned():
+    result = run(BLOCKS)
+    positions = {"z": np.random.default_rng(0).normal(size=(2, 3 * MAX_DRAWS_SHOWN, 20))}
+    stats = {"lp": positions["z"][..., 0]}
+    tree = dataclasses.replace(result, positions=positions, sample_stats=stats).to_arviz()
+    for figure in (plot_traces(tree), plot_ranks(tree)):
+        assert len(figure.axes) == MAX_VARIABLES_SHOWN
+    line = plot_traces(tree).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), 3 * np.arange(MAX_DRAWS_SHOWN))
+
+
+def test_coalescence_has_one_line_a_pair_and_the_lyapunov_slope():
+    report = run("deer").report
+    figure = plot_coalescence(report)
+    (axis,) = figure.axes
+    assert len(axis.lines) == report.distances.shape[1] + 1
+    assert axis.get_yscale() == "log"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "distance (posterior sd)")
+    num_pairs = report.coalescence.size
+    assert axis.get_title(loc="left") == f"{num_pairs} of {num_pairs} restarted pairs met"
+    steps, slope = axis.lines[-1].get_data()
+    # The slope is the exponent, in nats per step.
+    np.testing.assert_allclose(np.diff(np.log(slope)) / np.diff(steps), report.lle, rtol=1e-6)
+
+
+def test_front_has_one_row_of_points_a_sweep():
+    result = run(BLOCKS)
+    figure = plot_front(result)
+    (axis,) = figure.axes
+    num_sweeps = int(result.windows[0].num_iters.max())
+    assert len(axis.lines) == num_sweeps >= 2
+    assert axis.get_legend().get_texts()[0].get_text() == "after sweep 1"
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), 256 * np.arange(4))
+    defects = np.maximum(result.windows[0].block_defects[0, 0], np.finfo(float).eps)
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), defects)
+    assert axis.lines[-1].get_ydata().max() < 1e-9
+    assert "bottom line" in axis.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("sequential", ["traces", "ranks"]),
+        (BLOCKS, ["traces", "ranks", "front"]),
+        ("deer", ["traces", "ranks", "coalescence", "front"]),
+    ],
+    ids=["sequential", "blocks", "deer"],
+)
+def test_pictures_are_written(tmp_path, method, names):
+    result = run(method)
+    paths = save_plots(result, result.to_arviz(), tmp_path / "new" / "pictures")
+    assert [path.stem for path in paths] == names
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 5000

@@ -1,0 +1,139 @@
+"""Windows: draws do not depend on them, memory does, and an interrupt keeps what is finished."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chains import gaussian, gaussian_start
+
+from parsample.deer import DEER
+from parsample.kernels import Draw
+from parsample.linearize import Zero
+from parsample.plan import Plan, sequential_plan
+from parsample.sampling import SampleResult, sample
+from parsample.status import Status
+from parsample.windows import WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
+
+BLOCKS = DEER(block_size=256, linearization=Zero())
+SMALL = 2**15  # bytes: 1000 draws of two chains, 88 bytes each, need six windows
+
+
+@functools.cache
+def run(kernel: str, method: Any) -> SampleResult:
+    return run_anew(kernel, method)
+
+
+def run_anew(kernel: str, method: Any) -> SampleResult:
+    kwargs = {"num_samples": 1000, "num_warmup": 300, "num_chains": 2, "progress_bar": False}
+    return sample(jax.random.key(0), gaussian, gaussian_start(), kernel=kernel, method=method, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "method", "num_windows"),
+    [
+        ("hmc", "sequential", 6),  # 1000 / 6, in whole periods: 176
+        ("hmc", BLOCKS, 4),  # one block each
+        pytest.param("mala", BLOCKS, 4, marks=pytest.mark.slow),
+        pytest.param("nuts", BLOCKS, 4, marks=pytest.mark.slow),
+        pytest.param("hmc", "deer", 6, marks=pytest.mark.slow),
+    ],
+)
+def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows):
+    expected = run(kernel, "sequential")
+    monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
+    result = run_anew(kernel, method)
+    assert (len(result.windows), len(expected.windows)) == (num_windows, 1)
+    assert result.status is (Status.SEQUENTIAL if method == "sequential" else Status.CONVERGED)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-8), result.positions, expected.positions)
+    np.testing.assert_array_equal(result.sample_stats["diverging"], expected.sample_stats["diverging"])
+    np.testing.assert_allclose(result.sample_stats["lp"], expected.sample_stats["lp"], atol=1e-7)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C while window `number` is being stored."""
+    put, calls = Store.put, iter(range(1, 100))
+
+    def interrupted(self: Store, first: int, draws: Draw) -> None:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        put(self, first, draws)
+
+    monkeypatch.setattr(Store, "put", interrupted)
+    monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
+
+
+def test_an_interrupt_returns_the_windows_that_are_finished(monkeypatch):
+    expected = run("hmc", "sequential")
+    interrupt_at(monkeypatch, 3)
+    result = run_anew("hmc", "sequential")
+    assert (result.interrupted, result.status, len(result.windows)) == (True, Status.SEQUENTIAL, 2)
+    assert result.num_draws == 2 * 176
+    for name in ("x", "y"):
+        np.testing.assert_allclose(result.positions[name], expected.positions[name][:, : 2 * 176], atol=1e-8)
+    assert "certified" in result.certificate
+    assert not expected.interrupted
+
+
+def test_an_interrupt_before_any_draws_is_the_callers(monkeypatch):
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_anew("hmc", "sequential")
+
+
+def draws(first: int, count: int) -> Draw:
+    """Draws of two chains, each known by its number; the second chain's are negative."""
+    numbers = np.arange(first, first + count) * np.array([[1.0], [-1.0]])
+    return Draw(np.stack([numbers, 2 * numbers], axis=-1), *[numbers] * 6)
+
+
+def test_store_puts_windows_in_their_place_and_drops_what_is_beyond():
+    store = Store(2, 10)
+    store.put(0, draws(0, 4))
+    store.put(4, draws(4, 4))
+    store.put(8, draws(8, 4))
+    assert store.arrays["position"].shape == (2, 10, 2)
+    np.testing.assert_array_equal(store.arrays["lp"], np.arange(10) * np.array([[1], [-1]]))
+    np.testing.assert_array_equal(store.arrays["position"][1, :, 1], -2 * np.arange(10))
+    store.truncate(3)
+    assert {array.shape[1] for array in store.arrays.values()} == {3}
+    np.testing.assert_array_equal(store.arrays["energy"][0], [0, 1, 2])
+
+
+def record(block_defects: np.ndarray | None, block_size: int) -> WindowRecord:
+    ones = np.ones(2)
+    return WindowRecord(ones, ones, ones, ones, block_defects, block_size, 0.1)
+
+
+def test_draws_in_a_window():
+    assert draws_of(record(None, 176)) == 176
+    assert draws_of(record(np.zeros((2, 8, 5)), 32)) == 160
+
+
+def in_blocks(num_steps: int, num_blocks: int, seconds: float = 0.0) -> Plan:
+    settings = DEER(block_size=num_steps // num_blocks, linearization=Zero())
+    return Plan(settings, settings, num_steps, 4, num_blocks, seconds, 10 * seconds, 1.0)
+
+
+@pytest.mark.parametrize("period", [1, 16])
+def test_a_long_run_has_windows_no_larger_than_memory_allows(monkeypatch, period):
+    monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", 2**20)
+    bytes_per_draw = 80
+    for plan in (sequential_plan(1_000_000, 4), in_blocks(1_024_000, 64)):
+        num_blocks, block_size = _window_shape(plan, None, period, bytes_per_draw)
+        assert num_blocks * block_size * 4 * (bytes_per_draw + 64) < 1.05 * 2**20 + 4 * 16 * 144 * 1000
+        assert num_blocks * block_size < plan.num_steps
+        assert block_size % period == 0
+
+
+def test_a_sequential_run_that_is_timed_has_a_window_a_second():
+    num_blocks, steps = _window_shape(sequential_plan(100_000, 4, seconds=20 * WINDOW_SECONDS), None, 1, 80)
+    assert (num_blocks, steps) == (1, 5000)
+
+
+def test_a_short_run_is_one_window():
+    assert _window_shape(sequential_plan(1000, 4), None, 16, 80) == (1, 1008)
+    assert _window_shape(in_blocks(1024, 4), None, 16, 80) == (4, 256)
+    assert jnp.isnan(sequential_plan(1000, 4).seconds)
