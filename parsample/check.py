@@ -293,8 +293,8 @@ def _newton_sweeps(
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
     """Lanes beyond which blocks would be shorter than meeting takes, or than Newton's method wants; else none."""
     if np.isfinite(pilot.coalescence.times).all():
-        return num_evaluations / pilot.coalescence.times.max()
-    return num_evaluations / 16 if _clearly_negative(pilot) else 0
+        return num_evaluations / float(pilot.coalescence.times.max())
+    return num_evaluations / 16 if _clearly_negative(pilot) else 0.0
 
 
 def _clearly_negative(pilot: Pilot) -> bool:

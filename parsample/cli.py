@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (check, sampling):
         command.add_argument("model", metavar="MODEL", help="model file (path/model.py) or module (package.module)")
         command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
-        command.add_argument(
-            "--num-warmup", type=int, default=1000, help="warm-up steps per chain (default: %(default)s)"
-        )
+        command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
         command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
         command.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
@@ -102,16 +100,16 @@ def _probe_writable(directory: Path, option: str) -> None:
 
 
 def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
-    target = options.target_acceptance_rate
-    if target is None and options.kernel != "mala":
-        target = model.settings.get("target_acceptance_rate")
+    """The arguments of `sample`: what the command line says, else what the model asks for, else the default."""
+    asked = {name: getattr(options, name) for name in ("num_warmup", "target_acceptance_rate")}
+    settings = {**model.settings, **{name: value for name, value in asked.items() if value is not None}}
+    if options.kernel == "mala" and options.target_acceptance_rate is None:
+        settings.pop("target_acceptance_rate", None)  # models state it for trajectories
     return {
-        **{name: value for name, value in model.settings.items() if name != "target_acceptance_rate"},
+        **settings,
         "num_samples": options.num_samples,
-        "num_warmup": options.num_warmup,
         "num_chains": options.num_chains,
         "kernel": options.kernel,
-        "target_acceptance_rate": target,
     }
 
 

@@ -89,7 +89,7 @@ def attributes(result: "SampleResult") -> dict[str, str | float]:
 def save(tree: "xarray.DataTree", path: Path) -> None:
     """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory), replacing what is there."""
     if path.suffix == ".zarr":
-        tree.to_zarr(path, mode="w")
+        tree.to_zarr(path, mode="w", zarr_format=2)  # in format 3 consolidated metadata is still a draft
     else:
         tree.to_netcdf(path, engine="h5netcdf")
 

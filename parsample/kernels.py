@@ -101,18 +101,25 @@ class KernelParameters(NamedTuple):
     def position(self, whitened: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Whitened coordinates u to positions x."""
         if self.factor.ndim == 1:
-            return self.center + self.factor * whitened
-        if self.center.shape[0] <= MAX_INLINE_DIMENSION:
-            return self.center + jnp.sum(self.factor * whitened[..., None, :], axis=-1)
-        return self.center + jnp.einsum("ij,...j->...i", self.factor, whitened, precision="highest")
+            moved = jnp.einsum("i,...i->...i", self.factor, whitened)
+        elif self.center.shape[0] <= MAX_INLINE_DIMENSION:
+            moved = jnp.sum(_aligned(self.factor, whitened.ndim + 1) * whitened[..., None, :], axis=-1)
+        else:
+            moved = jnp.einsum("ij,...j->...i", self.factor, whitened, precision="highest")
+        return _aligned(self.center, whitened.ndim) + moved
 
     def whiten(self, position: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Positions x to whitened coordinates u."""
-        centred = position - self.center
+        centred = position - _aligned(self.center, position.ndim)
         if self.factor.ndim == 1:
-            return centred / self.factor
+            return centred / _aligned(self.factor, position.ndim)
         flat = centred.reshape(-1, centred.shape[-1])
         return jax.scipy.linalg.solve_triangular(self.factor, flat.T, lower=True).T.reshape(centred.shape)
+
+
+def _aligned(array: Array, num_axes: int) -> Array:
+    """The array with leading axes of length 1, up to `num_axes` in all."""
+    return array.reshape((1,) * (num_axes - array.ndim) + array.shape)
 
 
 class Draw(NamedTuple):

@@ -61,7 +61,7 @@ def load_model(source: str) -> Model:
     optional = {
         name: getattr(module, name) for name in ("constrain", "dims", "coords", "settings") if hasattr(module, name)
     }
-    return Model(Path(source).stem, module.logdensity, module.initial_position, **optional)
+    return Model(module.__name__, module.logdensity, module.initial_position, **optional)
 
 
 def _from_file(path: Path) -> ModuleType:

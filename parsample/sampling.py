@@ -93,7 +93,7 @@ class SampleResult:
         else:
             what = f"largest defect {self.defect:.1e} posterior sd"
         how = "in part step by step, " if self.status is Status.STALLED else ""
-        return f"certified: the chain a step-by-step run gives, {what}, {how}{work}"
+        return f"certified: every step is the kernel's own, {what}, {how}{work}"
 
     def to_arviz(
         self,

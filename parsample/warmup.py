@@ -63,7 +63,7 @@ def warmup(
     initial_position: Vector,
     num_warmup: int,
     num_chains: int,
-    target_acceptance_rate: float,
+    target_acceptance_rate: Float[Array, ""] | float,
 ) -> Adaptation:
     """Adapt the coordinates and step size of `dynamics`, from dispersed starts.
 
@@ -104,7 +104,9 @@ def warmup(
 def dispersed_starts(rng_key: Array, logdensity_fn: Callable, position: Vector, num_chains: int) -> Float[Array, "K D"]:
     """One start per chain: `position` plus uniform noise on (-1, 1), less of it where the log density is not finite."""
     noise = jax.random.uniform(rng_key, (num_chains, *position.shape), position.dtype, -1, 1)
-    candidates = position + jnp.asarray([1.0, 0.1, 0.01, 0.0], position.dtype)[:, None, None] * noise
+    candidates = position[None, None] + jnp.einsum(
+        "s,kd->skd", jnp.asarray([1.0, 0.1, 0.01, 0.0], position.dtype), noise
+    )
     finite = jnp.isfinite(jax.vmap(jax.vmap(logdensity_fn))(candidates))
     finite = finite.at[-1].set(True)
     return jnp.take_along_axis(candidates, jnp.argmax(finite, axis=0)[None, :, None], axis=0)[0]
@@ -129,13 +131,13 @@ def coordinates(draws: Float[Array, "n D"]) -> tuple[Vector, Float[Array, "D D"]
     """
     num_draws, dimension = draws.shape
     center = draws.mean(0)
-    centred = draws - center
+    centred = draws - center[None]
     variances = jnp.square(centred).mean(0)
     variances = jnp.where(variances > 0, variances, 1)
     if dimension > min(MAX_DENSE_DIMENSION, num_draws // 10):
         return center, jnp.sqrt(variances)
     # Correlations, not covariances, are factored: scales may differ by more than the precision of the dtype.
-    scaled = centred / jnp.sqrt(variances)
+    scaled = centred / jnp.sqrt(variances)[None]
     correlations = jnp.einsum("ni,nj->ij", scaled, scaled, precision="highest") / num_draws
     shrunk = (num_draws * correlations + 5 * jnp.eye(dimension, dtype=draws.dtype)) / (num_draws + 5)
     factor = jnp.linalg.cholesky(shrunk)
@@ -149,7 +151,7 @@ def _tune_step_size(
     parameters: KernelParameters,
     states: Float[Array, "K D"],
     num_steps: int,
-    target_acceptance_rate: float,
+    target_acceptance_rate: Float[Array, ""] | float,
 ) -> tuple[KernelParameters, Float[Array, "K D"], Float[Array, ""]]:
     """Dual averaging of one step size on the mean acceptance rate of all chains."""
     init, update, final = dual_averaging_adaptation(target_acceptance_rate)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from parsample.check import Report
 from parsample.deer import solve
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
+from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Plan, slowest_meeting
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
@@ -158,14 +159,15 @@ def _window_shape(plan: Plan, found: Report | None, period: int, bytes_per_draw:
         else:
             pieces = max(pieces, int(expected / WINDOW_SECONDS))
         return 1, _multiple(plan.num_steps, pieces, period)
-    block_size = plan.method.block_size
-    if found is not None and np.isfinite(found.coalescence).all():
+    block_size, shorter = plan.method.block_size, 1
+    if found is not None and isinstance(plan.method.linearization, Zero) and np.isfinite(found.coalescence).all():
+        # Blocks may be cut as long as meeting takes a small part of each.
         meeting = slowest_meeting(found.coalescence, plan.num_blocks * plan.num_chains)
         most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
-        pieces = max(pieces, min(most, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
-        return plan.num_blocks, _multiple(block_size, pieces, period)
-    # Explicit settings are taken at their word: whole blocks, fewer of them per window where memory asks for it.
-    return -(-plan.num_blocks // pieces), block_size
+        shorter = min(most, max(pieces, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
+        block_size = _multiple(block_size, shorter, period)
+    fewer = -(-pieces // shorter)
+    return -(-plan.num_blocks // fewer), block_size
 
 
 def _multiple(length: int, pieces: int, period: int) -> int:
@@ -183,7 +185,7 @@ def _solve_window(
     states: Float[Array, "K D"],
     guesses: Float[Array, "n K D"],
     first: Array,
-) -> tuple[Solution, Float[Array, "n K D"]]:
+) -> tuple[Solution, Float[Array, "C K D"]]:
     """One window of all chains in blocks, and the states at its block starts as guesses for the next window."""
     num_steps = num_blocks * method.block_size
     rows = jnp.linspace(0, guesses.shape[0] - 1, num_blocks).astype(int)

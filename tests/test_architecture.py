@@ -21,6 +21,7 @@ ORDER = [
     "linearize",
     "affine",
     "sweep",
+    "solution",
     "deer",
     "recursion",
     "lyapunov",

@@ -12,10 +12,9 @@ import pytest
 import xarray
 from chains import gaussian, gaussian_start
 
+from parsample import Status, __version__
 from parsample.export import CONSTRAIN_CHUNK, named_leaves, save, to_arviz
 from parsample.sampling import SampleResult, sample
-from parsample.status import Status
-from parsample.version import __version__
 
 
 @functools.cache

@@ -9,8 +9,7 @@ import pytest
 from chains import gaussian, gaussian_start
 from matplotlib.figure import Figure
 
-from parsample.deer import DEER
-from parsample.linearize import Zero
+from parsample import DEER, Status, Zero
 from parsample.plots import (
     MAX_DRAWS_SHOWN,
     MAX_VARIABLES_SHOWN,
@@ -21,7 +20,6 @@ from parsample.plots import (
     save_plots,
 )
 from parsample.sampling import SampleResult, sample
-from parsample.status import Status
 
 BLOCKS = DEER(block_size=256, linearization=Zero())
 

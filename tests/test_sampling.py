@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 from chains import gaussian, gaussian_start
 
-from parsample.deer import DEER, Sequential
+from parsample import DEER, ParallelStallWarning, Sequential, Status, Zero
 from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, KernelDynamics, Layout
-from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS, StepCosts
 from parsample.sampling import SampleResult, check_sampler, sample
-from parsample.status import ParallelStallWarning, Status
 
 KEY = jax.random.key(0)
 BLOCKS = DEER(block_size=256, linearization=Zero())  # 1000 steps: three blocks and a shorter one
@@ -166,7 +164,7 @@ def with_windows(result: SampleResult, **changes: Any) -> SampleResult:
 def test_certificate_says_what_was_done_and_how_exact_it_is():
     blocks = run("hmc", BLOCKS)
     assert run("hmc").certificate == "certified: evaluated step by step, 1 evaluation per step"
-    assert blocks.certificate.startswith("certified: the chain a step-by-step run gives, largest defect ")
+    assert blocks.certificate.startswith("certified: every step is the kernel's own, largest defect ")
     assert f"{blocks.evals_per_step:.2f} evaluations per step" in blocks.certificate
     assert "largest defect 0: bitwise one chain" in with_windows(blocks, defect=0.0).certificate
     assert "largest defect 3.0e-11 posterior sd" in with_windows(blocks, defect=3e-11).certificate

@@ -145,7 +145,7 @@ def test_bad_recursions_are_refused_everywhere(function):
 
 
 def test_meeting_takes_two():
-    with refuses(ValueError, "initial_states has a leading axis of 1", "at least 2 starts"):
+    with refuses(ValueError, "initial_states", "at least 2 starts", "(1,)"):
         coalescence_times(fade, jnp.zeros(1), INPUTS)
 
 

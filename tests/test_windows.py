@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from chains import gaussian, gaussian_start
 
-from parsample.deer import DEER
+from parsample import DEER, Dense, Status, Zero
+from parsample.check import Report
 from parsample.kernels import Draw
-from parsample.linearize import Zero
-from parsample.plan import Plan, sequential_plan
+from parsample.plan import Plan, StepCosts, sequential_plan
 from parsample.sampling import SampleResult, sample
-from parsample.status import Status
-from parsample.windows import WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
+from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
 
 BLOCKS = DEER(block_size=256, linearization=Zero())
 SMALL = 2**15  # bytes: 1000 draws of two chains, 88 bytes each, need six windows
@@ -38,7 +37,6 @@ def run_anew(kernel: str, method: Any) -> SampleResult:
         ("hmc", BLOCKS, 4),  # one block each
         pytest.param("mala", BLOCKS, 4, marks=pytest.mark.slow),
         pytest.param("nuts", BLOCKS, 4, marks=pytest.mark.slow),
-        pytest.param("hmc", "deer", 6, marks=pytest.mark.slow),
     ],
 )
 def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows):
@@ -121,11 +119,23 @@ def in_blocks(num_steps: int, num_blocks: int, seconds: float = 0.0) -> Plan:
 def test_a_long_run_has_windows_no_larger_than_memory_allows(monkeypatch, period):
     monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", 2**20)
     bytes_per_draw = 80
-    for plan in (sequential_plan(1_000_000, 4), in_blocks(1_024_000, 64)):
+    for plan in (sequential_plan(1_000_000, 4), in_blocks(1_048_576, 1024)):
         num_blocks, block_size = _window_shape(plan, None, period, bytes_per_draw)
-        assert num_blocks * block_size * 4 * (bytes_per_draw + 64) < 1.05 * 2**20 + 4 * 16 * 144 * 1000
+        rounding = block_size if num_blocks > 1 else period  # to whole blocks, or whole periods
+        assert (num_blocks * block_size - rounding) * 4 * (bytes_per_draw + 64) <= 2**20
         assert num_blocks * block_size < plan.num_steps
         assert block_size % period == 0
+
+
+def test_a_long_run_by_newtons_method_has_windows_too():
+    settings = DEER(block_size=16, linearization=Dense())
+    plan = Plan(settings, settings, 1_000_000, 4, 62_500, 5.0, 20.0, 8.0)
+    met = Report(
+        -0.3, 0.01, np.full(6, 40.0), np.ones((9, 6)), 9, plan, "", "", np.ones((6, 3)), StepCosts((4,), (1.0,))
+    )
+    num_blocks, block_size = _window_shape(plan, met, 16, 80)
+    assert num_blocks * block_size * 4 * (80 + 64) < 1.05 * MAX_WINDOW_BYTES
+    assert block_size % 16 == 0
 
 
 def test_a_sequential_run_that_is_timed_has_a_window_a_second():
