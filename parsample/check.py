@@ -201,7 +201,7 @@ def examine(
     costs
         Step costs, if they have been measured before.
     """
-    num_growth = int(np.clip(num_steps // 800, 40, 250))
+    num_growth = int(np.clip(num_steps // 1250, 40, 250))
     num_meeting = int(np.clip(num_steps // 100, 128, 4000))
     pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
     start = jnp.asarray(pilot.ends[0])
@@ -264,10 +264,14 @@ def run_pilot(
         spread = settled.std(0)
         scale = jnp.where(spread > 0, spread, 1)
     tolerance = default_tolerance(scale)
+    # Paths that part on average need not be watched for long.
+    most = jnp.where(lle - 2 * lle_se > 0, num_meeting // 4, num_meeting)
 
     def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
         transition, inputs = dynamics(parameters, key_pair, num_meeting)
-        return coalesce(transition, pair, inputs, tolerance, stop_early=True, everywhere=in_lockstep("pairs"))
+        return coalesce(
+            transition, pair, inputs, tolerance, stop_early=True, max_steps=most, everywhere=in_lockstep("pairs")
+        )
 
     pairs = ends.reshape(-1, 2, ends.shape[1])
     met, num_run = jax.vmap(meet, axis_name="pairs")(pairs, jax.random.split(key_pairs, pairs.shape[0]))

@@ -196,12 +196,13 @@ def coalesce(
     tolerance: Tolerance,
     *,
     stop_early: bool,
+    max_steps: Int[Array, ""] | int | None = None,
     everywhere: Callable[[Array], Array] = lambda flag: flag,
 ) -> tuple[Coalescence, Int[Array, ""]]:
     """Run paths from all starts on the same inputs, and measure their distance to the first.
 
     With `stop_early` the run ends once all paths, `everywhere` among groups run in lockstep, are within tolerance at
-    the same time; distances beyond are NaN. Also returns the number of steps run.
+    the same time, in any case after `max_steps`; distances beyond are NaN. Also returns the number of steps run.
     """
     num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
     reduce = jax.vmap(transition.reduce)
@@ -219,7 +220,7 @@ def coalesce(
 
     def unfinished(loop: tuple) -> Array:
         t, all_met = loop[:2]
-        return (t < num_steps) & ~(all_met & stop_early)
+        return (t < (num_steps if max_steps is None else max_steps)) & ~(all_met & stop_early)
 
     distances = jnp.full((num_steps, num_others), jnp.nan, starts.dtype)
     begin = (jnp.asarray(0), jnp.asarray(False), jnp.zeros((num_others,), int))

@@ -34,6 +34,10 @@ MIN_MEETINGS_PER_BLOCK = 5
 # Lane counts whose step is timed, in multiples of the number of chains.
 LANE_FACTORS = (32, 256, 2048, 16384)
 
+# Steps that each measurement takes at least, and the share of the time of a sequential run that it may take.
+MIN_TIMED_STEPS = 8
+MAX_TIMING_SHARE = 0.06
+
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
 
@@ -234,8 +238,11 @@ def measure_costs(
     evaluations = max(num_chains * num_steps // 256, 64)
     seconds = [_seconds_per_step(_sequentially, num_chains, evaluations, dynamics, parameters, start)]
     lanes_measured = [num_chains]
+    budget = MAX_TIMING_SHARE * seconds[0] * num_steps
     for lanes in (num_chains * factor for factor in LANE_FACTORS):
-        if lanes > max_lanes:
+        # At worst, a lane costs what it did among fewer.
+        expected = 3 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
+        if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
             break
         lanes_measured.append(lanes)
         seconds.append(_seconds_per_step(_first_sweep, lanes, evaluations, dynamics, parameters, start))
@@ -248,7 +255,7 @@ def _seconds_per_step(
     evaluate: Callable, lanes: int, evaluations: int, dynamics: Dynamics, parameters: Any, start: Array
 ) -> float:
     """The shorter of two runs, less what starting a compiled programme takes."""
-    steps = max(evaluations // lanes, 8)
+    steps = max(evaluations // lanes, MIN_TIMED_STEPS)
     jax.block_until_ready(evaluate(dynamics, lanes, steps, parameters, start))  # compiles
     runs = _durations(lambda: evaluate(dynamics, lanes, steps, parameters, start))
     idle = _durations(lambda: _nothing(start))
