@@ -119,9 +119,9 @@ def _iterate(
     sweep: Sweep, method: DEER, scale: Vector | None, everywhere: Callable[[Array], Array], it: _Iterate
 ) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
-    # A new splice lies beyond the one before, which it overwrites: there is only ever one.
+    # A new splice lies beyond the one before (of any chain in lockstep), which it overwrites: there is only ever one.
     spliced = jnp.any(it.splice.difference != 0)
-    min_steps = jnp.where(spliced, it.splice.step + 1, 0)
+    min_steps = -everywhere(-jnp.where(spliced, it.splice.step + 1, 0))
     lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale), min_steps)
     tolerance = method.tolerance(_spread(lanes.path) if scale is None else scale)
     ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
