@@ -226,11 +226,15 @@ def main() -> None:
         jax.config.update("jax_enable_x64", True)
     print(environment())
     rows: list[dict[str, Any]] = []
+    # One file per selection of tables, written as it grows: a partial run does not pass for a whole one.
+    which = "" if len(options.only) == 3 else "_" + "_".join(options.only)
+    results = f"core_{jax.default_backend()}_{environment()['dtype']}{which}"
     if "algorithms" in options.only:
         for name in ALGORITHMS:
             rows.append({"table": "algorithms", **algorithm_row(name, options.num_steps, options.repeats)})
             row = rows[-1]
             print(f"{name:<38} {row['speedup']:.2f}x (warm {row['speedup_warm']:.2f}x)  {row['plan']}", flush=True)
+            write(results, rows)
     if "models" in options.only:
         for path in sorted(MODELS.glob("*.py")):
             rows.append({"table": "models", **model_row(path, options.num_steps, options.repeats)})
@@ -244,7 +248,7 @@ def main() -> None:
         for name in WORK:
             rows.append({"table": "work", **work_row(name, options.num_steps)})
             print(rows[-1], flush=True)
-    print(write(f"core_{jax.default_backend()}_{environment()['dtype']}", rows))
+    print(write(results, rows))
 
 
 if __name__ == "__main__":
