@@ -1,10 +1,13 @@
 """Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from parsample.summary import scalar_components
 
 if TYPE_CHECKING:
     import xarray
@@ -113,16 +116,8 @@ def plot_front(result: "SampleResult") -> Figure:
 
 
 def _series(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
-    """Scalar components of the posterior by name, each of shape (chain, draw)."""
-    series: dict[str, np.ndarray] = {}
-    for name, variable in tree["posterior"].data_vars.items():
-        values = variable.to_numpy()
-        for index in np.ndindex(values.shape[2:]):
-            labels = [str(variable[dim].values[at]) for dim, at in zip(variable.dims[2:], index, strict=True)]
-            series[f"{name}[{', '.join(labels)}]" if labels else str(name)] = values[(..., *index)]
-            if len(series) == MAX_VARIABLES_SHOWN:
-                return series
-    return series
+    """The components that traces and ranks show."""
+    return dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
 
 
 def _grid(count: int, width: float, height: float) -> tuple[Figure, list]:
