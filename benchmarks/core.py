@@ -1,7 +1,7 @@
 """What blocks gain over step-by-step evaluation, the check's cost included.
 
-``python -m benchmarks.core [--x64] [--num-steps 100000] [--repeats 5] [--only NAME ...]`` measures three tables in one
-run and writes them to ``benchmarks/results/core_<platform>_<dtype>.json``:
+``python -m benchmarks.core [--x64] [--num-steps 100000] [--repeats 5] [--only NAME ...] [--cores N]`` measures three
+tables in one run and writes them to ``benchmarks/results/core_<platform>_<dtype>.json``:
 
 - algorithms: one chain by ``blackjax.util.run_inference_algorithm`` and by ``parsample.run_inference_algorithm``, same
   keys, same chain, ``method="auto"``; "cold" pays for a new check every time, "warm" reuses measured step costs.
@@ -11,6 +11,7 @@ run and writes them to ``benchmarks/results/core_<platform>_<dtype>.json``:
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", choices=("algorithms", "models", "work"), default=["algorithms", "models", "work"]
     )
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores that parsample may use")
     options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", options.cores)
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     print(environment())

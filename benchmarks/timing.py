@@ -78,6 +78,7 @@ def environment() -> dict[str, Any]:
         "device": f"{device.device_kind} ({os.cpu_count()} cores, {_cpu_model()})"
         if device.platform == "cpu"
         else device.device_kind,
+        "num_devices": jax.local_device_count(),
         "dtype": str(jax.numpy.result_type(float)),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in names},

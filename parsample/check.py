@@ -7,6 +7,7 @@ counts. The plan follows from both.
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,19 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from blackjax.base import SamplingAlgorithm
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from parsample.deer import solve
+from parsample.grid import Team, mesh_of
 from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
 from parsample.plan import Plan, StepCosts, make_plan, measure_costs
 from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning, Status
-from parsample.sweep import default_tolerance, in_lockstep
+from parsample.sweep import default_tolerance
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
 
 # Restarted paths, each followed together with its partner from another state.
 NUM_RESTARTS = 6
+
+# What tells the pilot's keys from the chain's.
+PILOT = 0x9A9A
 
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
@@ -130,6 +136,7 @@ def check(
     initial_position: PyTree,
     *,
     num_steps: int = 100_000,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Report:
     """Whether a long chain of this algorithm can be evaluated in parallel, measured by a short pilot.
 
@@ -143,6 +150,8 @@ def check(
         Pytree of floating-point arrays, as for ``inference_algorithm.init``.
     num_steps
         Length of the run that is being planned. The pilot takes a few percent of its time.
+    devices
+        JAX devices that would share the run; None: all local ones.
 
     Returns
     -------
@@ -159,11 +168,12 @@ def check(
         If it will not pay, with cause and remedy.
     """
     checked_count("num_steps", num_steps)
+    mesh = mesh_of(devices)
     position = checked_position(initial_position)
     dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-    key_pilot, state, start = begin(dynamics, rng_key, position)
+    chain_key, state, start = begin(dynamics, rng_key, position)
     checked_start(state)
-    report = examine(dynamics, state, start[None], key_pilot, num_steps)
+    report = examine(dynamics, state, start, chain_key, num_steps, mesh=mesh)
     report.warn()
     return report
 
@@ -175,7 +185,7 @@ def _position_only(state: Any, _info: Any) -> Any:
 def examine(
     dynamics: Dynamics,
     parameters: Any,
-    starts: Float[Array, "N D"],
+    starts: Float[Array, "N D"] | Vector,
     rng_key: Array,
     num_steps: int,
     *,
@@ -183,6 +193,7 @@ def examine(
     period: int = 1,
     scale: Vector | None = None,
     costs: StepCosts | None = None,
+    mesh: Mesh | None = None,
 ) -> Report:
     """The check itself, for any chains.
 
@@ -191,23 +202,25 @@ def examine(
     dynamics, parameters
         The chains.
     starts
-        Where to start pilots, shape (N, D): one start, or many states typical of the chain.
+        Where to start pilots: one state, shape (D,), or many that are typical of the chain, shape (N, D).
     rng_key
-        Key of the pilot.
+        Key of the chain, from which the pilot derives keys of its own.
     num_steps, num_chains, period
         What is being planned; block sizes will be multiples of `period`.
     scale
         Standard deviation of the chain, shape (D,), if known.
     costs
         Step costs, if they have been measured before.
+    mesh
+        Devices that would share the run; None: one.
     """
     num_growth = int(np.clip(num_steps // 1250, 40, 250))
     num_meeting = int(np.clip(num_steps // 100, 128, 4000))
     pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
-    start = jnp.asarray(pilot.ends[0])
+    start = pilot.ends[0]
     if costs is None:
         costs = measure_costs(
-            dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains)
+            dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
         )
     newton = partial(_newton_sweeps, dynamics, parameters, start, rng_key)
     plan = make_plan(
@@ -217,7 +230,8 @@ def examine(
         num_chains=num_chains,
         period=period,
         newton=newton if _clearly_negative(pilot) else None,
-        dimension=starts.shape[1],
+        dimension=starts.shape[-1],
+        num_devices=1 if mesh is None else mesh.size,
     )
     cause, remedy = _diagnose(pilot, plan)
     num_run = int(pilot.num_run)
@@ -241,12 +255,14 @@ def run_pilot(
     num_growth: int,
     num_meeting: int,
     parameters: Any,
-    starts: Float[Array, "N D"],
+    starts: Float[Array, "N D"] | Vector,
     rng_key: Array,
     scale: Vector | None,
 ) -> Pilot:
     """Independent chains with tangents, then their last states in pairs that share a key."""
-    key_chains, key_tangents, key_pairs = jax.random.split(rng_key, 3)
+    # Folded first: the first keys that `rng_key` splits into are the chain's own.
+    key_chains, key_tangents, key_pairs = jax.random.split(jax.random.fold_in(rng_key, PILOT), 3)
+    starts = jnp.atleast_2d(starts)
     starts = starts[jnp.arange(2 * NUM_RESTARTS) % starts.shape[0]]
 
     def grow(start: Vector, key_chain: Array, key_tangent: Array) -> tuple[Array, Array]:
@@ -269,9 +285,7 @@ def run_pilot(
 
     def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
         transition, inputs = dynamics(parameters, key_pair, num_meeting)
-        return coalesce(
-            transition, pair, inputs, tolerance, stop_early=True, max_steps=most, everywhere=in_lockstep("pairs")
-        )
+        return coalesce(transition, pair, inputs, tolerance, stop_early=True, max_steps=most, team=Team(chains="pairs"))
 
     pairs = ends.reshape(-1, 2, ends.shape[1])
     met, num_run = jax.vmap(meet, axis_name="pairs")(pairs, jax.random.split(key_pairs, pairs.shape[0]))
@@ -289,7 +303,12 @@ def _newton_trial(
 
 
 def _newton_sweeps(
-    dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
+    dynamics: Dynamics,
+    parameters: Any,
+    start: Float[Array | np.ndarray, " D"],
+    rng_key: Array,
+    settings: DEER,
+    num_steps: int,
 ) -> float:
     return float(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
 

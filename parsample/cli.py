@@ -5,6 +5,8 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 """
 
 import argparse
+import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    _use_cores(options.cores)
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     try:
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
+        command.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to share the work (default: all)")
     sampling.add_argument(
         "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
     )
@@ -70,6 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _use_cores(number: int | None) -> None:
+    """Make every core a JAX device, which `sample` then spreads its blocks over."""
+    # Only possible before JAX has started; a process that has started it keeps the devices that it has.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", number or len(os.sched_getaffinity(0)))
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -8,41 +8,43 @@ Inside blocks the path is the chain's own, so the largest defect certifies the w
 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample import affine
+from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import Zero, bounded
+from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
 from parsample.solution import DEER, Solution
 from parsample.status import Status
-from parsample.sweep import Grid, Lanes, Splice, Sweep, Tolerance, in_lockstep
+from parsample.sweep import Lanes, Splice, Sweep, Tolerance, largest_coordinate
 from parsample.transition import Inputs, Transition, Vector, entry, write
 
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
 NUM_FRONTS = 8
 
+# How a solution lies on a mesh: what belongs to steps and blocks is split, the rest is known to all.
+_SPLIT_FIELDS = {"states": SPLIT, "outputs": SPLIT, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
+_LAYOUT = Solution(**{name: _SPLIT_FIELDS.get(name, WHOLE) for name in Solution._fields})  # type: ignore[arg-type]
+
 
 class _Iterate(NamedTuple):
-    """Where Newton's method stands."""
+    """Where Newton's method stands on one device; the last three fields are the same on all."""
 
     starts: Float[Array, "C D"]
     lanes: Lanes
-    scale: Vector
     splice: Splice
     defect_sizes: Float[Array, " C"]
-    front: Int[Array, ""]
-    stopped: Int[Array, ""]  # a Status, or -1 while running
-    num_iters: Int[Array, ""]
-    steps_run: Int[Array, ""]
-    defect_history: Float[Array, " H"]
-    front_history: Int[Array, " H"]
-    unmet_history: Int[Array, " H"]
     block_defects: Float[Array, "F C"]
+    steps_run: Int[Array, ""]
+    scale: Vector
+    progress: Progress
+    stopped: Int[Array, ""]  # a Status, or -1 while running
 
 
 def solve(
@@ -55,6 +57,7 @@ def solve(
     scale: Vector | None = None,
     probe_key: Array | None = None,
     axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> Solution:
     """The path of `transition` from `start`, by block DEER.
 
@@ -72,150 +75,126 @@ def solve(
         Key of Hutchinson's probes; the path does not depend on it.
     axis_name
         Name of a vmapped axis of chains to be solved in lockstep, which keeps the loops free of masks.
+    mesh
+        Devices over which to spread the blocks; None: one device.
     """
-    grid = Grid(inputs.num_steps, method.block_size)
+    team = Team(axis_name, mesh)
+    grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
     key = jax.random.key(0) if probe_key is None else probe_key
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
-    everywhere = in_lockstep(axis_name)
-    sweep = Sweep(transition, method.linearization, inputs, grid, seeds, everywhere)
-    first = _begin(sweep, start, block_starts, scale, _max_sweeps(method, grid, seeds.shape[0]))
-    last = jax.lax.while_loop(lambda it: it.stopped < 0, partial(_iterate, sweep, method, scale, everywhere), first)
-    return _conclude(sweep, last, everywhere)
+
+    def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
+        sweep = Sweep(transition, method.linearization, inputs._replace(sequence=sequence), grid, team, seeds)
+        first = _begin(sweep, starts, scale, method)
+        last = jax.lax.while_loop(lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale), first)
+        return _conclude(sweep, start, last)
+
+    spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
+    solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
+    states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], (solution.states, solution.outputs))
+    ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
+    return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
 
 
-def _max_sweeps(method: DEER, grid: Grid, num_tangents: int) -> int:
-    """C sweeps always suffice; `max_iters` and `stall_after` may ask for fewer."""
-    return min(grid.num_blocks, method.max_iters or grid.num_blocks, _stall_after(method, grid, num_tangents))
+def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Array, "L D"]:
+    if guesses is None:
+        return jnp.broadcast_to(start, (grid.num_lanes, *start.shape))
+    idle = jnp.broadcast_to(start, (grid.num_lanes - grid.num_blocks, *start.shape))
+    return write(jnp.concatenate([guesses, idle]), start, 0)
 
 
-def _stall_after(method: DEER, grid: Grid, num_tangents: int) -> int:
-    # A sweep does at least (1 + tangents) times the work of a sequential run, side by side. With nothing known of the
-    # device, a fourfold gain from that is the least worth having.
-    return method.stall_after or max(16, grid.num_blocks // (4 * (1 + num_tangents)))
-
-
-def _begin(sweep: Sweep, start: Vector, guess: Array | None, scale: Vector | None, max_sweeps: int) -> _Iterate:
-    num_blocks = sweep.grid.num_blocks
-    starts = jnp.broadcast_to(start, (num_blocks, *start.shape)) if guess is None else write(guess, start, 0)
-    zero = jnp.asarray(0)
+def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, method: DEER) -> _Iterate:
+    num_sweeps = max_sweeps(method, sweep.grid, sweep.seeds.shape[0])
     return _Iterate(
         starts=starts,
         lanes=sweep.blank(starts),
-        scale=jnp.ones_like(start) if scale is None else scale,
         splice=Splice(jnp.asarray(0), jnp.zeros_like(starts), starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
-        front=zero,
+        block_defects=jnp.full((NUM_FRONTS, starts.shape[0]), jnp.nan, starts.dtype),
+        steps_run=jnp.asarray(0),
+        scale=jnp.ones_like(starts[0]) if scale is None else scale,
+        progress=no_progress(num_sweeps, starts.dtype),
         stopped=jnp.asarray(-1),
-        num_iters=zero,
-        steps_run=zero,
-        defect_history=jnp.full((max_sweeps,), jnp.nan, start.dtype),
-        front_history=jnp.zeros((max_sweeps,), int),
-        unmet_history=jnp.zeros((max_sweeps,), int),
-        block_defects=jnp.full((NUM_FRONTS, num_blocks), jnp.nan, start.dtype),
     )
 
 
-def _iterate(
-    sweep: Sweep, method: DEER, scale: Vector | None, everywhere: Callable[[Array], Array], it: _Iterate
-) -> _Iterate:
+def _iterate(sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, it: _Iterate) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
     # A new splice lies beyond the one before (of any chain in lockstep), which it overwrites: there is only ever one.
     spliced = jnp.any(it.splice.difference != 0)
-    min_steps = -everywhere(-jnp.where(spliced, it.splice.step + 1, 0))
+    min_steps = -sweep.team.least(-jnp.where(spliced, it.splice.step + 1, 0))
     lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale), min_steps)
-    tolerance = method.tolerance(_spread(lanes.path) if scale is None else scale)
-    ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
-    arrivals = _exchange(it.starts[0], ends)
-    defects = arrivals - it.starts
-    met = tolerance.vouches(defects, it.starts) & tolerance.vouches(splice.difference, splice.state)
-    exact = (defects == 0).all(-1) & tolerance.vouches(splice.difference, splice.state)
-    it = it._replace(lanes=lanes, splice=splice, scale=tolerance.scale, steps_run=it.steps_run + splice.step)
-    it = _record(it, tolerance.size(defects), met, exact)
-    it = it._replace(stopped=_verdict(it, ends, met, method, sweep, everywhere))
+    arrivals, found_scale = _exchange(sweep, start, lanes)
+    tolerance = method.tolerance(found_scale if scale is None else scale)
+    running = sweep.grid.running(sweep.first_lane, jnp.asarray(0))
+    defects = jnp.where(running[:, None], arrivals - it.starts, 0)
+    sizes = tolerance.size(defects)
+    exact = tolerance.vouches(splice.difference, splice.state)
+    met = exact & tolerance.vouches(defects, it.starts)
+    heard = sweep.team.gather(_tidings(exact & (defects == 0).all(-1), met | ~running, sizes, arrivals))
+    progress = advance(it.progress, heard, sweep.grid)
+    it = _Iterate(
+        starts=it.starts,
+        lanes=lanes,
+        splice=splice,
+        defect_sizes=sizes,
+        block_defects=_keep_front(it, sizes),
+        steps_run=it.steps_run + splice.step,
+        scale=tolerance.scale,
+        progress=progress,
+        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team),
+    )
     starts = _correct(it, defects, arrivals, sweep, method, tolerance)
     return it._replace(starts=jnp.where(it.stopped < 0, starts, it.starts))
 
 
-def _spread(path: Float[Array, "b C D"]) -> Vector:
-    """Standard deviation of the finite states of a path; where that is 0 the size of the state, or 1."""
-    # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
-    stride = max(1, path.shape[0] * path.shape[1] // 4096)
-    states = path.reshape(-1, path.shape[-1])[::stride]
-    finite = jnp.isfinite(states).all(-1, keepdims=True)
-    count = jnp.maximum(finite.sum(), 1)
-    mean = jnp.where(finite, states, 0).sum(0) / count
-    spread = jnp.sqrt(jnp.where(finite, jnp.square(states - mean[None]), 0).sum(0) / count)
-    fallback = jnp.where(mean == 0, 1, jnp.abs(mean))
-    return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, fallback)
+def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "C D"], Vector]:
+    """Where each block is reached, the end of the block before it; and the standard deviation of the path.
 
-
-def _exchange(start: Vector, ends: Float[Array, "C D"]) -> Float[Array, "C D"]:
-    """Where each block is reached: the end of the block before it. The one place where blocks learn of each other."""
-    return jnp.concatenate([start[None], ends[:-1]])
-
-
-def _record(
-    it: _Iterate, defect_sizes: Float[Array, " C"], met: Bool[Array, " C"], exact: Bool[Array, " C"]
-) -> _Iterate:
-    k = it.num_iters
-    # Blocks that start exactly where the one before ended, from the first on: the chain's own, whatever the scale.
-    front = jnp.where(exact.all(), exact.shape[0], jnp.argmin(exact))
-    row = jnp.minimum(k, NUM_FRONTS - 1)
-    kept = jnp.where(k < NUM_FRONTS, defect_sizes, entry(it.block_defects, row))
-    histories = (it.defect_history, it.front_history, it.unmet_history)
-    # Slices, not `.at[]`: a scatter would keep XLA from compiling the whole loop into one function on CPUs.
-    defect_history, front_history, unmet_history = write(histories, (defect_sizes.max(), front, (~met).sum()), k)
-    return it._replace(
-        num_iters=k + 1,
-        front=front,
-        defect_sizes=defect_sizes,
-        defect_history=defect_history,
-        front_history=front_history,
-        unmet_history=unmet_history,
-        block_defects=write(it.block_defects, kept, row),
-    )
-
-
-def _verdict(
-    it: _Iterate, ends: Array, met: Array, method: DEER, sweep: Sweep, everywhere: Callable[[Array], Array]
-) -> Array:
-    """A Status if this was the last sweep, else -1."""
-    num_tangents = sweep.seeds.shape[0]
-    stall_after = _stall_after(method, sweep.grid, num_tangents)
-    # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
-    patience = max(4, stall_after // 4) if isinstance(method.linearization, Zero) else max(8, stall_after // 2)
-    # An exact block that ends in NaN will not be mended by further sweeps.
-    hopeless = ~jnp.isfinite(entry(ends, jnp.maximum(it.front - 1, 0))).all()
-    stalled = (it.num_iters >= patience) & (
-        it.num_iters + _sweeps_left(it, method.tolerance(it.scale).atol) > stall_after
-    )
-    stalled |= (it.num_iters >= stall_after) | hopeless
-    verdict = jnp.where(stalled, int(Status.STALLED), -1)
-    if method.max_iters is not None:
-        verdict = jnp.where(it.num_iters >= method.max_iters, int(Status.MAX_ITERS), verdict)
-    # Chains in lockstep stop when all have converged, or when one cannot.
-    converged = everywhere(met.all())
-    verdict = -everywhere(-verdict)
-    return jnp.where(converged, int(Status.CONVERGED), verdict)
-
-
-def _sweeps_left(it: _Iterate, atol: Array) -> Float[Array, ""]:
-    """How many more sweeps the path needs, on the most hopeful of three trends since half the sweeps ago.
-
-    The front moves on linearly; the number of blocks that have not met, or the largest defect, falls geometrically.
+    The one place where blocks learn of each other's states.
     """
-    num_blocks = it.starts.shape[0]
-    now, then = it.num_iters - 1, jnp.maximum(it.num_iters // 2 - 1, 0)
-    lag = jnp.maximum(now - then, 1).astype(it.scale.dtype)
+    ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
+    last_ends, moments = sweep.team.gather((ends[-1], _moments(sweep, lanes.path)))
+    before = entry(last_ends, jnp.maximum(sweep.team.rank - 1, 0))
+    first = jnp.where(sweep.team.rank == 0, start, before)
+    return jnp.concatenate([first[None], ends[:-1]]), _spread(*moments)
 
-    def until_one(new: Array, old: Array) -> Array:
-        new, old = new.astype(lag.dtype), old.astype(lag.dtype)
-        return jnp.where(new < old, lag * jnp.log(jnp.maximum(new, 1)) / jnp.log(old / new), jnp.inf)
 
-    by_front = (num_blocks - it.front) * lag / jnp.maximum(it.front_history[now] - it.front_history[then], 1)
-    by_count = until_one(it.unmet_history[now], it.unmet_history[then])
-    by_defect = until_one(it.defect_history[now] / atol, it.defect_history[then] / atol)
-    return jnp.minimum(by_front, jnp.fmin(by_count, by_defect))
+def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, Vector]:
+    """Number, mean and summed squared deviations of the finite states of a path."""
+    # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
+    num_steps, num_lanes, _ = path.shape
+    stride = max(1, num_steps * num_lanes // 4096)
+    states = path.reshape(-1, path.shape[-1])[::stride]
+    at = jnp.arange(0, num_steps * num_lanes, stride)
+    counted = (sweep.first_lane + at % num_lanes) * num_steps + at // num_lanes < sweep.grid.num_steps
+    counted = (counted & jnp.isfinite(states).all(-1))[:, None]
+    count = counted.sum()
+    mean = jnp.where(counted, states, 0).sum(0) / jnp.maximum(count, 1)
+    return count, mean, jnp.where(counted, jnp.square(states - mean[None]), 0).sum(0)
+
+
+def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[Array, "N D"]) -> Vector:
+    """Standard deviation from the moments of every device; where that is 0 the size of the state, or 1."""
+    share = (count / jnp.maximum(count.sum(), 1)).astype(mean.dtype)[:, None]
+    center = (share * mean).sum(0)
+    variance = squares.sum(0) / jnp.maximum(count.sum(), 1) + (share * jnp.square(mean - center[None])).sum(0)
+    spread = jnp.sqrt(variance)
+    return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, jnp.where(center == 0, 1, jnp.abs(center)))
+
+
+def _tidings(
+    exact: Bool[Array, " C"], met: Bool[Array, " C"], sizes: Float[Array, " C"], arrivals: Float[Array, "C D"]
+) -> Tidings:
+    num_exact = jnp.where(exact.all(), len(exact), jnp.argmin(exact))
+    lost = ~jnp.isfinite(entry(arrivals, jnp.minimum(num_exact, len(exact) - 1))).all()
+    return Tidings(num_exact, lost, (~met).sum(), sizes.max())
+
+
+def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
+    k = it.progress.num_iters
+    row = jnp.minimum(k, NUM_FRONTS - 1)
+    return write(it.block_defects, jnp.where(k < NUM_FRONTS, sizes, entry(it.block_defects, row)), row)
 
 
 def _correct(
@@ -225,68 +204,96 @@ def _correct(
     if isinstance(method.linearization, Zero):
         starts = arrivals
     else:
-        matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
-        if method.clip is not None:
-            matrices = method.clip * bounded(matrices / method.clip)
-        deltas = affine.solve(matrices, defects)
+        deltas = _newton_step(it, defects, sweep, method)
         starts = arrivals + (deltas - defects)
         if method.max_step is not None:
             size = tolerance.size(deltas)[:, None]
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
         # The exact front is not a guess: the block it reaches starts where it ends.
-        starts = jnp.where((jnp.arange(len(starts)) <= it.front)[:, None], arrivals, starts)
+        reached = sweep.first_lane + jnp.arange(len(starts)) <= it.progress.front
+        starts = jnp.where(reached[:, None], arrivals, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts)
 
 
-def _conclude(sweep: Sweep, it: _Iterate, everywhere: Callable[[Array], Array]) -> Solution:
+def _newton_step(it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER) -> Float[Array, "C D"]:
+    """Corrections delta_c of this device's block starts."""
+    matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
+    if method.clip is not None:
+        matrices = method.clip * bounded(matrices / method.clip)
+    # Every device solves for all blocks: that costs less than a second exchange would.
+    gathered = sweep.team.gather((matrices, defects))
+    deltas = affine.solve(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered))
+    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
+
+
+def _conclude(sweep: Sweep, start: Vector, it: _Iterate) -> Solution:
     """Finish sequentially where sweeps did not, and draw up the certificate."""
-    grid, transition, lanes = sweep.grid, sweep.transition, it.lanes
+    grid, team, front = sweep.grid, sweep.team, it.progress.front
     stalled = it.stopped == int(Status.STALLED)
-    front = jnp.where(stalled, everywhere(it.front), grid.num_blocks)
-
-    def advance(loop: tuple) -> tuple:
-        t, carry, path, outputs = loop
-        carry, output = transition.step(carry, sweep.inputs.at(t))
-        path, outputs = write(
-            (path, outputs), (transition.reduce(carry), output), t % grid.block_size, t // grid.block_size
-        )
-        return t + 1, carry, path, outputs
-
-    begin = jnp.minimum(front * grid.block_size, grid.num_steps)
-    _, final, path, outputs = jax.lax.while_loop(
-        lambda loop: loop[0] < grid.num_steps,
-        advance,
-        (begin, entry(lanes.carries, jnp.maximum(front - 1, 0)), lanes.path, lanes.outputs),
-    )
-    states = grid.flatten(path)
-    swept = jnp.arange(grid.num_blocks) < front
-    defect, defect_at = _largest_defect(it, swept, grid)
-    work = it.steps_run * grid.num_blocks * (1 + sweep.seeds.shape[0]) + (grid.num_steps - begin)
+    done = jnp.where(stalled, team.least(front), grid.num_blocks)
+    path, outputs, final = _finish(sweep, start, it.lanes, done)
+    work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
+    jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, jnp.isfinite(path).all()))
+    worst = jnp.argmax(jumps[0])
+    work = works.sum() + jnp.maximum(grid.num_steps - done * grid.block_size, 0)
+    exact_prefix = jnp.minimum(front * grid.block_size, grid.num_steps)
     return Solution(
-        states=states,
+        states=grid.flatten(path),
         outputs=grid.flatten(outputs),
         final=final,
-        status=jnp.where(jnp.isfinite(states).all(), it.stopped, int(Status.NON_FINITE)),
-        defect=defect,
-        defect_at=defect_at,
-        num_iters=it.num_iters,
-        evals_per_step=work.astype(defect.dtype) / grid.num_steps,
-        defect_history=it.defect_history,
-        exact_prefix=jnp.where(
-            it.stopped == int(Status.CONVERGED), grid.num_steps, jnp.minimum(it.front * grid.block_size, grid.num_steps)
-        ),
+        block_ends=path[-1],
+        status=jnp.where(finites.all(), it.stopped, int(Status.NON_FINITE)),
+        defect=jumps[0][worst],
+        defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),
+        num_iters=it.progress.num_iters,
+        evals_per_step=work.astype(path.dtype) / grid.num_steps,
+        defect_history=it.progress.defects,
+        exact_prefix=jnp.where(it.stopped == int(Status.CONVERGED), grid.num_steps, exact_prefix),
         block_defects=it.block_defects,
     )
 
 
-def _largest_defect(it: _Iterate, swept: Bool[Array, " C"], grid: Grid) -> tuple[Array, Array]:
-    """The largest jump between or inside the blocks that sweeps found, and the number of steps before it."""
-    splice_sizes = jnp.max(jnp.abs(it.splice.difference) / it.scale[None], axis=-1)
+def _finish(sweep: Sweep, start: Vector, lanes: Lanes, done: Int[Array, ""]) -> tuple[Array, PyTree, PyTree]:
+    """Path, outputs and last carry, with the blocks from number `done` on evaluated step by step.
+
+    Devices take turns, each from the carry that the one before handed on.
+    """
+    grid, transition = sweep.grid, sweep.transition
+    num_swept = jnp.clip(done - sweep.first_lane, 0, jnp.clip(grid.num_blocks - sweep.first_lane, 0, len(lanes.images)))
+    num_steps = jnp.clip(grid.num_steps - sweep.first_lane * grid.block_size, 0, len(lanes.images) * grid.block_size)
+
+    def advance_one(loop: tuple) -> tuple:
+        t, carry, path, outputs = loop
+        lane, step = t // grid.block_size, t % grid.block_size
+        local, shared = sweep.inputs.at(step)
+        carry, output = transition.step(carry, (entry(local, lane), shared))
+        path, outputs = write((path, outputs), (transition.reduce(carry), output), step, lane)
+        return t + 1, carry, path, outputs
+
+    def turn(rank: Array, loop: tuple) -> tuple:
+        carry, path, outputs = loop
+        swept = entry(lanes.carries, jnp.maximum(num_swept - 1, 0))
+        carry = jax.tree.map(lambda own, handed: jnp.where(num_swept > 0, own, handed), swept, carry)
+        begin = jnp.where(sweep.team.rank == rank, num_swept * grid.block_size, num_steps)
+        _, carry, path, outputs = jax.lax.while_loop(
+            lambda loop: loop[0] < num_steps, advance_one, (begin, carry, path, outputs)
+        )
+        return entry(sweep.team.gather(carry), rank), path, outputs
+
+    begin = (transition.restore(start), lanes.path, lanes.outputs)
+    final, path, outputs = jax.lax.fori_loop(0, grid.num_devices, turn, begin)
+    return path, outputs, final
+
+
+def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Array, Array]:
+    """The largest jump between or inside this device's blocks, and the number of steps of the chain before it."""
+    block_size, num_lanes = sweep.grid.block_size, len(it.starts)
+    swept = sweep.first_lane + jnp.arange(num_lanes) < done
+    splice_sizes = largest_coordinate(it.splice.difference, it.scale)
     sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, splice_sizes, 0)])
     worst = jnp.argmax(sizes)
-    block, inside = worst % grid.num_blocks, worst // grid.num_blocks
-    at = block * grid.block_size + inside * it.splice.step
-    return sizes[worst], jnp.where(sizes[worst] == 0, -1, at)
+    at = (sweep.first_lane + worst % num_lanes) * block_size + (worst // num_lanes) * it.splice.step
+    return sizes[worst], at

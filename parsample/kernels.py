@@ -16,6 +16,7 @@ import numpy as np
 from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array, Float, Int, PyTree
 
+from parsample.threefry import unrolled
 from parsample.transition import Inputs, Transition, Vector
 
 KERNELS = ("hmc", "nuts", "mala")
@@ -214,7 +215,7 @@ class KernelDynamics:
 
         def step(state: Any, entry: tuple) -> tuple[Any, Draw]:
             t, num_integration_steps = entry
-            key = jax.random.fold_in(rng_key, t)
+            key = jax.random.fold_in(unrolled(rng_key), t)
             state, statistics = advance(key, state, whitened_logdensity, parameters.step_size, num_integration_steps)
             return state, Draw(parameters.position(state.position), state.logdensity, *statistics)
 

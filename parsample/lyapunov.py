@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from parsample.grid import ALONE, Team
 from parsample.linearize import push_forward
 from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
@@ -197,11 +198,11 @@ def coalesce(
     *,
     stop_early: bool,
     max_steps: Int[Array, ""] | int | None = None,
-    everywhere: Callable[[Array], Array] = lambda flag: flag,
+    team: Team = ALONE,
 ) -> tuple[Coalescence, Int[Array, ""]]:
     """Run paths from all starts on the same inputs, and measure their distance to the first.
 
-    With `stop_early` the run ends once all paths, `everywhere` among groups run in lockstep, are within tolerance at
+    With `stop_early` the run ends once all paths, of every group in lockstep, are within tolerance at
     the same time, in any case after `max_steps`; distances beyond are NaN. Also returns the number of steps run.
     """
     num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
@@ -216,7 +217,7 @@ def coalesce(
         difference = states[1:] - states[:1]
         apart = ~tolerance.accepts(difference, states[1:])
         distances = write(distances, tolerance.size(difference), t)
-        return t + 1, everywhere(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances
+        return t + 1, team.least(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances
 
     def unfinished(loop: tuple) -> Array:
         t, all_met = loop[:2]

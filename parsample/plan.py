@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, ceil_div, round_up
 from parsample.linearize import Dense, Zero
 from parsample.solution import DEER, Sequential
-from parsample.sweep import Grid, Sweep, default_tolerance
+from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
 
 # Chains shorter than this are over before a pilot is.
@@ -34,9 +36,12 @@ MIN_MEETINGS_PER_BLOCK = 5
 # Lane counts whose step is timed, in multiples of the number of chains.
 LANE_FACTORS = (32, 256, 2048, 16384)
 
-# Steps that each measurement takes at least, and the share of the time of a sequential run that it may take.
+# A round of each measurement evaluates this part of a run, in at least so many steps; all together may take this share
+# of the time of a sequential run. Starting a programme does not count beside a round that takes so many seconds.
+TIMED_PARTS = 1024
 MIN_TIMED_STEPS = 8
 MAX_TIMING_SHARE = 0.06
+NEGLIGIBLE_START = 5e-3
 
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
@@ -123,6 +128,7 @@ def make_plan(
     period: int = 1,
     newton: Callable[[DEER, int], float] | None = None,
     dimension: int = 0,
+    num_devices: int = 1,
 ) -> Plan:
     """The fastest evaluation that `costs` and `meeting_times` predict.
 
@@ -141,9 +147,11 @@ def make_plan(
         sweeps would pay. None: Newton's method is not considered.
     dimension
         Tangents of a dense linearization.
+    num_devices
+        Block counts are multiples of this, as far as the chain is long enough.
     """
     sequential = sequential_plan(num_steps, num_chains, num_steps * costs(num_chains))
-    coalescing = _coalescing_plans(costs, meeting_times, sequential, period)
+    coalescing = _coalescing_plans(costs, meeting_times, sequential, period, num_devices)
     sturdy = [plan for plan, meetings in coalescing if meetings >= MIN_MEETINGS_PER_BLOCK]
     candidates = [plan for plan in sturdy if plan.speedup >= MIN_SPEEDUP] or [plan for plan, _ in coalescing]
     if newton is not None:
@@ -156,16 +164,17 @@ def make_plan(
     return replace(sequential, fallback=best.fallback)
 
 
-def _coalescing_plans(costs: StepCosts, times: np.ndarray, sequential: Plan, period: int) -> list[tuple[Plan, float]]:
+def _coalescing_plans(
+    costs: StepCosts, times: np.ndarray, sequential: Plan, period: int, num_devices: int
+) -> list[tuple[Plan, float]]:
     """One plan per block count, with the number of meeting times that fit into a block."""
     if not len(times) or not np.isfinite(times).all():
         return []
-    plans, num_blocks = [], 2
+    meetings = Meetings.of(times)
+    plans, num_blocks = [], round_up(2, num_devices)
     while num_blocks * sequential.num_chains <= max(costs.lanes):
-        block_size = _round_up(-(-sequential.num_steps // num_blocks), period)
-        num_used = -(-sequential.num_steps // block_size)
-        lanes = num_used * sequential.num_chains
-        meeting = slowest_meeting(times, lanes)
+        block_size = round_up(ceil_div(sequential.num_steps, num_blocks), period)
+        meeting = meetings.slowest(ceil_div(sequential.num_steps, block_size) * sequential.num_chains)
         if meeting > block_size:
             break
         plans.append((_plan(costs, sequential, block_size, Zero(), block_size + meeting, 1), block_size / meeting))
@@ -173,10 +182,30 @@ def _coalescing_plans(costs: StepCosts, times: np.ndarray, sequential: Plan, per
     return plans
 
 
-def slowest_meeting(times: Float[np.ndarray, " R"], num_lanes: int) -> float:
-    """Expected steps until the slowest of `num_lanes` lanes has met: Gumbel's law, fitted by moments to `times`."""
-    scale = max(float(np.std(times)), 0.1 * float(np.mean(times))) * math.sqrt(6) / math.pi
-    return max(float(np.mean(times)) + scale * math.log(num_lanes), float(np.max(times)))
+class Meetings(NamedTuple):
+    """Gumbel's law of the largest of many meeting times, fitted by moments.
+
+    Attributes
+    ----------
+    mean, scale
+        Mean of the meeting times observed, and scale of the law, in steps.
+    largest
+        The largest observed.
+    """
+
+    mean: float
+    scale: float
+    largest: float
+
+    @classmethod
+    def of(cls, times: Float[np.ndarray, " R"]) -> "Meetings":
+        """The law that fits `times`, all finite."""
+        mean = float(np.mean(times))
+        return cls(mean, max(float(np.std(times)), 0.1 * mean) * math.sqrt(6) / math.pi, float(np.max(times)))
+
+    def slowest(self, num_lanes: int) -> float:
+        """Expected steps until the slowest of `num_lanes` lanes has met."""
+        return max(self.mean + self.scale * math.log(num_lanes), self.largest)
 
 
 def _newton_plans(
@@ -189,7 +218,7 @@ def _newton_plans(
 ) -> list[Plan]:
     best = min([sequential, *candidates], key=lambda plan: plan.seconds)
     plans = []
-    for block_size in {_round_up(8, period), _round_up(32, period)}:
+    for block_size in {round_up(8, period), round_up(32, period)}:
         settings = DEER(block_size=block_size, linearization=Dense())
         cheapest = _plan(costs, sequential, block_size, Dense(), 3 * block_size, 1 + dimension)
         if cheapest.seconds * MIN_SPEEDUP < best.seconds:
@@ -205,7 +234,7 @@ def _newton_plans(
 def _plan(
     costs: StepCosts, sequential: Plan, block_size: int, linearization: Any, steps_run: float | int, evals_per_run: int
 ) -> Plan:
-    num_blocks = -(-sequential.num_steps // block_size)
+    num_blocks = ceil_div(sequential.num_steps, block_size)
     lanes = num_blocks * sequential.num_chains
     seconds = steps_run * costs(lanes * evals_per_run)
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
@@ -225,83 +254,93 @@ def _plan(
 def measure_costs(
     dynamics: Dynamics,
     parameters: Any,
-    start: Float[Array, " D"],
+    start: Float[Array | np.ndarray, " D"],
     num_steps: int,
     num_chains: int,
     max_lanes: float,
+    mesh: Mesh | None = None,
 ) -> StepCosts:
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
-    Each run evaluates about ``num_chains * num_steps / 256`` transitions, so that all of it takes a few percent of the
-    time of a sequential run. More than `max_lanes` are of no use.
+    All of it takes a few percent of the time of a sequential run. More than `max_lanes` are of no use.
     """
-    evaluations = max(num_chains * num_steps // 256, 64)
-    seconds = [_seconds_per_step(_sequentially, num_chains, evaluations, dynamics, parameters, start)]
+    team = Team(mesh=mesh)
+
+    def seconds_per_step(evaluate: Callable, lanes: int) -> float:
+        steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
+        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start)) / steps
+
+    seconds = [seconds_per_step(_sequentially, num_chains)]
     lanes_measured = [num_chains]
     budget = MAX_TIMING_SHARE * seconds[0] * num_steps
-    for lanes in (num_chains * factor for factor in LANE_FACTORS):
+    for lanes in (round_up(num_chains * factor, team.num_devices) for factor in LANE_FACTORS):
         # At worst, a lane costs what it did among fewer.
         expected = 3 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
         if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
             break
         lanes_measured.append(lanes)
-        seconds.append(_seconds_per_step(_first_sweep, lanes, evaluations, dynamics, parameters, start))
+        seconds.append(seconds_per_step(_first_sweep, lanes))
         if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
             break
     return StepCosts(tuple(lanes_measured), tuple(seconds))
 
 
-def _seconds_per_step(
-    evaluate: Callable, lanes: int, evaluations: int, dynamics: Dynamics, parameters: Any, start: Array
-) -> float:
-    """The shorter of two runs, less what starting a compiled programme takes."""
-    steps = max(evaluations // lanes, MIN_TIMED_STEPS)
-    jax.block_until_ready(evaluate(dynamics, lanes, steps, parameters, start))  # compiles
-    runs = _durations(lambda: evaluate(dynamics, lanes, steps, parameters, start))
-    idle = _durations(lambda: _nothing(start))
-    return max(min(runs) - min(idle), 0.1 * min(runs)) / steps
+def _seconds(run: Callable[[int], Any]) -> float:
+    """Seconds of one round of ``run(rounds)``; where starting the programme would count, the mean of many more."""
+    jax.block_until_ready(run(1))  # compiles
+    once = _duration_of(run, 1)
+    if once > NEGLIGIBLE_START:
+        return min(once, _duration_of(run, 1))
+    for rounds in (8, 32, 128):
+        more = _duration_of(run, 1 + rounds)
+        if more > 2 * once:
+            break
+    return max((more - once) / rounds, 0.01 * once)
 
 
-def _durations(run: Callable[[], Any]) -> list[float]:
-    """Seconds of two runs."""
-    durations: list[float] = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        durations.append(time.perf_counter() - begin)
-    return durations
+def _duration_of(run: Callable[[int], Any], rounds: int) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(run(rounds))
+    return time.perf_counter() - begin
 
 
-@jax.jit
-def _nothing(start: Array) -> Array:
-    return start + 1
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _sequentially(dynamics: Dynamics, num_chains: int, num_steps: int, parameters: Any, start: Array) -> Any:
-    """Chains side by side, step by step."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sequentially(
+    dynamics: Dynamics, team: Team, num_chains: int, num_steps: int, parameters: Any, start: Array, rounds: Array
+) -> Any:
+    """Chains side by side, step by step, so many rounds of `num_steps`."""
 
     def one(rng_key: Array) -> tuple:
         transition, inputs = dynamics(parameters, rng_key, num_steps)
-        return rollout(transition, start, inputs)[1:]
 
-    return jax.vmap(one)(jax.random.split(jax.random.key(0), num_chains))
+        def again(_: Any, so_far: tuple) -> tuple:
+            carry, path, outputs = rollout(transition, so_far[0], inputs)
+            return transition.reduce(carry), path, outputs
+
+        return jax.lax.fori_loop(1, rounds, again, again(0, (start,)))
+
+    return team.each_chain(one, num_chains)(jax.random.split(jax.random.key(0), num_chains))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _first_sweep(dynamics: Dynamics, lanes: int, steps: int, parameters: Any, start: Array) -> Any:
-    """One sweep of `lanes` blocks from the same start: what a solve spends its time on."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _first_sweep(
+    dynamics: Dynamics, team: Team, lanes: int, steps: int, parameters: Any, start: Array, rounds: Array
+) -> Any:
+    """Sweeps of `lanes` blocks from the same start, so many rounds of `steps`: what a solve spends its time on."""
     transition, inputs = dynamics(parameters, jax.random.key(0), lanes * steps)
-    zero = Zero()
-    seeds = zero.seeds(jax.random.key(0), start.shape[0], start.dtype)
-    sweep = Sweep(transition, zero, inputs, Grid(lanes * steps, steps), seeds, lambda flag: flag)
+    grid, linearization = Grid(lanes * steps, steps, team.num_devices), Zero()
+    seeds = linearization.seeds(jax.random.key(0), start.shape[0], start.dtype)
+
+    def on_each_device(starts: Array, sequence: Any) -> Any:
+        sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds)
+        tolerance = default_tolerance(jnp.ones_like(start))
+        swept = jax.lax.fori_loop(
+            0, rounds, lambda _, swept: sweep(starts, swept, tolerance, min_steps=steps)[0], sweep.blank(starts)
+        )
+        return swept.path, swept.outputs
+
     starts = jnp.broadcast_to(start, (lanes, *start.shape))
-    swept, _ = sweep(starts, sweep.blank(starts), default_tolerance(jnp.ones_like(start)))
-    return swept.path, swept.outputs
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+    return team.spread(on_each_device, (SPLIT, SPLIT_SECOND), SPLIT_SECOND)(starts, grid.arrange(inputs.sequence))
 
 
 def _duration(seconds: float) -> str:

@@ -1,19 +1,20 @@
 """`deer` and `rollout` for any recursion ``state = step(state, input)``: the solver as users call it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.deer import solve
+from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
-from parsample.sweep import Grid
 from parsample.transition import Inputs, as_inputs, from_step
 from parsample.transition import rollout as sequential_rollout
 from parsample.validation import checked_recursion
@@ -35,6 +36,7 @@ def deer(
     clip: float | None = 1.0,
     max_step: float | None = 8.0,
     rng_key: Array | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Solution:
     """The path of ``state = step(state, input)``, found in parallel over its length by block DEER.
 
@@ -63,6 +65,8 @@ def deer(
         See `parsample.DEER`.
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
+    devices
+        JAX devices that share the blocks. None: all local ones; under a transformation, the one it runs on.
 
     Returns
     -------
@@ -91,16 +95,19 @@ def deer(
         starts = _block_starts(initial_guess, initial_state, Grid(num_steps, block_size))
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
-    solution = _deer(step, method, initial_state, entries, starts, units, key)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((initial_state, entries, starts, key)))
+    mesh = None if traced and devices is None else mesh_of(devices)
+    solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
     if not isinstance(solution.status, jax.core.Tracer):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _deer(
     step: Callable,
     method: DEER,
+    mesh: Mesh | None,
     initial_state: PyTree,
     inputs: Inputs,
     starts: Array | None,
@@ -108,7 +115,7 @@ def _deer(
     rng_key: Array,
 ) -> Solution:
     transition, start = from_step(step, initial_state)
-    solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key)
+    solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh)
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 

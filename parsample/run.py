@@ -1,6 +1,6 @@
 """The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from blackjax.base import SamplingAlgorithm
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from parsample.check import Report, examine
 from parsample.deer import solve
+from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS, StepCosts
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
@@ -36,6 +38,7 @@ def run_inference_algorithm(
     transform: Callable = state_and_info,
     *,
     method: Method = "auto",
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run a BlackJAX algorithm: same keys, same chain, same return value as ``blackjax.util.run_inference_algorithm``.
 
@@ -54,6 +57,8 @@ def run_inference_algorithm(
     method
         "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
         explicit `parsample.DEER` or `parsample.Sequential` settings.
+    devices
+        JAX devices that share the blocks; None: all local ones. The chain is the same.
 
     Returns
     -------
@@ -71,7 +76,14 @@ def run_inference_algorithm(
         If the chain will not be, or was not, evaluated in parallel.
     """
     solution = evaluate_inference_algorithm(
-        rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method=method
+        rng_key,
+        inference_algorithm,
+        num_steps,
+        initial_state,
+        initial_position,
+        transform,
+        method=method,
+        devices=devices,
     )
     return solution.final, solution.outputs
 
@@ -85,12 +97,13 @@ def evaluate_inference_algorithm(
     transform: Callable = state_and_info,
     *,
     method: Method = "auto",
+    devices: Sequence[jax.Device] | None = None,
 ) -> Solution:
     """`run_inference_algorithm`, with the certificate: the history is in ``outputs``, the last state in ``final``.
 
     Parameters
     ----------
-    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method
+    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method, devices
         As for `run_inference_algorithm`.
 
     Returns
@@ -110,6 +123,7 @@ def evaluate_inference_algorithm(
     """
     checked_count("num_steps", num_steps)
     resolved = checked_method(method, num_steps)
+    mesh = mesh_of(devices)
     if (initial_state is None) == (initial_position is None):
         raise ValueError("Exactly one of initial_state and initial_position must be given.")
     dynamics = AlgorithmDynamics(inference_algorithm, transform)
@@ -124,7 +138,7 @@ def evaluate_inference_algorithm(
     if resolved == "auto" and num_steps < MIN_STEPS:
         resolved = Sequential()
     if isinstance(resolved, str):
-        found = _examine(dynamics, initial_state, start, rng_key, num_steps)
+        found = _examine(dynamics, initial_state, start, rng_key, num_steps, mesh)
         if resolved == "auto":
             found.warn(stacklevel=4)
         resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
@@ -132,7 +146,7 @@ def evaluate_inference_algorithm(
     if isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
-        solution = _run_in_blocks(dynamics, num_steps, resolved, initial_state, start, rng_key, guesses)
+        solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
     report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
 
@@ -147,10 +161,11 @@ def forget_costs() -> None:
     _known_costs.clear()
 
 
-def _examine(dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int) -> Report:
-    key = (dynamics, start.shape, start.dtype, num_steps, jax.default_backend())
-    pilot_key = jax.random.fold_in(rng_key, num_steps)
-    found = examine(dynamics, state, start[None], pilot_key, num_steps, costs=_known_costs.get(key))
+def _examine(
+    dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int, mesh: Mesh | None
+) -> Report:
+    key = (dynamics, start.shape, start.dtype, num_steps, mesh)
+    found = examine(dynamics, state, start, rng_key, num_steps, costs=_known_costs.get(key), mesh=mesh)
     if len(_known_costs) >= MAX_KNOWN_COSTS:
         forget_costs()
     _known_costs[key] = found.costs
@@ -171,7 +186,7 @@ def checked_method(method: Any, num_steps: int) -> Method:
 
 def parallel_method(planned: DEER | None, num_steps: int) -> DEER:
     """The planned parallel settings; without any, 64 coalescing blocks, which are finished sequentially if need be."""
-    return planned or DEER(block_size=-(-num_steps // 64), linearization=Zero())
+    return planned or DEER(block_size=ceil_div(num_steps, 64), linearization=Zero())
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -183,18 +198,19 @@ def _run_sequentially(
     return sequential_solution(path, history, final)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run_in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,
     method: DEER,
+    mesh: Mesh | None,
     state: PyTree,
     start: Vector,
     rng_key: Array,
     guesses: Float[Array | np.ndarray, "R D"] | None,
 ) -> Solution:
     transition, inputs = dynamics(state, rng_key, num_steps)
-    num_blocks = -(-num_steps // method.block_size)
+    num_blocks = ceil_div(num_steps, method.block_size)
     starts = None if guesses is None else jnp.asarray(guesses)[jnp.arange(num_blocks) % guesses.shape[0]]
-    solution = solve(transition, start, inputs, method, block_starts=starts)
+    solution = solve(transition, start, inputs, method, block_starts=starts, mesh=mesh)
     return solution._replace(states=None)

@@ -2,16 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.check import Report, examine
+from parsample.grid import ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
@@ -120,6 +122,7 @@ def sample(
     method: Method = "auto",
     target_acceptance_rate: float | None = None,
     progress_bar: bool = True,
+    devices: Sequence[jax.Device] | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -143,6 +146,8 @@ def sample(
         What the step size is tuned to. None: 0.8 for hmc and nuts, 0.574 for mala.
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
+    devices
+        JAX devices that share the work; None: all local ones. The draws do not depend on them.
 
     Returns
     -------
@@ -168,6 +173,7 @@ def sample(
         kernel,
         method,
         target_acceptance_rate,
+        devices,
     )
     found, plan = _planned(prepared, num_samples, num_chains)
     if found is not None and method == "auto":
@@ -176,7 +182,7 @@ def sample(
     store = Store(num_chains, num_samples)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
     windows, interrupted = run_windows(
-        prepared.dynamics, prepared.adaptation, chain_keys, plan, found, store, progress_bar
+        prepared.dynamics, prepared.adaptation, chain_keys, plan, found, store, progress_bar, prepared.mesh
     )
     prepared.clock.lap("sampling")
     result = SampleResult(
@@ -204,12 +210,15 @@ def check_sampler(
     num_chains: int = 4,
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Report:
     """What `sample` would plan after its warm-up: `parsample.check` for the sampler's own kernels.
 
     Parameters
     ----------
-    rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel, target_acceptance_rate
+    rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
+        As for `sample`.
+    target_acceptance_rate, devices
         As for `sample`.
 
     Returns
@@ -236,6 +245,7 @@ def check_sampler(
         kernel,
         "deer",
         target_acceptance_rate,
+        devices,
     )
     found, _ = _planned(prepared, num_samples, num_chains)
     assert found is not None
@@ -250,6 +260,7 @@ class _Prepared:
     dynamics: KernelDynamics
     adaptation: Adaptation
     method: Method
+    mesh: Mesh | None
     key_check: Array
     key_chains: Array
     settings: dict[str, Any]
@@ -266,6 +277,7 @@ def _prepare(
     kernel: str,
     method: Method,
     target_acceptance_rate: float | None,
+    devices: Sequence[jax.Device] | None,
 ) -> _Prepared:
     """Check the arguments of `sample`, then warm up."""
     checked_count("num_samples", num_samples)
@@ -276,6 +288,7 @@ def _prepare(
     target = TARGET_ACCEPTANCE[kernel] if target_acceptance_rate is None else target_acceptance_rate
     if not 0 < target < 1:
         raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
+    mesh = mesh_of(devices)
     position = checked_position(initial_position)
     checked_logdensity(logdensity_fn, position)
     dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
@@ -297,8 +310,9 @@ def _prepare(
         "target_acceptance_rate": float(target),
         "dtype": str(start.dtype),
         "device": jax.devices()[0].device_kind,
+        "num_devices": 1 if mesh is None else mesh.size,
     }
-    return _Prepared(dynamics, adaptation, resolved, key_check, key_chains, settings, clock)
+    return _Prepared(dynamics, adaptation, resolved, mesh, key_check, key_chains, settings, clock)
 
 
 class _Clock:
@@ -332,14 +346,15 @@ def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Re
         num_chains=num_chains,
         period=dynamics.period,
         scale=jnp.ones_like(states[0]),
+        mesh=prepared.mesh,
     )
     if method == "auto":
         return found, found.plan
     settings = parallel_method(found.plan.fallback, num_samples)
     period = dynamics.period
-    return found, _with_method(found.plan, replace(settings, block_size=-(-settings.block_size // period) * period))
+    return found, _with_method(found.plan, replace(settings, block_size=round_up(settings.block_size, period)))
 
 
 def _with_method(plan: Plan, method: DEER) -> Plan:
-    num_blocks = -(-plan.num_steps // method.block_size)
+    num_blocks = ceil_div(plan.num_steps, method.block_size)
     return replace(plan, method=method, num_blocks=num_blocks, seconds=math.nan)

@@ -80,6 +80,8 @@ class Solution(NamedTuple):
         Outputs of each step, leading axis T (None for a plain recursion).
     final
         The carry after the last step.
+    block_ends
+        Reduced states at the block ends, shape (C, D).
     status
         A `Status` value.
     defect
@@ -102,6 +104,7 @@ class Solution(NamedTuple):
     states: PyTree
     outputs: PyTree
     final: PyTree
+    block_ends: Float[Array, "C D"]
     status: Int[Array, ""]
     defect: Float[Array, ""]
     defect_at: Int[Array, ""]
@@ -119,6 +122,7 @@ def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTre
         states=None,
         outputs=outputs,
         final=final,
+        block_ends=path[-1:],
         status=jnp.where(jnp.isfinite(path).all(), int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
         defect=0 * one,
         defect_at=jnp.asarray(-1),

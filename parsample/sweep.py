@@ -1,6 +1,5 @@
 """The block sweep: every block run from its start at once, one step of all blocks after another."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from parsample.grid import Grid, Team
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
-from parsample.transition import Inputs, Transition, Vector, entry, take, write
+from parsample.transition import Inputs, Transition, Vector, entry, write
 
 
 class Tolerance(NamedTuple):
@@ -31,18 +31,24 @@ class Tolerance(NamedTuple):
 
     def accepts(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
         """Whether each state is met in all its coordinates (never where the difference is NaN)."""
-        limit = self.atol * self.scale[None] + self.rtol * jnp.abs(state)
-        return jnp.all((jnp.abs(difference) <= limit) & jnp.isfinite(difference), axis=-1)
+        return self._bounds(difference, state, self.scale[None])
 
     def vouches(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
         """`accepts`, by a scale that is not trusted beyond ten times the size of the state: for verdicts."""
-        size = jnp.max(jnp.abs(state) / self.scale[None], axis=-1, keepdims=True)
-        limit = self.atol * self.scale[None] * jnp.minimum(10 * size, 1) + self.rtol * jnp.abs(state)
+        return self._bounds(difference, state, self.scale[None] * jnp.minimum(10 * self.size(state)[:, None], 1))
+
+    def _bounds(self, difference: Array, state: Array, unit: Array) -> Bool[Array, " C"]:
+        limit = self.atol * unit + self.rtol * jnp.abs(state)
         return jnp.all((jnp.abs(difference) <= limit) & jnp.isfinite(difference), axis=-1)
 
     def size(self, difference: Float[Array, "C D"]) -> Float[Array, " C"]:
         """Largest coordinate of each difference in units of the scale."""
-        return jnp.max(jnp.abs(difference) / self.scale[None], axis=-1)
+        return largest_coordinate(difference, self.scale)
+
+
+def largest_coordinate(difference: Float[Array, "C D"], scale: Vector) -> Float[Array, " C"]:
+    """Largest coordinate of each difference in units of `scale`."""
+    return jnp.max(jnp.abs(difference) / scale[None], axis=-1)
 
 
 def default_tolerance(scale: Vector, atol: float | None = None, rtol: float | None = None) -> Tolerance:
@@ -97,59 +103,32 @@ class Splice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
-    """T steps cut into C blocks of b steps, the last one perhaps shorter."""
-
-    num_steps: int
-    block_size: int
-
-    @property
-    def num_blocks(self) -> int:
-        """C."""
-        return -(-self.num_steps // self.block_size)
-
-    @property
-    def is_ragged(self) -> bool:
-        """Whether the last block is shorter."""
-        return self.num_steps % self.block_size != 0
-
-    def steps(self) -> Int[Array, "b C"]:
-        """Step number of every entry; beyond T where the last block is shorter."""
-        return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_blocks)[None]
-
-    def arrange(self, tree: PyTree) -> PyTree:
-        """Leading axis T to leading axes (b, C); what lies beyond T repeats the last entry."""
-        return take(tree, jnp.minimum(self.steps(), self.num_steps - 1))
-
-    def flatten(self, tree: PyTree) -> PyTree:
-        """Leading axes (b, C) to leading axis T."""
-
-        def one(leaf: Array) -> Array:
-            return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])[: self.num_steps]
-
-        return jax.tree.map(one, tree)
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """One chain's block sweep, ready to be run from any block starts.
+    """One chain's block sweep on one device, ready to be run from any block starts.
 
     Attributes
     ----------
-    transition, linearization, inputs, grid
-        The chain, what to learn of its block maps, what drives it, and how it is cut.
+    transition, linearization
+        The chain, and what to learn of its block maps.
+    inputs
+        What drives the lanes of this device: a sequence with leading axes (b, C), and what is shared.
+    grid, team
+        How the chain is cut, and who else evaluates it.
     seeds
         Tangents to push through every block, shape (P, D).
-    everywhere
-        Combines a flag over chains solved in lockstep.
     """
 
     transition: Transition
     linearization: Linearization
     inputs: Inputs
     grid: Grid
+    team: Team
     seeds: Tangents
-    everywhere: Callable[[Array], Array]
+
+    @property
+    def first_lane(self) -> Int[Array, ""] | int:
+        """Number of the first block of this device."""
+        return self.team.rank * self.grid.lanes_per_device
 
     def __call__(
         self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, min_steps: Int[Array, ""] | int = 0
@@ -159,7 +138,6 @@ class Sweep:
         With `Zero`, the sweep ends as soon as every new path is within tolerance of the old one, but runs at least
         `min_steps` steps.
         """
-        local = self.grid.arrange(self.inputs.sequence)
         may_meet = isinstance(self.linearization, Zero)
 
         def unfinished(loop: tuple) -> Array:
@@ -168,11 +146,11 @@ class Sweep:
 
         def advance(loop: tuple) -> tuple:
             step, _, _, _, moving, path, outputs = loop
-            carries, images, output = self._step(moving, entry(local, step), step)
+            carries, images, output = self._step(moving, step)
             states = jax.vmap(self.transition.reduce)(carries)
             # The old path is read from its own buffer: reading the one being written would copy it at every step.
             difference = states - entry(lanes.path, step)
-            met = self.everywhere(tolerance.accepts(difference, states).all()) if may_meet else jnp.asarray(False)
+            met = self.team.least(tolerance.accepts(difference, states).all()) if may_meet else jnp.asarray(False)
             path, outputs = write((path, outputs), (states, output), step)
             return step + 1, met, difference, states, (carries, images), path, outputs
 
@@ -195,16 +173,16 @@ class Sweep:
 
         return jax.vmap(one)(starts)
 
-    def _step(self, moving: tuple[PyTree, list], local: PyTree, step: Array) -> tuple[PyTree, list, PyTree]:
-        shared = entry(self.inputs.shared, step % self.inputs.period)
+    def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
+        local, shared = self.inputs.at(step)
 
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
 
         carries, tangents, outputs = jax.vmap(one)(*moving, local)
         if self.grid.is_ragged:
-            # The last block stands still once the chain is over.
-            running = jnp.arange(self.grid.num_blocks) * self.grid.block_size + step < self.grid.num_steps
+            # Idle lanes stand still.
+            running = self.grid.running(self.first_lane, step)
             carries, tangents = jax.tree.map(
                 lambda new, old: jnp.where(running.reshape(-1, *[1] * (new.ndim - 1)), new, old),
                 (carries, tangents),
@@ -222,9 +200,7 @@ class Sweep:
         """Lanes that no path has met yet: NaN, so that nothing compares as equal."""
 
         def shapes(x: Array) -> tuple[PyTree, PyTree, Array]:
-            moving = self._enter(x)
-            local = self.grid.arrange(self.inputs.sequence)
-            carries, tangents, output = self._step(moving, entry(local, 0), jnp.asarray(0))
+            carries, tangents, output = self._step(self._enter(x), jnp.asarray(0))
             return output, carries, self._reduced_images(carries, tangents)
 
         output, carries, images = jax.eval_shape(shapes, starts)
@@ -235,16 +211,6 @@ class Sweep:
             carries=jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), carries),
             images=_zeros(images.shape, images.dtype),
         )
-
-
-def in_lockstep(axis_name: str | None) -> Callable[[Array], Array]:
-    """The smallest value of a flag or count over a vmapped axis of chains, which then stop together.
-
-    Without it, vmapping a loop masks all that it writes, at the price of rewriting whole paths at every step.
-    """
-    if axis_name is None:
-        return lambda value: value
-    return lambda value: jax.lax.pmin(value.astype(jnp.int32), axis_name).astype(value.dtype)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:

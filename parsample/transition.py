@@ -16,6 +16,8 @@ from blackjax.base import SamplingAlgorithm
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from parsample.threefry import unrolled
+
 Vector = Float[Array, " D"]
 
 # What BlackJAX's state fields are to a chain. Fields that the position determines are recomputed by `init`;
@@ -210,7 +212,7 @@ class AlgorithmDynamics:
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""
         transition, _ = from_algorithm(self.algorithm, parameters, self.transform)
-        return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(rng_key, num_steps))
+        return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(unrolled(rng_key), num_steps))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,14 +10,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from tqdm.auto import tqdm
 
 from parsample.check import Report
 from parsample.deer import solve
+from parsample.grid import Team, ceil_div, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
-from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Plan, slowest_meeting
+from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.transition import rollout
@@ -82,13 +84,14 @@ def run_windows(
     found: Report | None,
     store: Store,
     progress_bar: bool,
+    mesh: Mesh | None = None,
 ) -> tuple[list[WindowRecord], bool]:
     """Run all windows, one after another, from the host."""
     windows: list[WindowRecord] = []
     interrupted = False
     with tqdm(total=plan.num_chains * plan.num_steps, unit="draw", unit_scale=True, disable=not progress_bar) as bar:
         try:
-            for first, draws, record in _windows(dynamics, adaptation, chain_keys, plan, found):
+            for first, draws, record in _windows(dynamics, adaptation, chain_keys, plan, found, mesh):
                 store.put(first, draws)
                 windows.append(record)
                 bar.set_postfix_str(_progress(record))
@@ -118,26 +121,29 @@ def _windows(
     chain_keys: Array,
     plan: Plan,
     found: Report | None,
+    mesh: Mesh | None,
 ) -> Iterator[tuple[int, Draw, WindowRecord]]:
     """The chains, window by window: first step, draws of shape (chains, steps, ...), and what happened.
 
     A window that stalls is the last one tried in blocks.
     """
     states, method = adaptation.states, plan.method
-    guesses = jnp.swapaxes(adaptation.draws, 0, 1)
+    guesses = adaptation.draws
     first = 0
-    window = _window_shape(plan, found, dynamics.period, states.shape[1] * states.dtype.itemsize)
+    num_devices = 1 if mesh is None else mesh.size
+    window = _window_shape(plan, found, dynamics.period, states.shape[1] * states.dtype.itemsize, num_devices)
     while first < plan.num_steps:
         begin = time.perf_counter()
         if isinstance(method, DEER):
             settings = replace(method, block_size=window[1])
-            solution, guesses = _solve_window(
-                dynamics, settings, window[0], adaptation.parameters, chain_keys, states, guesses, first
+            solution = _solve_window(
+                dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
             )
-            states, draws = solution.final, solution.outputs
+            # The next window guesses from the block ends of this one.
+            states, draws, guesses = solution.final, solution.outputs, solution.block_ends
         else:
             states, draws = _roll_window(
-                dynamics, window[0] * window[1], adaptation.parameters, chain_keys, states, first
+                dynamics, mesh, window[0] * window[1], adaptation.parameters, chain_keys, states, first
             )
             solution = None
         draws = jax.device_get(draws)
@@ -148,10 +154,12 @@ def _windows(
             method = Sequential()
 
 
-def _window_shape(plan: Plan, found: Report | None, period: int, bytes_per_draw: int) -> tuple[int, int]:
+def _window_shape(
+    plan: Plan, found: Report | None, period: int, bytes_per_draw: int, num_devices: int = 1
+) -> tuple[int, int]:
     """Blocks per chain and steps per block of every window: equal windows, none much longer than the memory allows."""
     total = plan.num_chains * plan.num_steps * (bytes_per_draw + 64)
-    pieces = max(1, -(-total // MAX_WINDOW_BYTES))
+    pieces = max(1, ceil_div(total, MAX_WINDOW_BYTES))
     if not isinstance(plan.method, DEER):
         expected = plan.sequential_seconds
         if math.isnan(expected):
@@ -162,35 +170,36 @@ def _window_shape(plan: Plan, found: Report | None, period: int, bytes_per_draw:
     block_size, shorter = plan.method.block_size, 1
     if found is not None and isinstance(plan.method.linearization, Zero) and np.isfinite(found.coalescence).all():
         # Blocks may be cut as long as meeting takes a small part of each.
-        meeting = slowest_meeting(found.coalescence, plan.num_blocks * plan.num_chains)
+        meeting = Meetings.of(found.coalescence).slowest(plan.num_blocks * plan.num_chains)
         most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
         shorter = min(most, max(pieces, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
         block_size = _multiple(block_size, shorter, period)
-    fewer = -(-pieces // shorter)
-    return -(-plan.num_blocks // fewer), block_size
+    blocks = ceil_div(plan.num_blocks, ceil_div(pieces, shorter))
+    return min(round_up(blocks, num_devices), plan.num_blocks), block_size
 
 
 def _multiple(length: int, pieces: int, period: int) -> int:
     """The length of equal pieces, rounded up to whole periods."""
-    return max(1, -(-length // (pieces * period))) * period
+    return round_up(ceil_div(length, pieces), period)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _solve_window(
     dynamics: KernelDynamics,
     method: DEER,
+    mesh: Mesh | None,
     num_blocks: int,
     parameters: KernelParameters,
     chain_keys: Array,
     states: Float[Array, "K D"],
-    guesses: Float[Array, "n K D"],
+    guesses: Float[Array, "K n D"],
     first: Array,
-) -> tuple[Solution, Float[Array, "C K D"]]:
-    """One window of all chains in blocks, and the states at its block starts as guesses for the next window."""
+) -> Solution:
+    """One window of all chains in blocks, whose starts are guessed from `guesses`, typical states of each chain."""
     num_steps = num_blocks * method.block_size
-    rows = jnp.linspace(0, guesses.shape[0] - 1, num_blocks).astype(int)
+    rows = jnp.linspace(0, guesses.shape[1] - 1, num_blocks).astype(int)
 
-    def one(chain_key: Array, state: Array, block_starts: Array) -> tuple[Solution, Array]:
+    def one(chain_key: Array, state: Array, block_starts: Array) -> Solution:
         transition, inputs = dynamics(parameters, chain_key, num_steps, first)
         solution = solve(
             transition,
@@ -200,18 +209,17 @@ def _solve_window(
             block_starts=block_starts,
             scale=jnp.ones_like(state),
             axis_name="chains",
+            mesh=mesh,
         )
-        next_guesses = solution.states[method.block_size - 1 :: method.block_size]
-        return solution._replace(states=None, final=transition.reduce(solution.final)), next_guesses
+        return solution._replace(states=None, final=transition.reduce(solution.final))
 
-    starts = jnp.swapaxes(guesses[rows], 0, 1)
-    solution, next_guesses = jax.vmap(one, axis_name="chains")(chain_keys, states, starts)
-    return solution, jnp.swapaxes(next_guesses, 0, 1)
+    return jax.vmap(one, axis_name="chains")(chain_keys, states, guesses[:, rows])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _roll_window(
     dynamics: KernelDynamics,
+    mesh: Mesh | None,
     num_steps: int,
     parameters: KernelParameters,
     chain_keys: Array,
@@ -225,7 +233,7 @@ def _roll_window(
         final, _, draws = rollout(transition, state, inputs)
         return transition.reduce(final), draws
 
-    return jax.vmap(one)(chain_keys, states)
+    return Team(mesh=mesh).each_chain(one, states.shape[0])(chain_keys, states)
 
 
 def _record(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parsample import DEER, Dense, Sequential, Zero
-from parsample.plan import StepCosts, make_plan, sequential_plan, slowest_meeting
+from parsample.plan import Meetings, StepCosts, make_plan, sequential_plan
 
 LANES = (1, 8, 64, 512)
 FREE = StepCosts(LANES, (1e-6, 1e-6, 1e-6, 1e-6))  # a device with room: many lanes cost what one does
@@ -62,7 +62,7 @@ def test_predictions_follow_the_formulas(num_chains, num_steps):
     costs = StepCosts((4, 32, 256), (2e-6, 3e-6, 8e-6))
     plan = make_plan(costs, MEETINGS, num_steps, num_chains=num_chains)
     block_size, lanes = plan.method.block_size, plan.num_blocks * num_chains
-    meeting = slowest_meeting(MEETINGS, lanes)
+    meeting = Meetings.of(MEETINGS).slowest(lanes)
     assert plan.seconds == pytest.approx((block_size + meeting) * costs(lanes))
     assert plan.sequential_seconds == pytest.approx(num_steps * costs(num_chains))
     # Lanes of a last block that is shorter idle along, which the work counts.
@@ -127,7 +127,7 @@ def test_step_costs_interpolate_in_logarithms_and_are_proportional_beyond(lanes,
 
 
 def test_the_slowest_of_more_lanes_takes_longer_and_never_less_than_was_seen():
-    times = [slowest_meeting(MEETINGS, lanes) for lanes in (1, 8, 64, 512)]
+    times = [Meetings.of(MEETINGS).slowest(lanes) for lanes in (1, 8, 64, 512)]
     assert times == sorted(times)
     assert times[0] >= 30
     assert times[0] < times[-1] < 100
