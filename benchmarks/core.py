@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import parsample
-from benchmarks.timing import environment, interleaved, timed, write
+from benchmarks.timing import environment, interleaved, timed, use_cores, write
 from parsample import run as plug
 from parsample.kernels import TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.model import load_model
@@ -224,7 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores that parsample may use")
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", options.cores)
+    use_cores(options.cores)
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     print(environment())

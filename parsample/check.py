@@ -1,8 +1,7 @@
 """The check before a long run: will evaluating this chain in parallel pay, and if not, why not?
 
-A pilot runs a few chains from independent keys, carrying a tangent along each (the Lyapunov exponent), then pairs them,
-restarts both of a pair with the same key and watches them meet (coalescence); step costs are timed at several lane
-counts. The plan follows from both.
+A pilot measures the Lyapunov exponent and how soon restarted paths meet; step costs are timed at several lane counts.
+The plan follows from both, and so does the explanation where it is sequential.
 """
 
 import math
@@ -10,58 +9,25 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from parsample.deer import solve
-from parsample.grid import Team, mesh_of
-from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
-from parsample.plan import Plan, StepCosts, make_plan, measure_costs
-from parsample.solution import DEER, Sequential
-from parsample.status import ParallelStallWarning, Status
-from parsample.sweep import default_tolerance
+from parsample.costs import StepCosts, measure_costs
+from parsample.grid import mesh_of
+from parsample.pilot import Pilot, newton_sweeps, run_pilot
+from parsample.plan import Plan, make_plan
+from parsample.solution import Sequential
+from parsample.status import ParallelStallWarning
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
 
-# Restarted paths, each followed together with its partner from another state.
-NUM_RESTARTS = 6
-
-# What tells the pilot's keys from the chain's.
-PILOT = 0x9A9A
-
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
-
-
-class Pilot(NamedTuple):
-    """What the pilot saw.
-
-    Attributes
-    ----------
-    lle, lle_se
-        Largest Lyapunov exponent and its standard error, nats per step.
-    coalescence
-        Meeting times and distances of restarted paths.
-    num_run
-        Steps of the coalescence run.
-    scale
-        Standard deviation of the pilot's states, shape (D,).
-    ends
-        States at the end of the independent chains, shape (2 R, D): guesses for block starts.
-    """
-
-    lle: Float[Array, ""]
-    lle_se: Float[Array, ""]
-    coalescence: Coalescence
-    num_run: Array
-    scale: Vector
-    ends: Float[Array, "R D"]
 
 
 @dataclass(frozen=True)
@@ -222,14 +188,14 @@ def examine(
         costs = measure_costs(
             dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
         )
-    newton = partial(_newton_sweeps, dynamics, parameters, start, rng_key)
+    newton = partial(newton_sweeps, dynamics, parameters, start, rng_key)
     plan = make_plan(
         costs,
         pilot.coalescence.times,
         num_steps,
         num_chains=num_chains,
         period=period,
-        newton=newton if _clearly_negative(pilot) else None,
+        newton=newton if pilot.is_clearly_negative else None,
         dimension=starts.shape[-1],
         num_devices=1 if mesh is None else mesh.size,
     )
@@ -249,79 +215,11 @@ def examine(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def run_pilot(
-    dynamics: Dynamics,
-    num_growth: int,
-    num_meeting: int,
-    parameters: Any,
-    starts: Float[Array, "N D"] | Vector,
-    rng_key: Array,
-    scale: Vector | None,
-) -> Pilot:
-    """Independent chains with tangents, then their last states in pairs that share a key."""
-    # Folded first: the first keys that `rng_key` splits into are the chain's own.
-    key_chains, key_tangents, key_pairs = jax.random.split(jax.random.fold_in(rng_key, PILOT), 3)
-    starts = jnp.atleast_2d(starts)
-    starts = starts[jnp.arange(2 * NUM_RESTARTS) % starts.shape[0]]
-
-    def grow(start: Vector, key_chain: Array, key_tangent: Array) -> tuple[Array, Array]:
-        transition, inputs = dynamics(parameters, key_chain, num_growth)
-        return log_growth(transition, start, inputs, key_tangent)
-
-    num_paths = starts.shape[0]
-    keys = (jax.random.split(key_chains, num_paths), jax.random.split(key_tangents, num_paths))
-    growth, paths = jax.vmap(grow)(starts, *keys)
-    # The first half is for leaving the start and for tangents to turn into the leading direction.
-    lle, lle_se = batch_means(growth[:, num_growth // 2 :], num_batches=2)
-    ends = paths[:, -1]
-    if scale is None:
-        settled = paths[:, num_growth // 2 :].reshape(-1, starts.shape[1])
-        spread = settled.std(0)
-        scale = jnp.where(spread > 0, spread, 1)
-    tolerance = default_tolerance(scale)
-    # Paths that part on average need not be watched for long.
-    most = jnp.where(lle - 2 * lle_se > 0, num_meeting // 4, num_meeting)
-
-    def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
-        transition, inputs = dynamics(parameters, key_pair, num_meeting)
-        return coalesce(transition, pair, inputs, tolerance, stop_early=True, max_steps=most, team=Team(chains="pairs"))
-
-    pairs = ends.reshape(-1, 2, ends.shape[1])
-    met, num_run = jax.vmap(meet, axis_name="pairs")(pairs, jax.random.split(key_pairs, pairs.shape[0]))
-    coalescence = Coalescence(met.times[:, 0], met.distances[:, :, 0].T)
-    return Pilot(lle, lle_se, coalescence, num_run[0], scale, ends)
-
-
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def _newton_trial(
-    dynamics: Dynamics, parameters: Any, start: Vector, rng_key: Array, settings: DEER, num_steps: int
-) -> Array:
-    transition, inputs = dynamics(parameters, rng_key, num_steps)
-    solution = solve(transition, start, inputs, settings)
-    return jnp.where(solution.status == int(Status.CONVERGED), solution.num_iters, jnp.inf)
-
-
-def _newton_sweeps(
-    dynamics: Dynamics,
-    parameters: Any,
-    start: Float[Array | np.ndarray, " D"],
-    rng_key: Array,
-    settings: DEER,
-    num_steps: int,
-) -> float:
-    return float(_newton_trial(dynamics, parameters, start, rng_key, settings, num_steps))
-
-
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
     """Lanes beyond which blocks would be shorter than meeting takes, or than Newton's method wants; else none."""
     if np.isfinite(pilot.coalescence.times).all():
         return num_evaluations / float(pilot.coalescence.times.max())
-    return num_evaluations / 16 if _clearly_negative(pilot) else 0.0
-
-
-def _clearly_negative(pilot: Pilot) -> bool:
-    return bool(pilot.lle + 2 * pilot.lle_se < 0)
+    return num_evaluations / 16 if pilot.is_clearly_negative else 0.0
 
 
 def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
@@ -348,7 +246,7 @@ def _why_apart(pilot: Pilot) -> tuple[str, str]:
     times, distances = pilot.coalescence
     num_run, never = int(pilot.num_run), ~np.isfinite(times)
     last = np.median(distances[num_run - num_run // 4 : num_run], axis=0)
-    if _clearly_negative(pilot) and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
+    if pilot.is_clearly_negative and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
         cause = f"paths approach to {last.max():.1g} standard deviations and no further: the noise of float32 gradients"
         return cause, "float64 (jax_enable_x64), or centred and scaled data"
     apart = f"{never.sum()} of {never.size} restarted pairs did not meet within {num_run} steps"

@@ -5,7 +5,6 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import warnings
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from jax.extend.backend import clear_backends
 
 from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
@@ -25,10 +25,11 @@ from parsample.version import __version__
 OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
+    """Run the command line; returns the exit code. Who owns the process may choose JAX's devices."""
     options = _parser().parse_args(arguments)
-    _use_cores(options.cores)
+    if owns_process:
+        _use_cores(options.cores)
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     try:
@@ -85,9 +86,8 @@ def _positive(text: str) -> int:
 
 def _use_cores(number: int | None) -> None:
     """Make every core a JAX device, which `sample` then spreads its blocks over."""
-    # Only possible before JAX has started; a process that has started it keeps the devices that it has.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", number or len(os.sched_getaffinity(0)))
+    clear_backends()  # importing BlackJAX has started JAX, with one
+    jax.config.update("jax_num_cpu_devices", number or len(os.sched_getaffinity(0)))
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -186,7 +186,7 @@ def _account(model: Model, options: argparse.Namespace, result: SampleResult) ->
 
 def run() -> None:
     """Entry point of the ``parsample`` command."""
-    sys.exit(main())
+    sys.exit(main(owns_process=True))
 
 
 if __name__ == "__main__":

@@ -5,23 +5,17 @@ slowest lane has met: time ``(b + m) tau(lanes)`` against ``T tau(chains)`` sequ
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, ceil_div, round_up
+from parsample.costs import StepCosts
+from parsample.grid import ceil_div, round_up
 from parsample.linearize import Dense, Zero
 from parsample.solution import DEER, Sequential
-from parsample.sweep import Sweep, default_tolerance
-from parsample.transition import Dynamics, rollout
 
 # Chains shorter than this are over before a pilot is.
 MIN_STEPS = 2000
@@ -29,44 +23,12 @@ MIN_STEPS = 2000
 # Gain below which blocks are not worth their trouble: predictions are off by that much.
 MIN_SPEEDUP = 1.15
 
+# Predicted times whose ratio is closer to 1 than this are not told apart.
+INDIFFERENCE = 0.9
+
 # A block is at least this many times longer than its lanes take to meet, where that pays: work of at most 1.2, and
 # room for meeting times that the pilot has not seen.
 MIN_MEETINGS_PER_BLOCK = 5
-
-# Lane counts whose step is timed, in multiples of the number of chains.
-LANE_FACTORS = (32, 256, 2048, 16384)
-
-# A round of each measurement evaluates this part of a run, in at least so many steps; all together may take this share
-# of the time of a sequential run. Starting a programme does not count beside a round that takes so many seconds.
-TIMED_PARTS = 1024
-MIN_TIMED_STEPS = 8
-MAX_TIMING_SHARE = 0.06
-NEGLIGIBLE_START = 5e-3
-
-# Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
-MIN_LANE_GAIN = 0.3
-
-
-@dataclass(frozen=True)
-class StepCosts:
-    """Time of one step of several lanes at once, as measured on this device.
-
-    Attributes
-    ----------
-    lanes
-        Lane counts, increasing.
-    seconds
-        Seconds per step of all those lanes.
-    """
-
-    lanes: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def __call__(self, lanes: int) -> float:
-        """Seconds per step of `lanes` lanes: interpolated in logarithms, in proportion beyond the measured counts."""
-        if lanes > self.lanes[-1]:
-            return self.seconds[-1] * lanes / self.lanes[-1]
-        return float(np.exp(np.interp(np.log(lanes), np.log(self.lanes), np.log(self.seconds))))
 
 
 @dataclass(frozen=True)
@@ -158,7 +120,11 @@ def make_plan(
         candidates += _newton_plans(costs, sequential, period, dimension, newton, candidates)
     if not candidates:
         return sequential
-    best = min(candidates, key=lambda plan: plan.seconds)
+    fastest = min(plan.seconds for plan in candidates)
+    # Of plans that differ by less than timings do, the one with the fewest blocks: the same plan, time after time.
+    best = min(
+        (plan for plan in candidates if plan.seconds <= fastest / INDIFFERENCE), key=lambda plan: plan.num_blocks
+    )
     if best.speedup >= MIN_SPEEDUP:
         return best
     return replace(sequential, fallback=best.fallback)
@@ -249,98 +215,6 @@ def _plan(
         sequential_seconds=sequential.sequential_seconds,
         evals_per_step=steps_run / block_size * evals_per_run * num_blocks * block_size / sequential.num_steps,
     )
-
-
-def measure_costs(
-    dynamics: Dynamics,
-    parameters: Any,
-    start: Float[Array | np.ndarray, " D"],
-    num_steps: int,
-    num_chains: int,
-    max_lanes: float,
-    mesh: Mesh | None = None,
-) -> StepCosts:
-    """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
-
-    All of it takes a few percent of the time of a sequential run. More than `max_lanes` are of no use.
-    """
-    team = Team(mesh=mesh)
-
-    def seconds_per_step(evaluate: Callable, lanes: int) -> float:
-        steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
-        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start)) / steps
-
-    seconds = [seconds_per_step(_sequentially, num_chains)]
-    lanes_measured = [num_chains]
-    budget = MAX_TIMING_SHARE * seconds[0] * num_steps
-    for lanes in (round_up(num_chains * factor, team.num_devices) for factor in LANE_FACTORS):
-        # At worst, a lane costs what it did among fewer.
-        expected = 3 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
-        if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
-            break
-        lanes_measured.append(lanes)
-        seconds.append(seconds_per_step(_first_sweep, lanes))
-        if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
-            break
-    return StepCosts(tuple(lanes_measured), tuple(seconds))
-
-
-def _seconds(run: Callable[[int], Any]) -> float:
-    """Seconds of one round of ``run(rounds)``; where starting the programme would count, the mean of many more."""
-    jax.block_until_ready(run(1))  # compiles
-    once = _duration_of(run, 1)
-    if once > NEGLIGIBLE_START:
-        return min(once, _duration_of(run, 1))
-    for rounds in (8, 32, 128):
-        more = _duration_of(run, 1 + rounds)
-        if more > 2 * once:
-            break
-    return max((more - once) / rounds, 0.01 * once)
-
-
-def _duration_of(run: Callable[[int], Any], rounds: int) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(run(rounds))
-    return time.perf_counter() - begin
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _sequentially(
-    dynamics: Dynamics, team: Team, num_chains: int, num_steps: int, parameters: Any, start: Array, rounds: Array
-) -> Any:
-    """Chains side by side, step by step, so many rounds of `num_steps`."""
-
-    def one(rng_key: Array) -> tuple:
-        transition, inputs = dynamics(parameters, rng_key, num_steps)
-
-        def again(_: Any, so_far: tuple) -> tuple:
-            carry, path, outputs = rollout(transition, so_far[0], inputs)
-            return transition.reduce(carry), path, outputs
-
-        return jax.lax.fori_loop(1, rounds, again, again(0, (start,)))
-
-    return team.each_chain(one, num_chains)(jax.random.split(jax.random.key(0), num_chains))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _first_sweep(
-    dynamics: Dynamics, team: Team, lanes: int, steps: int, parameters: Any, start: Array, rounds: Array
-) -> Any:
-    """Sweeps of `lanes` blocks from the same start, so many rounds of `steps`: what a solve spends its time on."""
-    transition, inputs = dynamics(parameters, jax.random.key(0), lanes * steps)
-    grid, linearization = Grid(lanes * steps, steps, team.num_devices), Zero()
-    seeds = linearization.seeds(jax.random.key(0), start.shape[0], start.dtype)
-
-    def on_each_device(starts: Array, sequence: Any) -> Any:
-        sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds)
-        tolerance = default_tolerance(jnp.ones_like(start))
-        swept = jax.lax.fori_loop(
-            0, rounds, lambda _, swept: sweep(starts, swept, tolerance, min_steps=steps)[0], sweep.blank(starts)
-        )
-        return swept.path, swept.outputs
-
-    starts = jnp.broadcast_to(start, (lanes, *start.shape))
-    return team.spread(on_each_device, (SPLIT, SPLIT_SECOND), SPLIT_SECOND)(starts, grid.arrange(inputs.sequence))
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """`deer` and `rollout` for any recursion ``state = step(state, input)``: the solver as users call it."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from parsample.compilation import is_being_compiled, outermost_jit
 from parsample.deer import solve
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
@@ -66,7 +66,7 @@ def deer(
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
-        JAX devices that share the blocks. None: all local ones; under a transformation, the one it runs on.
+        JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on.
 
     Returns
     -------
@@ -95,15 +95,14 @@ def deer(
         starts = _block_starts(initial_guess, initial_state, Grid(num_steps, block_size))
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((initial_state, entries, starts, key)))
-    mesh = None if traced and devices is None else mesh_of(devices)
+    mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
     if not isinstance(solution.status, jax.core.Tracer):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@outermost_jit(0, 1, 2)
 def _deer(
     step: Callable,
     method: DEER,
@@ -142,7 +141,7 @@ def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
     return _rollout(step, initial_state, entries)
 
 
-@partial(jax.jit, static_argnums=0)
+@outermost_jit(0)
 def _rollout(step: Callable, initial_state: PyTree, inputs: Inputs) -> PyTree:
     transition, start = from_step(step, initial_state)
     _, path, _ = sequential_rollout(transition, start, inputs)

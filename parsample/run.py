@@ -1,7 +1,6 @@
 """The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,10 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from parsample.check import Report, examine
+from parsample.compilation import outermost_jit
+from parsample.costs import StepCosts
 from parsample.deer import solve
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
-from parsample.plan import MIN_STEPS, StepCosts
+from parsample.plan import MIN_STEPS
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
@@ -189,7 +190,7 @@ def parallel_method(planned: DEER | None, num_steps: int) -> DEER:
     return planned or DEER(block_size=ceil_div(num_steps, 64), linearization=Zero())
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@outermost_jit(0, 1)
 def _run_sequentially(
     dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
 ) -> Solution:
@@ -198,7 +199,7 @@ def _run_sequentially(
     return sequential_solution(path, history, final)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@outermost_jit(0, 1, 2, 3)
 def _run_in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,

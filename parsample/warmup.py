@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 from jaxtyping import Array, Float, Int
 
+from parsample.compilation import outermost_jit
 from parsample.kernels import (
     KernelDynamics,
     KernelParameters,
@@ -56,7 +57,7 @@ class Adaptation(NamedTuple):
     num_diverging: Int[Array, " K"]
 
 
-@partial(jax.jit, static_argnames=("dynamics", "num_warmup", "num_chains"))
+@outermost_jit(0, 3, 4)
 def warmup(
     dynamics: KernelDynamics,
     rng_key: Array,

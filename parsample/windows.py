@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float
 from tqdm.auto import tqdm
 
 from parsample.check import Report
+from parsample.compilation import outermost_jit
 from parsample.deer import solve
 from parsample.grid import Team, ceil_div, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
@@ -183,7 +183,7 @@ def _multiple(length: int, pieces: int, period: int) -> int:
     return round_up(ceil_div(length, pieces), period)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@outermost_jit(0, 1, 2, 3)
 def _solve_window(
     dynamics: KernelDynamics,
     method: DEER,
@@ -216,7 +216,7 @@ def _solve_window(
     return jax.vmap(one, axis_name="chains")(chain_keys, states, guesses[:, rows])
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@outermost_jit(0, 1, 2)
 def _roll_window(
     dynamics: KernelDynamics,
     mesh: Mesh | None,

@@ -14,7 +14,7 @@ from chains import isotropic, logistic_step
 
 from parsample import DEER, ParallelStallWarning, Report, Sequential, check
 from parsample.check import examine
-from parsample.plan import StepCosts
+from parsample.costs import StepCosts
 from parsample.transition import AlgorithmDynamics, Inputs, Transition, as_inputs, begin, from_step
 
 CHECK = importlib.import_module("parsample.check")  # the module, which the function of that name hides

@@ -12,10 +12,12 @@ import pytest
 import xarray
 
 from parsample import DEER, Status, Zero, __version__
-from parsample.check import NUM_RESTARTS, Report
+from parsample.check import Report
 from parsample.cli import main
+from parsample.costs import StepCosts
 from parsample.kernels import KernelParameters
-from parsample.plan import Plan, StepCosts, sequential_plan
+from parsample.pilot import NUM_RESTARTS
+from parsample.plan import Plan, sequential_plan
 from parsample.sampling import SampleResult
 from parsample.summary import MAX_SUMMARY_VALUES, summary_table
 from parsample.warmup import Adaptation

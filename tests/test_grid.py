@@ -65,11 +65,12 @@ def test_alone_one_is_the_whole_team():
 # The chain
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
 @pytest.mark.parametrize(
-    ("linearization", "block_size"), [(Dense(), 1), (Dense(), 7), (Diagonal(), 10), (Zero(), 10), (Zero(), 60)], ids=str
+    ("linearization", "block_size", "num_devices"),
+    [(Dense(), 1, 2), (Dense(), 7, 8), (Diagonal(), 10, 3), (Zero(), 10, 8), (Zero(), 60, 2)],
+    ids=str,
 )
-def test_the_path_is_the_same_on_any_number_of_devices(num_devices, linearization, block_size):
+def test_the_path_is_the_same_on_any_number_of_devices(linearization, block_size, num_devices):
     chain = contraction(203)
     alone = deer(*chain, block_size=block_size, linearization=linearization)
     shared = deer(*chain, block_size=block_size, linearization=linearization, devices=DEVICES[:num_devices])
@@ -90,7 +91,7 @@ def test_each_device_leaves_its_blocks_as_soon_as_they_have_met():
     assert float(shared.evals_per_step) < float(alone.evals_per_step)
 
 
-@pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), (Dense(), 1), (Zero(), 16)], ids=str)
+@pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), (Dense(), 1)], ids=str)
 def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block_size):
     chain = logistic_map(403)
     with pytest.warns(ParallelStallWarning, match="step by step"):
@@ -119,7 +120,7 @@ def test_devices_under_jit_and_vmap():
         np.testing.assert_allclose(solutions.states["x"][index], rollout(*chain)["x"], atol=1e-9)
 
 
-@pytest.mark.parametrize("method", [DEER(50, Zero()), DEER(4, Dense()), "auto", Sequential()], ids=str)
+@pytest.mark.parametrize("method", [DEER(50, Zero()), "auto", Sequential()], ids=str)
 def test_blackjax_own_chain_on_several_devices(method):
     algorithm = blackjax.mala(gaussian, 0.1)
     arguments = (jax.random.key(3), algorithm, 400)

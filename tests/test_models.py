@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from parsample import ParallelStallWarning, Status
+from parsample.costs import StepCosts
 from parsample.kernels import KERNELS
 from parsample.model import load_model
-from parsample.plan import StepCosts
 from parsample.sampling import SampleResult, sample
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.py"))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from parsample import DEER, Dense, Sequential, Zero
-from parsample.plan import Meetings, StepCosts, make_plan, sequential_plan
+from parsample.costs import StepCosts
+from parsample.plan import Meetings, make_plan, sequential_plan
 
 LANES = (1, 8, 64, 512)
 FREE = StepCosts(LANES, (1e-6, 1e-6, 1e-6, 1e-6))  # a device with room: many lanes cost what one does

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Zero, run_inference_algorithm
-from parsample.plan import StepCosts
+from parsample.costs import StepCosts
 
 T = 400
 CHECK = importlib.import_module("parsample.check")  # the module, which the function of that name hides

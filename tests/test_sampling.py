@@ -16,8 +16,9 @@ import pytest
 from chains import gaussian, gaussian_start
 
 from parsample import DEER, ParallelStallWarning, Sequential, Status, Zero
+from parsample.costs import StepCosts
 from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, KernelDynamics, Layout
-from parsample.plan import MIN_STEPS, StepCosts
+from parsample.plan import MIN_STEPS
 from parsample.sampling import SampleResult, check_sampler, sample
 
 KEY = jax.random.key(0)

@@ -11,8 +11,9 @@ from chains import gaussian, gaussian_start
 
 from parsample import DEER, Dense, Status, Zero
 from parsample.check import Report
+from parsample.costs import StepCosts
 from parsample.kernels import Draw
-from parsample.plan import Plan, StepCosts, sequential_plan
+from parsample.plan import Plan, sequential_plan
 from parsample.sampling import SampleResult, sample
 from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
 
