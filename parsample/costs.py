@@ -26,12 +26,14 @@ from parsample.transition import Dynamics, rollout
 LANE_FACTORS = (32, 256, 2048, 16384)
 
 # A round of each measurement evaluates this part of a run, in at least so many steps; all together may take this share
-# of the time of a sequential run. Starting a programme does not count beside a round that takes so many seconds.
+# of the time of a sequential run.
 TIMED_PARTS = 1024
 MIN_TIMED_STEPS = 8
 MAX_TIMING_SHARE = 0.06
-NEGLIGIBLE_START = 5e-3
-TIMED_ROUNDS = 16
+
+# Seconds beside which starting a programme does not count: shorter rounds are repeated as often, up to so many times.
+LONG_ENOUGH = 4e-3
+MAX_ROUNDS = 48
 
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
@@ -96,11 +98,12 @@ def measure_costs(
 def _seconds(run: Callable[[int], Any]) -> float:
     """Seconds of one round of ``run(rounds)``; where starting the programme would count, the mean of many more."""
     jax.block_until_ready(run(1))  # compiles
-    once = _duration_of(run, 1)
-    if once > NEGLIGIBLE_START:
-        return min(once, _duration_of(run, 1))
-    more = _duration_of(run, 1 + TIMED_ROUNDS)
-    return max((more - once) / TIMED_ROUNDS, 0.01 * once)
+    once = min(_duration_of(run, 1) for _ in range(2))
+    if once > LONG_ENOUGH:
+        return once
+    rounds = min(max(int(LONG_ENOUGH / once), 1), MAX_ROUNDS)
+    more = min(_duration_of(run, 1 + rounds) for _ in range(2))
+    return max((more - once) / rounds, 0.01 * once)
 
 
 def _duration_of(run: Callable[[int], Any], rounds: int) -> float:

@@ -115,7 +115,8 @@ def make_plan(
     sequential = sequential_plan(num_steps, num_chains, num_steps * costs(num_chains))
     coalescing = _coalescing_plans(costs, meeting_times, sequential, period, num_devices)
     sturdy = [plan for plan, meetings in coalescing if meetings >= MIN_MEETINGS_PER_BLOCK]
-    candidates = [plan for plan in sturdy if plan.speedup >= MIN_SPEEDUP] or [plan for plan, _ in coalescing]
+    paying = [plan for plan, _ in coalescing if plan.speedup >= MIN_SPEEDUP]
+    candidates = [plan for plan in sturdy if plan in paying] or paying or sturdy or [plan for plan, _ in coalescing]
     if newton is not None:
         candidates += _newton_plans(costs, sequential, period, dimension, newton, candidates)
     if not candidates:
