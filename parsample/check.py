@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from parsample.costs import StepCosts, measure_costs
-from parsample.grid import mesh_of
+from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
 from parsample.plan import Plan, make_plan
 from parsample.solution import Sequential
@@ -197,7 +197,7 @@ def examine(
         period=period,
         newton=newton if pilot.is_clearly_negative else None,
         dimension=starts.shape[-1],
-        num_devices=1 if mesh is None else mesh.size,
+        num_devices=Team(mesh=costs.mesh).num_devices,
     )
     cause, remedy = _diagnose(pilot, plan)
     num_run = int(pilot.num_run)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from parsample.compilation import outermost_jit
-from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, round_up
+from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, mesh_of, round_up
 from parsample.linearize import Zero
 from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
@@ -35,6 +35,9 @@ MAX_TIMING_SHARE = 0.06
 LONG_ENOUGH = 4e-3
 MAX_ROUNDS = 48
 
+# A sequential run of fewer seconds is not worth several devices, which take a millisecond or so to act together.
+SECONDS_TO_SHARE = 0.1
+
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
 
@@ -49,10 +52,13 @@ class StepCosts:
         Lane counts, increasing.
     seconds
         Seconds per step of all those lanes.
+    mesh
+        The devices that shared them; None: one.
     """
 
     lanes: tuple[int, ...]
     seconds: tuple[float, ...]
+    mesh: Mesh | None = None
 
     def __call__(self, lanes: int) -> float:
         """Seconds per step of `lanes` lanes: interpolated in logarithms, in proportion beyond the measured counts."""
@@ -72,15 +78,18 @@ def measure_costs(
 ) -> StepCosts:
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
-    All of it takes a few percent of the time of a sequential run. More than `max_lanes` are of no use.
+    All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use. Of several
+    devices in `mesh` only the first is used if the run is short.
     """
-    team = Team(mesh=mesh)
 
-    def seconds_per_step(evaluate: Callable, lanes: int) -> float:
+    def seconds_per_step(evaluate: Callable, team: Team, lanes: int) -> float:
         steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
         return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start)) / steps
 
-    seconds = [seconds_per_step(_sequentially, num_chains)]
+    seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains)]
+    if mesh is not None and seconds[0] * num_steps < SECONDS_TO_SHARE:
+        mesh = mesh_of([mesh.devices.flat[0]])
+    team = Team(mesh=mesh)
     lanes_measured = [num_chains]
     budget = MAX_TIMING_SHARE * seconds[0] * num_steps
     for lanes in (round_up(num_chains * factor, team.num_devices) for factor in LANE_FACTORS):
@@ -89,10 +98,10 @@ def measure_costs(
         if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
             break
         lanes_measured.append(lanes)
-        seconds.append(seconds_per_step(_first_sweep, lanes))
+        seconds.append(seconds_per_step(_first_sweep, team, lanes))
         if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
             break
-    return StepCosts(tuple(lanes_measured), tuple(seconds))
+    return StepCosts(tuple(lanes_measured), tuple(seconds), mesh)
 
 
 def _seconds(run: Callable[[int], Any]) -> float:

@@ -143,7 +143,7 @@ def evaluate_inference_algorithm(
         if resolved == "auto":
             found.warn(stacklevel=4)
         resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
-        guesses = found.block_starts
+        guesses, mesh = found.block_starts, found.costs.mesh
     if isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:

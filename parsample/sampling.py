@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.check import Report, examine
-from parsample.grid import ceil_div, mesh_of, round_up
+from parsample.grid import Team, ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
@@ -181,8 +181,16 @@ def sample(
     prepared.clock.lap("check")
     store = Store(num_chains, num_samples)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
+    mesh = prepared.mesh if found is None else found.costs.mesh
     windows, interrupted = run_windows(
-        prepared.dynamics, prepared.adaptation, chain_keys, plan, found, store, progress_bar, prepared.mesh
+        prepared.dynamics,
+        prepared.adaptation,
+        chain_keys,
+        plan,
+        found,
+        store,
+        progress_bar,
+        mesh,
     )
     prepared.clock.lap("sampling")
     result = SampleResult(
@@ -310,7 +318,7 @@ def _prepare(
         "target_acceptance_rate": float(target),
         "dtype": str(start.dtype),
         "device": jax.devices()[0].device_kind,
-        "num_devices": 1 if mesh is None else mesh.size,
+        "num_devices": Team(mesh=mesh).num_devices,
     }
     return _Prepared(dynamics, adaptation, resolved, mesh, key_check, key_chains, settings, clock)
 

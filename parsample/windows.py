@@ -130,7 +130,7 @@ def _windows(
     states, method = adaptation.states, plan.method
     guesses = adaptation.draws
     first = 0
-    num_devices = 1 if mesh is None else mesh.size
+    num_devices = Team(mesh=mesh).num_devices
     window = _window_shape(plan, found, dynamics.period, states.shape[1] * states.dtype.itemsize, num_devices)
     while first < plan.num_steps:
         begin = time.perf_counter()
