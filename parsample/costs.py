@@ -29,11 +29,12 @@ LANE_FACTORS = (32, 256, 2048, 16384)
 # of the time of a sequential run.
 TIMED_PARTS = 1024
 MIN_TIMED_STEPS = 8
-MAX_TIMING_SHARE = 0.06
+MAX_TIMING_SHARE = 0.04
 
-# Seconds beside which starting a programme does not count: shorter rounds are repeated as often, up to so many times.
-LONG_ENOUGH = 4e-3
-MAX_ROUNDS = 48
+# A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which the
+# start of a programme does not count; in at most about so many rounds.
+LONG_ENOUGH, SHORTEST, LONGEST = 0.01, 5e-4, 1e-2
+MAX_ROUNDS = 64
 
 # A sequential run of fewer seconds is not worth several devices, which take a millisecond or so to act together.
 SECONDS_TO_SHARE = 0.1
@@ -82,11 +83,12 @@ def measure_costs(
     devices in `mesh` only the first is used if the run is short.
     """
 
-    def seconds_per_step(evaluate: Callable, team: Team, lanes: int) -> float:
+    def seconds_per_step(evaluate: Callable, team: Team, lanes: int, long_enough: float) -> float:
         steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
-        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start)) / steps
+        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start), long_enough) / steps
 
-    seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains)]
+    seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains, SHORTEST)]
+    long_enough = min(max(LONG_ENOUGH * seconds[0] * num_steps, SHORTEST), LONGEST)
     if mesh is not None and seconds[0] * num_steps < SECONDS_TO_SHARE:
         mesh = mesh_of([mesh.devices.flat[0]])
     team = Team(mesh=mesh)
@@ -94,25 +96,28 @@ def measure_costs(
     budget = MAX_TIMING_SHARE * seconds[0] * num_steps
     for lanes in (round_up(num_chains * factor, team.num_devices) for factor in LANE_FACTORS):
         # At worst, a lane costs what it did among fewer.
-        expected = 3 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
+        expected = 4 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
         if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
             break
         lanes_measured.append(lanes)
-        seconds.append(seconds_per_step(_first_sweep, team, lanes))
+        seconds.append(seconds_per_step(_first_sweep, team, lanes, long_enough))
         if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
             break
     return StepCosts(tuple(lanes_measured), tuple(seconds), mesh)
 
 
-def _seconds(run: Callable[[int], Any]) -> float:
-    """Seconds of one round of ``run(rounds)``; where starting the programme would count, the mean of many more."""
+def _seconds(run: Callable[[int], Any], long_enough: float) -> float:
+    """Seconds of one round of ``run(rounds)``, from as many as take `long_enough`, less what starting it takes."""
     jax.block_until_ready(run(1))  # compiles
     once = min(_duration_of(run, 1) for _ in range(2))
-    if once > LONG_ENOUGH:
+    if once > LONGEST:
         return once
-    rounds = min(max(int(LONG_ENOUGH / once), 1), MAX_ROUNDS)
-    more = min(_duration_of(run, 1 + rounds) for _ in range(2))
-    return max((more - once) / rounds, 0.01 * once)
+    rounds = max(4, int(2 * long_enough / once))
+    while (more := _duration_of(run, 1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
+        rounds *= 4
+    more = min(more, _duration_of(run, 1 + rounds))
+    # A start that took unusually long must not make rounds look short.
+    return max(more - once, 0.25 * more) / rounds
 
 
 def _duration_of(run: Callable[[int], Any], rounds: int) -> float:

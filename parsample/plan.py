@@ -24,7 +24,7 @@ MIN_STEPS = 2000
 MIN_SPEEDUP = 1.15
 
 # Predicted times whose ratio is closer to 1 than this are not told apart.
-INDIFFERENCE = 0.9
+INDIFFERENCE = 0.95
 
 # A block is at least this many times longer than its lanes take to meet, where that pays: work of at most 1.2, and
 # room for meeting times that the pilot has not seen.
