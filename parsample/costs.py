@@ -31,8 +31,8 @@ TIMED_PARTS = 1024
 MIN_TIMED_STEPS = 8
 MAX_TIMING_SHARE = 0.04
 
-# A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which the
-# start of a programme does not count; in at most about so many rounds.
+# A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which
+# the start of a programme does not count; in at most about so many rounds.
 LONG_ENOUGH, SHORTEST, LONGEST = 0.01, 5e-4, 1e-2
 MAX_ROUNDS = 64
 
