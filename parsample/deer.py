@@ -145,7 +145,8 @@ def _iterate(sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, it
         stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team),
     )
     starts = _correct(it, defects, arrivals, sweep, method, tolerance)
-    return it._replace(starts=jnp.where(it.stopped < 0, starts, it.starts))
+    # Idle lanes stay where they are, so that no sweep waits for them to meet.
+    return it._replace(starts=jnp.where((it.stopped < 0) & running[:, None], starts, it.starts))
 
 
 def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "C D"], Vector]:

@@ -91,6 +91,13 @@ def test_each_device_leaves_its_blocks_as_soon_as_they_have_met():
     assert float(shared.evals_per_step) < float(alone.evals_per_step)
 
 
+def test_idle_lanes_hold_up_nobody():
+    # Five blocks on four devices: eight lanes, of which three are idle and meet at once.
+    solution = deer(*contraction(2000), block_size=400, linearization=Zero(), devices=DEVICES[:4])
+    assert Status(int(solution.status)) is Status.CONVERGED
+    assert 8 / 5 < float(solution.evals_per_step) < 1.2 * 8 / 5
+
+
 @pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), (Dense(), 1)], ids=str)
 def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block_size):
     chain = logistic_map(403)
