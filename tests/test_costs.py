@@ -4,13 +4,13 @@ import blackjax
 import jax
 import jax.numpy as jnp
 import pytest
+from chains import gaussian, gaussian_start
 
 from parsample import costs
 from parsample.costs import LONGEST, MAX_ROUNDS, SECONDS_TO_SHARE, SHORTEST, StepCosts, measure_costs
 from parsample.grid import mesh_of
 from parsample.run import state_and_info
 from parsample.transition import AlgorithmDynamics, begin
-from tests.chains import gaussian, gaussian_start
 
 
 def test_costs_are_interpolated_in_logarithms_and_proportional_beyond():

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chains import contraction, gaussian, gaussian_start, logistic_map
 from jax.sharding import PartitionSpec
 
 import parsample
 from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Status, Zero, deer, rollout
 from parsample.grid import SPLIT, WHOLE, Grid, Team, mesh_of
-from tests.chains import contraction, gaussian, gaussian_start, logistic_map
 
 DEVICES = jax.devices()
 
@@ -139,7 +139,7 @@ def test_blackjax_own_chain_on_several_devices(method):
         np.testing.assert_allclose(a, b, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", ["deer", "sequential"])
+@pytest.mark.parametrize("method", [pytest.param("deer", marks=pytest.mark.slow), "sequential"])
 def test_draws_do_not_depend_on_devices(method):
     def draws(devices: list) -> parsample.SampleResult:
         return parsample.sample(

@@ -68,7 +68,7 @@ def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: f
 SLOW_NUTS = pytest.param("nuts", marks=pytest.mark.slow)  # its pilot takes long to compile
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [kernel if kernel != "nuts" else SLOW_NUTS for kernel in KERNELS])
 def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
     result, expected = run(kernel, BLOCKS), run(kernel)
     assert (result.status, expected.status) == (Status.CONVERGED, Status.SEQUENTIAL)
