@@ -1,7 +1,7 @@
 """Peak memory of a million draws of ten parameters, over what importing the library takes.
 
-``python -m benchmarks.memory [--num-samples 1000000]`` runs the sampler on models/eight_schools.py (one chain) in a
-process of its own and writes ``benchmarks/results/memory_<platform>.json``.
+``python -m benchmarks.memory [--num-samples 1000000]`` runs the sampler on models/eight_schools.py (one chain, in blocks)
+in a process of its own and writes ``benchmarks/results/memory_<platform>.json``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ jax.block_until_ready(jax.numpy.zeros(1) + 1)
 baseline = peak()
 result = parsample.sample(
     jax.random.key(0), model.logdensity, model.initial_position,
-    num_samples=int(sys.argv[2]), num_chains=1, progress_bar=False,
+    num_samples=int(sys.argv[2]), num_chains=1, method="deer", progress_bar=False,
 )
 output = sum(array.nbytes for array in jax.tree.leaves((result.positions, result.sample_stats)))
 print(json.dumps({
