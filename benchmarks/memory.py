@@ -1,7 +1,7 @@
 """Peak memory of a million draws of ten parameters, over what importing the library takes.
 
-``python -m benchmarks.memory [--num-samples 1000000]`` runs the sampler on models/eight_schools.py (one chain, in blocks)
-in a process of its own and writes ``benchmarks/results/memory_<platform>.json``.
+``python -m benchmarks.memory [--num-samples 1000000]`` runs the sampler on models/eight_schools.py (one chain, in
+blocks) in a process of its own and writes ``benchmarks/results/memory_<platform>.json``.
 """
 
 import argparse
