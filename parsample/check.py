@@ -181,7 +181,7 @@ def examine(
         Devices that would share the run; None: one.
     """
     num_growth = int(np.clip(num_steps // 1250, 40, 250))
-    num_meeting = int(np.clip(num_steps // 100, 128, 4000))
+    num_meeting = int(np.clip(num_steps // 100, 256, 4000))
     pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
     start = pilot.ends[0]
     if costs is None:
