@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import parsample
-from benchmarks.timing import environment, interleaved, timed, use_cores, write
+from benchmarks.timing import environment, interleaved, timed, write
 from parsample import run as plug
+from parsample.compilation import use_cores
 from parsample.kernels import TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.model import load_model
 from parsample.warmup import warmup

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.backend import clear_backends
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,12 +68,6 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, d
         }
         for name, values in seconds.items()
     }
-
-
-def use_cores(number: int) -> None:
-    """Make so many CPU cores JAX devices."""
-    clear_backends()  # importing BlackJAX has started JAX, with one
-    jax.config.update("jax_num_cpu_devices", number)
 
 
 def environment() -> dict[str, Any]:

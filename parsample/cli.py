@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from jax.extend.backend import clear_backends
 
+from parsample.compilation import use_cores
 from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
     """Run the command line; returns the exit code. Who owns the process may choose JAX's devices."""
     options = _parser().parse_args(arguments)
     if owns_process:
-        _use_cores(options.cores)
+        use_cores(options.cores or len(os.sched_getaffinity(0)))
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     try:
@@ -82,12 +82,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
-
-
-def _use_cores(number: int | None) -> None:
-    """Make every core a JAX device, which `sample` then spreads its blocks over."""
-    clear_backends()  # importing BlackJAX has started JAX, with one
-    jax.config.update("jax_num_cpu_devices", number or len(os.sched_getaffinity(0)))
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

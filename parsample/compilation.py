@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.backend import clear_backends
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
@@ -28,6 +29,12 @@ def outermost_jit(*static_argnums: int) -> Callable[[Callable], Callable]:
         return call
 
     return decorate
+
+
+def use_cores(number: int) -> None:
+    """Make so many CPU cores JAX devices, in a process that holds no arrays yet."""
+    clear_backends()  # importing BlackJAX has started JAX, with one
+    jax.config.update("jax_num_cpu_devices", number)
 
 
 def is_being_compiled() -> bool:

@@ -172,3 +172,8 @@ def ceil_div(numerator: int, denominator: int) -> int:
 def round_up(value: int, multiple: int) -> int:
     """The next multiple, from `value` on."""
     return ceil_div(value, multiple) * multiple
+
+
+def piece_length(length: int, pieces: int, period: int) -> int:
+    """The length of equal pieces, rounded up to whole periods."""
+    return round_up(ceil_div(length, pieces), period)

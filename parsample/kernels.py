@@ -211,11 +211,11 @@ class KernelDynamics:
         def whitened_logdensity(u: Vector) -> Float[Array, ""]:
             return target(parameters.position(u))
 
-        advance = _STEPS[self.kernel]
+        advance, chain_key = _STEPS[self.kernel], unrolled(rng_key)
 
         def step(state: Any, entry: tuple) -> tuple[Any, Draw]:
             t, num_integration_steps = entry
-            key = jax.random.fold_in(unrolled(rng_key), t)
+            key = jax.random.fold_in(chain_key, t)
             state, statistics = advance(key, state, whitened_logdensity, parameters.step_size, num_integration_steps)
             return state, Draw(parameters.position(state.position), state.logdensity, *statistics)
 

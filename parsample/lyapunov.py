@@ -182,12 +182,17 @@ def coalescence_times(
     starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
     if scale is None:
         _, path, _ = rollout(transition, first, entries)
-        spread = path.std(0)
-        units = jnp.where(spread > 0, spread, 1)
+        units = unit_of(path)
     else:
         units = ravel_pytree(scale)[0]
     tolerance = default_tolerance(units, atol, rtol)
     return coalesce(transition, starts, entries, tolerance, stop_early=False)[0]
+
+
+def unit_of(states: Float[Array, "T D"]) -> Vector:
+    """Standard deviation of states in each coordinate; 1 where they do not move."""
+    spread = states.std(0)
+    return jnp.where(spread > 0, spread, 1)
 
 
 def coalesce(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from parsample.compilation import outermost_jit
 from parsample.deer import solve
 from parsample.grid import Team
-from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth
+from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth, unit_of
 from parsample.solution import DEER
 from parsample.status import Status
 from parsample.sweep import default_tolerance
@@ -84,9 +84,7 @@ def run_pilot(
     lle, lle_se = batch_means(growth[:, num_growth // 2 :], num_batches=2)
     ends = paths[:, -1]
     if scale is None:
-        settled = paths[:, num_growth // 2 :].reshape(-1, starts.shape[1])
-        spread = settled.std(0)
-        scale = jnp.where(spread > 0, spread, 1)
+        scale = unit_of(paths[:, num_growth // 2 :].reshape(-1, starts.shape[1]))
     tolerance = default_tolerance(scale)
     # Paths that part on average need not be watched for long.
     most = jnp.where(lle - 2 * lle_se > 0, num_meeting // 4, num_meeting)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from parsample.costs import StepCosts
-from parsample.grid import ceil_div, round_up
+from parsample.grid import ceil_div, piece_length, round_up
 from parsample.linearize import Dense, Zero
 from parsample.solution import DEER, Sequential
 
@@ -140,7 +140,7 @@ def _coalescing_plans(
     meetings = Meetings.of(times)
     plans, num_blocks = [], round_up(2, num_devices)
     while num_blocks * sequential.num_chains <= max(costs.lanes):
-        block_size = round_up(ceil_div(sequential.num_steps, num_blocks), period)
+        block_size = piece_length(sequential.num_steps, num_blocks, period)
         meeting = meetings.slowest(ceil_div(sequential.num_steps, block_size) * sequential.num_chains)
         if meeting > block_size:
             break

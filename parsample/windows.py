@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from parsample.check import Report
 from parsample.compilation import outermost_jit
 from parsample.deer import solve
-from parsample.grid import Team, ceil_div, round_up
+from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
@@ -166,21 +166,16 @@ def _window_shape(
             pieces = max(pieces, min(50, plan.num_steps // MIN_STEPS))
         else:
             pieces = max(pieces, int(expected / WINDOW_SECONDS))
-        return 1, _multiple(plan.num_steps, pieces, period)
+        return 1, piece_length(plan.num_steps, pieces, period)
     block_size, shorter = plan.method.block_size, 1
     if found is not None and isinstance(plan.method.linearization, Zero) and np.isfinite(found.coalescence).all():
         # Blocks may be cut as long as meeting takes a small part of each.
         meeting = Meetings.of(found.coalescence).slowest(plan.num_blocks * plan.num_chains)
         most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
         shorter = min(most, max(pieces, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
-        block_size = _multiple(block_size, shorter, period)
+        block_size = piece_length(block_size, shorter, period)
     blocks = ceil_div(plan.num_blocks, ceil_div(pieces, shorter))
     return min(round_up(blocks, num_devices), plan.num_blocks), block_size
-
-
-def _multiple(length: int, pieces: int, period: int) -> int:
-    """The length of equal pieces, rounded up to whole periods."""
-    return round_up(ceil_div(length, pieces), period)
 
 
 @outermost_jit(0, 1, 2, 3)
