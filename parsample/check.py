@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +20,8 @@ from parsample.costs import StepCosts, measure_costs
 from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
 from parsample.plan import Plan, make_plan
-from parsample.solution import Sequential
+from parsample.processes import agreed
+from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
@@ -137,7 +137,7 @@ def check(
     mesh = mesh_of(devices)
     position = checked_position(initial_position)
     dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-    chain_key, state, start = begin(dynamics, rng_key, position)
+    chain_key, state, start = agreed(mesh, begin(dynamics, rng_key, position))
     checked_start(state)
     report = examine(dynamics, state, start, chain_key, num_steps, mesh=mesh)
     report.warn()
@@ -182,13 +182,17 @@ def examine(
     """
     num_growth = int(np.clip(num_steps // 1250, 40, 250))
     num_meeting = int(np.clip(num_steps // 100, 256, 4000))
-    pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
+    pilot = run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale)
+    pilot = agreed(mesh, jax.device_get(pilot))
     start = pilot.ends[0]
     if costs is None:
         costs = measure_costs(
             dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
         )
-    newton = partial(newton_sweeps, dynamics, parameters, start, rng_key)
+
+    def newton(settings: DEER, pilot_steps: int) -> float:
+        return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))
+
     plan = make_plan(
         costs,
         pilot.coalescence.times,

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, mesh_of, round_up
 from parsample.linearize import Zero
+from parsample.processes import agreed
 from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
 
@@ -80,17 +81,19 @@ def measure_costs(
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
     All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use. Of several
-    devices in `mesh` only the first is used if the run is short.
+    devices in `mesh` only the first of each process is used if the run is short.
     """
 
     def seconds_per_step(evaluate: Callable, team: Team, lanes: int, long_enough: float) -> float:
         steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
-        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start), long_enough) / steps
+        run = partial(evaluate, dynamics, team, lanes, steps, parameters, start)
+        return _seconds(run, long_enough, all_devices) / steps
 
+    all_devices = mesh
     seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains, SHORTEST)]
     long_enough = min(max(LONG_ENOUGH * seconds[0] * num_steps, SHORTEST), LONGEST)
     if mesh is not None and seconds[0] * num_steps < SECONDS_TO_SHARE:
-        mesh = mesh_of([mesh.devices.flat[0]])
+        mesh = mesh_of(mesh.local_devices[:1])
     team = Team(mesh=mesh)
     lanes_measured = [num_chains]
     budget = MAX_TIMING_SHARE * seconds[0] * num_steps
@@ -106,16 +109,23 @@ def measure_costs(
     return StepCosts(tuple(lanes_measured), tuple(seconds), mesh)
 
 
-def _seconds(run: Callable[[int], Any], long_enough: float) -> float:
-    """Seconds of one round of ``run(rounds)``, from as many as take `long_enough`, less what starting it takes."""
+def _seconds(run: Callable[[int], Any], long_enough: float, mesh: Mesh | None = None) -> float:
+    """Seconds of one round of ``run(rounds)``, from as many as take `long_enough`, less what starting it takes.
+
+    The processes that share `mesh` go by the same figures, so that they run the same programmes.
+    """
+
+    def duration(rounds: int) -> float:
+        return float(agreed(mesh, _duration_of(run, rounds)))
+
     jax.block_until_ready(run(1))  # compiles
-    once = min(_duration_of(run, 1) for _ in range(2))
+    once = min(duration(1) for _ in range(2))
     if once > LONGEST:
         return once
     rounds = max(4, int(2 * long_enough / once))
-    while (more := _duration_of(run, 1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
+    while (more := duration(1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
         rounds *= 4
-    more = min(more, _duration_of(run, 1 + rounds))
+    more = min(more, duration(1 + rounds))
     # A start that took unusually long must not make rounds look short.
     return max(more - once, 0.25 * more) / rounds
 

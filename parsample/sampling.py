@@ -16,6 +16,7 @@ from parsample.check import Report, examine
 from parsample.grid import Team, ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
+from parsample.processes import agreed, is_first
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
@@ -189,7 +190,7 @@ def sample(
         plan,
         found,
         store,
-        progress_bar,
+        progress_bar and is_first(prepared.mesh),
         mesh,
     )
     prepared.clock.lap("sampling")
@@ -297,7 +298,7 @@ def _prepare(
     if not 0 < target < 1:
         raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
     mesh = mesh_of(devices)
-    position = checked_position(initial_position)
+    rng_key, position = agreed(mesh, (rng_key, checked_position(initial_position)))
     checked_logdensity(logdensity_fn, position)
     dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
     if isinstance(resolved, DEER) and resolved.block_size % dynamics.period and resolved.block_size < num_samples:
@@ -309,6 +310,7 @@ def _prepare(
     clock = _Clock()
     start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
     adaptation = jax.block_until_ready(warmup(dynamics, key_warmup, start, num_warmup, num_chains, target))
+    adaptation = agreed(mesh, adaptation)
     clock.lap("warmup")
     settings = {
         "kernel": kernel,
