@@ -117,7 +117,8 @@ def check(
     num_steps
         Length of the run that is being planned. The pilot takes a few percent of its time.
     devices
-        JAX devices that would share the run; None: all local ones.
+        JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
+        make this call, and all get the same report.
 
     Returns
     -------

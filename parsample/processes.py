@@ -25,8 +25,10 @@ def is_first(mesh: Mesh | None) -> bool:
 
 def agreed(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """What the first process holds, in all that share `mesh`: arrays that local and common programmes take alike."""
+    if not _spans_processes(mesh):
+        return tree
     leaves, structure = jax.tree.flatten(tree)
-    if not _spans_processes(mesh) or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return tree
     # As bytes, all leaves travel in one message.
     values = [_to_host(leaf) for leaf in leaves]

@@ -67,7 +67,9 @@ def deer(
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
-        JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on.
+        JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on. If they belong
+        to several processes, each must make this call; it gets the whole path, except under a transformation, where
+        what is on the devices of others stays there.
 
     Returns
     -------

@@ -60,7 +60,8 @@ def run_inference_algorithm(
         "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
         explicit `parsample.DEER` or `parsample.Sequential` settings.
     devices
-        JAX devices that share the blocks; None: all local ones. The chain is the same.
+        JAX devices that share the blocks; None: all local ones. The chain is the same. If they belong to several
+        processes, each must make this call and gets the whole chain, that of the first one's arguments.
 
     Returns
     -------

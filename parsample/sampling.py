@@ -148,7 +148,8 @@ def sample(
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
-        JAX devices that share the work; None: all local ones. The draws do not depend on them.
+        JAX devices that share the work; None: all local ones. The draws do not depend on them. If they belong to
+        several processes, each must make this call and gets all draws, those of the first one's arguments.
 
     Returns
     -------
