@@ -22,7 +22,8 @@ from parsample.costs import StepCosts, measure_costs, sequential_trial
 from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
 from parsample.plan import Plan, make_plan
-from parsample.solution import Sequential
+from parsample.processes import agreed
+from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
@@ -118,7 +119,8 @@ def check(
     num_steps
         Length of the run that is being planned. The pilot takes a few percent of its time.
     devices
-        JAX devices that would share the run; None: all local ones.
+        JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
+        make this call, and all get the same report.
 
     Returns
     -------
@@ -138,7 +140,7 @@ def check(
     mesh = mesh_of(devices)
     position = checked_position(initial_position)
     dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-    chain_key, state, start = begin(dynamics, rng_key, position)
+    chain_key, state, start = agreed(mesh, begin(dynamics, rng_key, position))
     checked_start(state)
     report = examine(dynamics, state, start, chain_key, num_steps, mesh=mesh)
     report.warn()
@@ -184,13 +186,17 @@ def examine(
     chains = (dynamics, parameters, starts, rng_key, num_steps)
     beside = preparations(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
     with compiling(*beside):
-        pilot = jax.device_get(run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale))
+        pilot = run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+        pilot = agreed(mesh, jax.device_get(pilot))
     start = pilot.ends[0]
     if costs is None:
         costs = measure_costs(
             dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
         )
-    newton = partial(newton_sweeps, dynamics, parameters, start, rng_key)
+
+    def newton(settings: DEER, pilot_steps: int) -> float:
+        return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))
+
     plan = make_plan(
         costs,
         pilot.coalescence.times,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from parsample.compilation import Programme, compiling, outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, mesh_of, round_up
 from parsample.linearize import Zero
+from parsample.processes import agreed
 from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
 
@@ -116,13 +117,14 @@ def measure_costs(
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
     All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use. Of several
-    devices in `mesh` only the first is used if the run is short.
+    devices in `mesh` only the first of each process is used if the run is short.
     """
+    everyone = mesh
     alone = sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh)
-    seconds, lanes = [_seconds_per_step(alone, SHORTEST)], [num_chains]
+    seconds, lanes = [_seconds_per_step(alone, SHORTEST, everyone)], [num_chains]
     sequential_seconds = seconds[0] * num_steps
     if mesh is not None and sequential_seconds < SECONDS_TO_SHARE:
-        mesh = mesh_of([mesh.devices.flat[0]])
+        mesh = mesh_of(mesh.local_devices[:1])
     counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in LANE_FACTORS]
     trials = [
         _trial(_first_sweep, mesh, count, num_chains * num_steps, alone.chains)
@@ -131,32 +133,40 @@ def measure_costs(
     ]
     with compiling(*(trial.prepare for trial in trials[:2])):
         pass  # nothing may be timed beside a compilation
+    long_enough = min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)
     for trial in trials:
         # At worst, a lane costs what it did among fewer.
         expected = 4 * MIN_TIMED_STEPS * seconds[-1] * trial.lanes / lanes[-1]
         if len(seconds) > 1 and expected > MAX_TIMING_SHARE * sequential_seconds:
             break
         lanes.append(trial.lanes)
-        seconds.append(_seconds_per_step(trial, min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)))
+        seconds.append(_seconds_per_step(trial, long_enough, everyone))
         if seconds[-1] / lanes[-1] > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes[-2]:
             break
     return StepCosts(tuple(lanes), tuple(seconds), mesh)
 
 
-def _seconds_per_step(trial: Trial, long_enough: float) -> float:
-    return _seconds(trial, long_enough) / trial.num_steps
+def _seconds_per_step(trial: Trial, long_enough: float, mesh: Mesh | None) -> float:
+    return _seconds(trial, long_enough, mesh) / trial.num_steps
 
 
-def _seconds(run: Callable[[int], Any], long_enough: float) -> float:
-    """Seconds of one round of ``run(rounds)``, from as many as take `long_enough`, less what starting it takes."""
+def _seconds(run: Callable[[int], Any], long_enough: float, mesh: Mesh | None = None) -> float:
+    """Seconds of one round of ``run(rounds)``, from as many as take `long_enough`, less what starting it takes.
+
+    The processes that share `mesh` go by the same figures, so that they run the same programmes.
+    """
+
+    def duration(rounds: int) -> float:
+        return float(agreed(mesh, _duration_of(run, rounds)))
+
     jax.block_until_ready(run(1))  # compiles
-    once = min(_duration_of(run, 1) for _ in range(2))
+    once = min(duration(1) for _ in range(2))
     if once > LONGEST:
         return once
     rounds = max(4, int(2 * long_enough / once))
-    while (more := _duration_of(run, 1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
+    while (more := duration(1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
         rounds *= 4
-    more = min(more, _duration_of(run, 1 + rounds))
+    more = min(more, duration(1 + rounds))
     # A start that took unusually long must not make rounds look short.
     return max(more - once, 0.25 * more) / rounds
 

@@ -27,13 +27,15 @@ def mesh_of(devices: Any) -> Mesh | None:
     Raises
     ------
     ValueError, TypeError
-        If `devices` is not a sequence of distinct JAX devices of one platform.
+        If `devices` is not a sequence of distinct JAX devices of one platform, some of them of this process.
     """
     chosen = default_devices() if devices is None else list(devices) if np.iterable(devices) else []
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
         raise TypeError(f"devices must be a sequence of JAX devices, such as jax.devices(); got {devices!r}.")
     if len(set(chosen)) < len(chosen) or len({device.platform for device in chosen}) > 1:
         raise ValueError(f"devices must be distinct and of one platform; got {chosen}.")
+    if all(device.process_index != jax.process_index() for device in chosen):
+        raise ValueError(f"devices must include some of this process, {jax.local_devices()}; got {chosen}.")
     return Mesh(np.array(chosen), (DEVICES,)) if chosen != jax.local_devices()[:1] else None
 
 

@@ -17,6 +17,7 @@ from parsample.deer import solve
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
+from parsample.processes import agreed, whole
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
@@ -59,7 +60,8 @@ def run_inference_algorithm(
         "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
         explicit `parsample.DEER` or `parsample.Sequential` settings.
     devices
-        JAX devices that share the blocks; None: all local ones. The chain is the same.
+        JAX devices that share the blocks; None: all local ones. The chain is the same. If they belong to several
+        processes, each must make this call and gets the whole chain, that of the first one's arguments.
 
     Returns
     -------
@@ -135,6 +137,7 @@ def evaluate_inference_algorithm(
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(inference_algorithm, initial_state, transform)
     checked_start(initial_state)
+    rng_key, initial_state, start = agreed(mesh, (rng_key, initial_state, start))
     guesses = None
     if resolved == "auto" and num_steps < MIN_STEPS:
         resolved = Sequential()
@@ -148,6 +151,7 @@ def evaluate_inference_algorithm(
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
+        solution = whole(mesh, solution)
     report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
 

@@ -17,6 +17,7 @@ from parsample.compilation import compiling
 from parsample.grid import Team, ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
+from parsample.processes import agreed, is_first
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
@@ -148,7 +149,8 @@ def sample(
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
-        JAX devices that share the work; None: all local ones. The draws do not depend on them.
+        JAX devices that share the work; None: all local ones. The draws do not depend on them. If they belong to
+        several processes, each must make this call and gets all draws, those of the first one's arguments.
 
     Returns
     -------
@@ -190,7 +192,7 @@ def sample(
         plan,
         found,
         store,
-        progress_bar,
+        progress_bar and is_first(prepared.mesh),
         mesh,
     )
     prepared.clock.lap("sampling")
@@ -298,7 +300,7 @@ def _prepare(
     if not 0 < target < 1:
         raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
     mesh = mesh_of(devices)
-    position = checked_position(initial_position)
+    rng_key, position = agreed(mesh, (rng_key, checked_position(initial_position)))
     checked_logdensity(logdensity_fn, position)
     dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
     if isinstance(resolved, DEER) and resolved.block_size % dynamics.period and resolved.block_size < num_samples:
@@ -312,7 +314,7 @@ def _prepare(
     warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
     checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
     with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked else ()):
-        adaptation = jax.block_until_ready(warmup(*warming))
+        adaptation = agreed(mesh, jax.block_until_ready(warmup(*warming)))
     clock.lap("warmup")
     settings = {
         "kernel": kernel,

@@ -20,6 +20,7 @@ from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
+from parsample.processes import whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.transition import rollout
@@ -139,12 +140,14 @@ def _windows(
             solution = _solve_window(
                 dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
             )
+            solution = whole(mesh, solution)
             # The next window guesses from the block ends of this one.
             states, draws, guesses = solution.final, solution.outputs, solution.block_ends
         else:
-            states, draws = _roll_window(
+            rolled = _roll_window(
                 dynamics, mesh, window[0] * window[1], adaptation.parameters, chain_keys, states, first
             )
+            states, draws = whole(mesh, rolled)
             solution = None
         draws = jax.device_get(draws)
         record = _record(solution, plan.num_chains, window, time.perf_counter() - begin, draws)

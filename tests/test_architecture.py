@@ -21,6 +21,7 @@ ORDER = [
     "threefry",
     "transition",
     "grid",
+    "processes",
     "linearize",
     "affine",
     "sweep",
