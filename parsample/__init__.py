@@ -1,6 +1,7 @@
 """One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
 
 from parsample.check import Report, check
+from parsample.costs import StepCosts
 from parsample.linearize import Dense, Diagonal, Identity, Zero
 from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
 from parsample.recursion import deer, rollout
@@ -23,6 +24,7 @@ __all__ = [
     "Sequential",
     "Solution",
     "Status",
+    "StepCosts",
     "Zero",
     "__version__",
     "check",

@@ -4,10 +4,15 @@ Whole programmes are timed, as a solve would run them: random numbers, transitio
 it takes to start a programme is longer than its run; there the difference between a short and a long run counts.
 """
 
+import json
+import math
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +22,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from parsample.compilation import outermost_jit
-from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, mesh_of, round_up
+from parsample.conditions import Conditions
+from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, first_devices, round_up
 from parsample.linearize import Zero
 from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout
+from parsample.validation import checked_count
 
 # Lane counts whose step is timed, in multiples of the number of chains.
 LANE_FACTORS = (32, 256, 2048, 16384)
@@ -42,10 +49,19 @@ SECONDS_TO_SHARE = 0.1
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
 
+# A run may be this many times longer than the one that costs were measured for before they may have stopped short: of
+# lane counts that would pay (which are a factor of eight apart), or of using all devices.
+MAX_STRETCH = 4
+
+# First lines of a file of step costs.
+FORMAT = {"format": "parsample step costs", "version": 1}
+
 
 @dataclass(frozen=True)
 class StepCosts:
     """Time of one step of several lanes at once, as measured on this device.
+
+    Found as ``report.costs``; passed on as ``costs=``, nothing is measured again and the plan is the same.
 
     Attributes
     ----------
@@ -53,19 +69,115 @@ class StepCosts:
         Lane counts, increasing.
     seconds
         Seconds per step of all those lanes.
-    mesh
-        The devices that shared them; None: one.
+    num_devices
+        Devices that shared them: the first of those that were given.
+    conditions
+        What they were measured for; None: unknown, so that nothing is compared when they are reused.
+
+    Raises
+    ------
+    ValueError
+        If lane counts do not increase, or times are not positive and finite, one for each.
     """
 
     lanes: tuple[int, ...]
     seconds: tuple[float, ...]
-    mesh: Mesh | None = None
+    num_devices: int = 1
+    conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        checked_count("num_devices", self.num_devices)
+        increasing = all(fewer < more for fewer, more in pairwise((0, *self.lanes)))
+        if not self.lanes or not increasing:
+            raise ValueError(f"lanes must be increasing whole numbers from 1 on; got {self.lanes}.")
+        if len(self.seconds) != len(self.lanes) or not all(0 < value < math.inf for value in self.seconds):
+            raise ValueError(
+                f"seconds must hold a positive, finite time for each of {len(self.lanes)} lane counts; "
+                f"got {self.seconds}."
+            )
 
     def __call__(self, lanes: int) -> float:
         """Seconds per step of `lanes` lanes: interpolated in logarithms, in proportion beyond the measured counts."""
         if lanes > self.lanes[-1]:
             return self.seconds[-1] * lanes / self.lanes[-1]
         return float(np.exp(np.interp(np.log(lanes), np.log(self.lanes), np.log(self.seconds))))
+
+    def caveat(self, num_steps: int) -> str:
+        """What to know of a plan for `num_steps` steps that relies on them; empty: nothing."""
+        if self.conditions is None or num_steps <= MAX_STRETCH * self.conditions.num_steps:
+            return ""
+        return (
+            f"measured for a run of {self.conditions.num_steps} steps; measured for this longer one, they may show "
+            "more to gain"
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write them to a file, as JSON.
+
+        Parameters
+        ----------
+        path
+            Name of the file, which is replaced.
+        """
+        Path(path).write_text(json.dumps({**FORMAT, **asdict(self)}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "StepCosts":
+        """What `save` wrote.
+
+        Parameters
+        ----------
+        path
+            Name of the file.
+
+        Returns
+        -------
+        StepCosts
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it holds something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            if {name: content[name] for name in FORMAT} != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}.")
+            conditions = content["conditions"]
+            return cls(
+                tuple(map(int, content["lanes"])),
+                tuple(map(float, content["seconds"])),
+                content["num_devices"],
+                None if conditions is None else Conditions(**conditions),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} holds no step costs that this version can read ({type(error).__name__}: {error}) "
+                "Delete it, and have them measured and saved anew."
+            ) from error
+
+
+def checked_costs(costs: Any, wanted: Conditions, num_devices: int) -> StepCosts | None:
+    """The `costs` argument of a run under conditions `wanted` on so many devices; None: they are to be measured."""
+    if costs is None:
+        return None
+    if not isinstance(costs, StepCosts):
+        raise TypeError(f"costs must be report.costs or StepCosts.load(path); got {costs!r}.")
+    if costs.num_devices > num_devices:
+        raise ValueError(
+            f"costs were measured on {costs.num_devices} devices; this run has {num_devices}. "
+            "Give it as many devices, or leave costs out (or name a new file) to have them measured anew."
+        )
+    measured = asdict(costs.conditions or wanted) | {"num_steps": wanted.num_steps}
+    for name, here in asdict(wanted).items():
+        if measured[name] != here:
+            raise ValueError(
+                f"costs were measured for {name}={measured[name]!r}; this run has {here!r}. "
+                "Leave costs out (or name a new file) to have them measured anew."
+            )
+    return costs
 
 
 def measure_costs(
@@ -89,8 +201,8 @@ def measure_costs(
 
     seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains, SHORTEST)]
     long_enough = min(max(LONG_ENOUGH * seconds[0] * num_steps, SHORTEST), LONGEST)
-    if mesh is not None and seconds[0] * num_steps < SECONDS_TO_SHARE:
-        mesh = mesh_of([mesh.devices.flat[0]])
+    if seconds[0] * num_steps < SECONDS_TO_SHARE:
+        mesh = first_devices(mesh, 1)
     team = Team(mesh=mesh)
     lanes_measured = [num_chains]
     budget = MAX_TIMING_SHARE * seconds[0] * num_steps
@@ -103,7 +215,8 @@ def measure_costs(
         seconds.append(seconds_per_step(_first_sweep, team, lanes, long_enough))
         if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
             break
-    return StepCosts(tuple(lanes_measured), tuple(seconds), mesh)
+    conditions = Conditions.of(dynamics, start, num_steps, num_chains, mesh)
+    return StepCosts(tuple(lanes_measured), tuple(seconds), team.num_devices, conditions)
 
 
 def _seconds(run: Callable[[int], Any], long_enough: float) -> float:

@@ -37,6 +37,11 @@ def mesh_of(devices: Any) -> Mesh | None:
     return Mesh(np.array(chosen), (DEVICES,)) if chosen != jax.local_devices()[:1] else None
 
 
+def first_devices(mesh: Mesh | None, number: int) -> Mesh | None:
+    """The mesh of so many leading devices of `mesh`."""
+    return mesh if mesh is None or mesh.size == number else mesh_of(list(mesh.devices.flat[:number]))
+
+
 def default_devices() -> list[jax.Device]:
     """All that this process can use."""
     return jax.local_devices()

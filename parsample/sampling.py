@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.check import Report, examine
-from parsample.grid import Team, ceil_div, mesh_of, round_up
+from parsample.conditions import Conditions
+from parsample.costs import StepCosts, checked_costs
+from parsample.grid import Team, ceil_div, first_devices, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
@@ -123,6 +125,7 @@ def sample(
     target_acceptance_rate: float | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -148,6 +151,9 @@ def sample(
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
         JAX devices that share the work; None: all local ones. The draws do not depend on them.
+    costs
+        ``report.costs`` of an earlier run or `check_sampler`, or `parsample.StepCosts.load`, so that nothing is
+        measured again; None: they are measured.
 
     Returns
     -------
@@ -174,6 +180,7 @@ def sample(
         method,
         target_acceptance_rate,
         devices,
+        costs,
     )
     found, plan = _planned(prepared, num_samples, num_chains)
     if found is not None and method == "auto":
@@ -181,7 +188,7 @@ def sample(
     prepared.clock.lap("check")
     store = Store(num_chains, num_samples)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
-    mesh = prepared.mesh if found is None else found.costs.mesh
+    mesh = prepared.mesh if found is None else first_devices(prepared.mesh, found.costs.num_devices)
     windows, interrupted = run_windows(
         prepared.dynamics,
         prepared.adaptation,
@@ -219,6 +226,7 @@ def check_sampler(
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> Report:
     """What `sample` would plan after its warm-up: `parsample.check` for the sampler's own kernels.
 
@@ -226,7 +234,7 @@ def check_sampler(
     ----------
     rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
         As for `sample`.
-    target_acceptance_rate, devices
+    target_acceptance_rate, devices, costs
         As for `sample`.
 
     Returns
@@ -254,6 +262,7 @@ def check_sampler(
         "deer",
         target_acceptance_rate,
         devices,
+        costs,
     )
     found, _ = _planned(prepared, num_samples, num_chains)
     assert found is not None
@@ -269,6 +278,7 @@ class _Prepared:
     adaptation: Adaptation
     method: Method
     mesh: Mesh | None
+    costs: StepCosts | None
     key_check: Array
     key_chains: Array
     settings: dict[str, Any]
@@ -286,6 +296,7 @@ def _prepare(
     method: Method,
     target_acceptance_rate: float | None,
     devices: Sequence[jax.Device] | None,
+    costs: StepCosts | None,
 ) -> _Prepared:
     """Check the arguments of `sample`, then warm up."""
     checked_count("num_samples", num_samples)
@@ -308,6 +319,8 @@ def _prepare(
     key_warmup, key_check, key_chains = jax.random.split(rng_key, 3)
     clock = _Clock()
     start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
+    conditions = Conditions.of(dynamics, start, num_samples, num_chains, mesh)
+    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
     adaptation = jax.block_until_ready(warmup(dynamics, key_warmup, start, num_warmup, num_chains, target))
     clock.lap("warmup")
     settings = {
@@ -320,7 +333,7 @@ def _prepare(
         "device": jax.devices()[0].device_kind,
         "num_devices": Team(mesh=mesh).num_devices,
     }
-    return _Prepared(dynamics, adaptation, resolved, mesh, key_check, key_chains, settings, clock)
+    return _Prepared(dynamics, adaptation, resolved, mesh, costs, key_check, key_chains, settings, clock)
 
 
 class _Clock:
@@ -354,6 +367,7 @@ def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Re
         num_chains=num_chains,
         period=dynamics.period,
         scale=jnp.ones_like(states[0]),
+        costs=prepared.costs,
         mesh=prepared.mesh,
     )
     if method == "auto":

@@ -30,6 +30,7 @@ ORDER = [
     "recursion",
     "lyapunov",
     "pilot",
+    "conditions",
     "costs",
     "plan",
     "check",

@@ -1,5 +1,6 @@
 """The command line: exit codes, files, one line on stderr where something is wrong."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model,
     assert ("paths drift apart" in out) is not parallel
     assert err == ""
     assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
+
+
+@pytest.mark.parametrize("command", ["check", "sample"])
+def test_costs_are_written_once_and_read_from_then_on(monkeypatch, capsys, tmp_path, model, command):
+    asked: list[StepCosts | None] = []
+
+    def answer(*_: Any, costs: StepCosts | None, **__: Any) -> Any:
+        asked.append(costs)
+        found = report(parallel=True)
+        return found if command == "check" else dataclasses.replace(fabricated(Status.CONVERGED), report=found)
+
+    monkeypatch.setattr(f"parsample.cli.{'check_sampler' if command == 'check' else 'sample'}", answer)
+    path = tmp_path / "costs.json"
+    assert [main([command, model, "--num-chains", "2", "--costs", str(path)]) for _ in range(2)] == [0, 0]
+    assert asked == [None, report(parallel=True).costs]
+    out, err = capsys.readouterr()
+    assert out.count(f"step costs         measured, and written to {path}") == 1
+    assert err == ""
 
 
 def test_check_of_a_real_model(capsys, model):
@@ -212,6 +231,8 @@ def assert_one_line(err: str, words: str) -> None:
         ("--out", "missing/draws.nc", "there is no directory"),
         ("--out", "missing/draws.zarr", "there is no directory"),
         ("--out", "directory.nc", "is a directory; name a file"),
+        ("--costs", "missing/costs.json", "there is no directory"),
+        ("--costs", "a_gaussian.py", "holds no step costs"),
         ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
     ],
 )
