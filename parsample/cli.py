@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from parsample.check import Report
+from parsample.compare import compare_kernels
 from parsample.compilation import use_cores
 from parsample.costs import StepCosts
 from parsample.export import SUFFIXES, save
@@ -64,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
         command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
         command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
-        command.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        one_or_more = command.add_mutually_exclusive_group()
+        one_or_more.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        if command is check:
+            help_text = "compare these: predicted effective draws per second"
+            one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
         command.add_argument(
             "--costs", type=Path, metavar="FILE", help="reuse the step costs in FILE, or measure and write them there"
@@ -145,6 +150,8 @@ def _keep_costs(report: Report | None, options: argparse.Namespace) -> None:
 
 
 def _check(model: Model, options: argparse.Namespace) -> int:
+    if options.kernels:
+        return _compare(model, options)
     report = check_sampler(
         jax.random.key(options.seed), model.logdensity, model.initial_position, **_sampler_settings(model, options)
     )
@@ -152,6 +159,21 @@ def _check(model: Model, options: argparse.Namespace) -> int:
     print(report)
     _keep_costs(report, options)
     return OK if report.parallelizable else NOT_PARALLEL
+
+
+def _compare(model: Model, options: argparse.Namespace) -> int:
+    if options.costs is not None:
+        raise ValueError(f"--costs {options.costs}: step costs are those of one kernel; leave one of the two out.")
+    settings = _sampler_settings(model, options) | {"kernels": options.kernels}
+    del settings["kernel"], settings["costs"]
+    comparison = compare_kernels(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
+    print(model.name)
+    print(comparison)
+    if comparison.best is None or comparison.best.report is None:
+        return FAILED
+    print(f"kernel {comparison.best.kernel}")
+    print(comparison.best.report)
+    return OK if comparison.best.report.parallelizable else NOT_PARALLEL
 
 
 def _sample(model: Model, options: argparse.Namespace) -> int:

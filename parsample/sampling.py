@@ -21,7 +21,7 @@ from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
-from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position
+from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position, checked_rate
 from parsample.warmup import MIN_WARMUP, Adaptation, warmup
 from parsample.windows import Store, WindowRecord, run_windows
 
@@ -169,7 +169,7 @@ def sample(
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
     """
-    prepared = _prepare(
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -182,7 +182,7 @@ def sample(
         devices,
         costs,
     )
-    found, plan = _planned(prepared, num_samples, num_chains)
+    found, plan = planned(prepared, num_samples, num_chains)
     if found is not None and method == "auto":
         found.warn()
     prepared.clock.lap("check")
@@ -251,7 +251,7 @@ def check_sampler(
     ParallelStallWarning
         If the chains would not be evaluated in parallel.
     """
-    prepared = _prepare(
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -264,14 +264,14 @@ def check_sampler(
         devices,
         costs,
     )
-    found, _ = _planned(prepared, num_samples, num_chains)
+    found, _ = planned(prepared, num_samples, num_chains)
     assert found is not None
     found.warn()
     return found
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Everything that is settled before the chains run."""
 
     dynamics: KernelDynamics
@@ -285,7 +285,7 @@ class _Prepared:
     clock: "_Clock"
 
 
-def _prepare(
+def prepare(
     rng_key: Array,
     logdensity_fn: Callable,
     initial_position: PyTree,
@@ -297,16 +297,14 @@ def _prepare(
     target_acceptance_rate: float | None,
     devices: Sequence[jax.Device] | None,
     costs: StepCosts | None,
-) -> _Prepared:
+) -> Prepared:
     """Check the arguments of `sample`, then warm up."""
     checked_count("num_samples", num_samples)
     checked_count("num_warmup", num_warmup, MIN_WARMUP)
     checked_count("num_chains", num_chains)
     checked_choice("kernel", kernel, KERNELS)
     resolved = checked_method(method, num_samples)
-    target = TARGET_ACCEPTANCE[kernel] if target_acceptance_rate is None else target_acceptance_rate
-    if not 0 < target < 1:
-        raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
+    target = checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE[kernel])
     mesh = mesh_of(devices)
     position = checked_position(initial_position)
     checked_logdensity(logdensity_fn, position)
@@ -333,7 +331,7 @@ def _prepare(
         "device": jax.devices()[0].device_kind,
         "num_devices": Team(mesh=mesh).num_devices,
     }
-    return _Prepared(dynamics, adaptation, resolved, mesh, costs, key_check, key_chains, settings, clock)
+    return Prepared(dynamics, adaptation, resolved, mesh, costs, key_check, key_chains, settings, clock)
 
 
 class _Clock:
@@ -349,7 +347,7 @@ class _Clock:
         self._last = now
 
 
-def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
+def planned(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
     """The report of the check, if one is called for, and the plan that follows from it and from `method`."""
     method, dynamics, adaptation = prepared.method, prepared.dynamics, prepared.adaptation
     plan = sequential_plan(num_samples, num_chains)

@@ -15,6 +15,7 @@ import xarray
 from parsample import DEER, Status, Zero, __version__
 from parsample.check import Report
 from parsample.cli import main
+from parsample.compare import KernelComparison, KernelForecast
 from parsample.costs import StepCosts
 from parsample.kernels import KernelParameters
 from parsample.pilot import NUM_RESTARTS
@@ -85,6 +86,37 @@ def test_costs_are_written_once_and_read_from_then_on(monkeypatch, capsys, tmp_p
     out, err = capsys.readouterr()
     assert out.count(f"step costs         measured, and written to {path}") == 1
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("parallel", "failure", "code"), [(True, "", 0), (False, "", 3), (True, "its states are not finite", 1)]
+)
+def test_check_compares_kernels(monkeypatch, capsys, tmp_path, parallel, failure, code):
+    path = tmp_path / "with_settings.py"
+    path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
+    asked: dict[str, Any] = {}
+
+    def compare_kernels(*_: Any, **kwargs: Any) -> KernelComparison:
+        asked.update(kwargs)
+        found = None if failure else report(parallel=parallel)
+        per_draw = np.nan if failure else 0.5
+        forecast = KernelForecast("nuts", found, 40_000, 4000, per_draw, "x[0]", 7.0, 0.0, failure)
+        return KernelComparison((forecast,), 10_000, 4)
+
+    monkeypatch.setattr("parsample.cli.compare_kernels", compare_kernels)
+    assert main(["check", str(path), *SIZES, "--kernels", "nuts", "mala"]) == code
+    settings = {"num_samples": 10_000, "num_warmup": 300, "num_chains": 2, "target_acceptance_rate": 0.95}
+    assert asked == settings | {"kernels": ["nuts", "mala"]}
+    out, err = capsys.readouterr()
+    assert ("best: nuts" in out) is not bool(failure)
+    assert ("verdict            " in out) is not bool(failure)
+    assert ("nuts: failed: its states are not finite" in out) is bool(failure)
+    assert err == ""
+
+
+def test_costs_are_of_one_kernel(capsys, tmp_path, model):
+    assert main(["check", model, "--kernels", "hmc", "nuts", "--costs", str(tmp_path / "costs.json")]) == 1
+    assert_one_line(capsys.readouterr().err, "step costs are those of one kernel")
 
 
 def test_check_of_a_real_model(capsys, model):
@@ -281,6 +313,9 @@ def test_a_bad_number_is_one_line_on_stderr(capsys, model):
         ([], 2),
         (["check"], 2),
         (["sample", "model.py", "--kernel", "gibbs"], 2),
+        (["sample", "model.py", "--kernels", "hmc"], 2),
+        (["check", "model.py", "--kernels", "hmc", "gibbs"], 2),
+        (["check", "model.py", "--kernels", "hmc", "--kernel", "nuts"], 2),
         (["sample", "model.py", "--num-samples", "many"], 2),
     ],
 )

@@ -20,6 +20,7 @@ from parsample import (
     check,
     check_sampler,
     coalescence_times,
+    compare_kernels,
     deer,
     evaluate_inference_algorithm,
     lyapunov_exponent,
@@ -163,6 +164,7 @@ def quietly(logdensity_fn: Callable, position: Any, **settings: Any) -> Any:
 
 POSITIONS = {
     "sample": lambda position: quietly(isotropic, position),
+    "compare": lambda position: compare_kernels(KEY, isotropic, position),
     "check": lambda position: check(KEY, MALA, position, num_steps=100),
     "run": lambda position: run_inference_algorithm(KEY, MALA, 10, initial_position=position),
 }
@@ -327,6 +329,26 @@ def test_unknown_methods(name):
 def test_unknown_kernels(name):
     with refuses(ValueError, "kernel must be one of 'hmc', 'nuts', 'mala'; got", repr(name)):
         quietly(isotropic, np.zeros(2), kernel=name)
+
+
+@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,)])
+def test_kernels_to_compare(names):
+    with refuses(ValueError, "kernels must be different names out of 'hmc', 'nuts', 'mala'; got", repr(names)):
+        compare_kernels(KEY, isotropic, np.zeros(2), kernels=names)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1; got 0"),
+        ({"num_warmup": 99}, "num_warmup must be a whole number of at least 100; got 99"),
+        ({"num_chains": True}, "num_chains must be a whole number of at least 1; got True"),
+        ({"kernels": ("mala",), "target_acceptance_rate": 1.5}, "target_acceptance_rate must lie between 0 and 1"),
+    ],
+)
+def test_settings_of_a_comparison(settings, words):
+    with refuses(ValueError, words):
+        compare_kernels(KEY, isotropic, np.zeros(2), **settings)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.2, np.nan])
