@@ -21,9 +21,9 @@ from parsample.solution import Sequential
 from parsample.validation import checked_rate
 from parsample.windows import roll_window
 
-# A pilot runs pieces of so many draws of all chains together, until the smallest ESS is this large or it has run so
-# many pieces: the standard error of an estimated ESS is then about a tenth of it.
-PIECE_DRAWS = 4000
+# A pilot runs pieces of so many draws of all chains together, and at least so many of each, until the smallest ESS is
+# this large or it has run so many pieces. The standard error of an estimated ESS of 1000 is about a tenth of it.
+PIECE_DRAWS, MIN_PIECE_LENGTH = 4000, 128
 ENOUGH_ESS = 1000
 MAX_PIECES = 10
 
@@ -179,11 +179,11 @@ def compare_kernels(
 
     Notes
     -----
-    Each kernel is warmed up and checked as by `check_sampler`, and run step by step for 4000 draws in all, then more
-    until its smallest bulk ESS is 1000: at most 40,000 draws, or `num_samples` per chain.
+    Each kernel is warmed up and checked as by `check_sampler`, and run step by step for 4000 draws in all (at least 128
+    of each chain), then more until its smallest bulk ESS is 1000: at most ten times that, or `num_samples` per chain.
     """
     names = tuple(kernels) if not isinstance(kernels, str) and np.iterable(kernels) else ()
-    if not names or not set(names) <= set(KERNELS) or len(set(names)) < len(names):
+    if not names or not all(name in KERNELS for name in names) or len(set(names)) < len(names):
         raise ValueError(f"kernels must be different names out of {', '.join(map(repr, KERNELS))}; got {kernels!r}.")
     checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE["hmc"])
 
@@ -229,7 +229,7 @@ def _pilot(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Draw,
     import arviz  # noqa: PLC0415 - takes a second
 
     dynamics, adaptation = prepared.dynamics, prepared.adaptation
-    length = piece_length(PIECE_DRAWS, num_chains, dynamics.period)
+    length = piece_length(max(PIECE_DRAWS, MIN_PIECE_LENGTH * num_chains), num_chains, dynamics.period)
     chain_keys, states = jax.random.split(prepared.key_chains, num_chains), adaptation.states
     pieces: list[Draw] = []
     for piece in range(min(MAX_PIECES, ceil_div(num_samples, length))):
@@ -247,8 +247,8 @@ def _failure(draws: Draw, ess: Float[np.ndarray, " D"]) -> str:
     """Why these draws tell nothing; empty if they do."""
     if not np.isfinite(draws.position).all():
         return "its states are not finite"
-    if (np.ptp(draws.position, axis=1) == 0).any():
-        return "it does not move: every proposal is rejected"
+    if stuck := int((np.ptp(draws.position, axis=1) == 0).any(axis=1).sum()):
+        return f"{stuck} of {len(draws.position)} chains do not move: every proposal is rejected"
     return "" if np.isfinite(ess).all() else "its effective sample size is not finite"
 
 

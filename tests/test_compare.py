@@ -120,13 +120,13 @@ def test_a_kernel_that_does_not_move_is_part_of_the_table():
     found = compare_kernels(KEY, stuck, jnp.full(3, 0.5), kernels=("mala",), **SETTINGS)
     assert (found.best, found["mala"].report) == (None, None)
     assert math.isnan(found["mala"].ess_per_second)
-    assert "mala: failed: it does not move" in str(found)
+    assert "mala: failed: 2 of 2 chains do not move" in str(found)
     assert "none can be used" in str(found)
 
 
 @pytest.mark.parametrize(
     ("position", "words"),
-    [(np.nan, "not finite"), (np.inf, "not finite"), (1.0, "does not move")],
+    [(np.nan, "not finite"), (np.inf, "not finite"), (1.0, "2 of 2 chains do not move")],
 )
 def test_why_draws_tell_nothing(monkeypatch, position, words):
     def roll_window(*arguments: Any) -> tuple:

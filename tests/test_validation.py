@@ -331,7 +331,7 @@ def test_unknown_kernels(name):
         quietly(isotropic, np.zeros(2), kernel=name)
 
 
-@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,)])
+@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,), (["hmc"],)])
 def test_kernels_to_compare(names):
     with refuses(ValueError, "kernels must be different names out of 'hmc', 'nuts', 'mala'; got", repr(names)):
         compare_kernels(KEY, isotropic, np.zeros(2), kernels=names)
