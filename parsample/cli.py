@@ -144,9 +144,13 @@ def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
 
 def _keep_costs(report: Report | None, options: argparse.Namespace) -> None:
     """Write the step costs to the file that was named, unless that is where they come from."""
-    if options.costs is not None and report is not None and not options.costs.exists():
-        report.costs.save(options.costs)
-        print(f"{'step costs':<18} measured, and written to {options.costs}")
+    if options.costs is None or options.costs.exists():
+        return
+    if report is None:
+        print(f"{'step costs':<18} not measured: this run was not checked")
+        return
+    report.costs.save(options.costs)
+    print(f"{'step costs':<18} measured, and written to {options.costs}")
 
 
 def _check(model: Model, options: argparse.Namespace) -> int:

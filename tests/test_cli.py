@@ -88,6 +88,14 @@ def test_costs_are_written_once_and_read_from_then_on(monkeypatch, capsys, tmp_p
     assert err == ""
 
 
+def test_costs_are_not_written_where_none_were_measured(monkeypatch, capsys, tmp_path, model):
+    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.SEQUENTIAL))
+    path = tmp_path / "costs.json"
+    assert main(["sample", model, "--num-chains", "2", "--method", "sequential", "--costs", str(path)]) == 0
+    assert "step costs         not measured: this run was not checked" in capsys.readouterr().out
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("parallel", "failure", "code"), [(True, "", 0), (False, "", 3), (True, "its states are not finite", 1)]
 )
