@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from parsample.conditions import device_name
+
 RESULTS = Path(__file__).parent / "results"
 
 # What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
@@ -75,7 +77,7 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     names = ("jax", "jaxlib", "blackjax", "numpy", "parsample")
     return {
-        "device": f"{device.device_kind} ({os.cpu_count()} cores, {_cpu_model()})"
+        "device": f"{device.device_kind} ({os.cpu_count()} cores, {device_name(device)})"
         if device.platform == "cpu"
         else device.device_kind,
         "num_devices": jax.local_device_count(),
@@ -83,13 +85,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> Path:

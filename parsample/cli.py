@@ -13,7 +13,10 @@ from pathlib import Path
 
 import jax
 
+from parsample.check import Report
+from parsample.compare import compare_kernels
 from parsample.compilation import use_cores
+from parsample.costs import StepCosts
 from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
@@ -62,8 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
         command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
         command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
-        command.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        one_or_more = command.add_mutually_exclusive_group()
+        one_or_more.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        if command is check:
+            help_text = "compare these: predicted effective draws per second"
+            one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
+        command.add_argument(
+            "--costs", type=Path, metavar="FILE", help="reuse the step costs in FILE, or measure and write them there"
+        )
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
         command.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to share the work (default: all)")
@@ -89,17 +99,23 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.out is not None:
         if options.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
-        if not options.out.parent.is_dir():
-            raise ValueError(f"--out {options.out}: there is no directory {options.out.parent}; create it first.")
-        _probe_writable(options.out.parent, "--out")
+        _check_parent(options.out, "--out")
         if options.out.suffix == ".nc":
             if options.out.is_dir():
                 raise ValueError(f"--out {options.out} is a directory; name a file.")
             if options.out.exists():
                 options.out.open("ab").close()
+    if options.costs is not None and not options.costs.exists():
+        _check_parent(options.costs, "--costs")
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
         _probe_writable(options.plots, "--plots")
+
+
+def _check_parent(path: Path, option: str) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no directory {path.parent}; create it first.")
+    _probe_writable(path.parent, option)
 
 
 def _probe_writable(directory: Path, option: str) -> None:
@@ -122,16 +138,46 @@ def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
         "num_samples": options.num_samples,
         "num_chains": options.num_chains,
         "kernel": options.kernel,
+        "costs": StepCosts.load(options.costs) if options.costs is not None and options.costs.exists() else None,
     }
 
 
+def _keep_costs(report: Report | None, options: argparse.Namespace) -> None:
+    """Write the step costs to the file that was named, unless that is where they come from."""
+    if options.costs is None or options.costs.exists():
+        return
+    if report is None:
+        print(f"{'step costs':<18} not measured: this run was not checked")
+        return
+    report.costs.save(options.costs)
+    print(f"{'step costs':<18} measured, and written to {options.costs}")
+
+
 def _check(model: Model, options: argparse.Namespace) -> int:
+    if options.kernels:
+        return _compare(model, options)
     report = check_sampler(
         jax.random.key(options.seed), model.logdensity, model.initial_position, **_sampler_settings(model, options)
     )
     print(f"{model.name}, kernel {options.kernel}")
     print(report)
+    _keep_costs(report, options)
     return OK if report.parallelizable else NOT_PARALLEL
+
+
+def _compare(model: Model, options: argparse.Namespace) -> int:
+    if options.costs is not None:
+        raise ValueError(f"--costs {options.costs}: step costs are those of one kernel; leave one of the two out.")
+    settings = _sampler_settings(model, options) | {"kernels": options.kernels}
+    del settings["kernel"], settings["costs"]
+    comparison = compare_kernels(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
+    print(model.name)
+    print(comparison)
+    if comparison.best is None or comparison.best.report is None:
+        return FAILED
+    print(f"kernel {comparison.best.kernel}")
+    print(comparison.best.report)
+    return OK if comparison.best.report.parallelizable else NOT_PARALLEL
 
 
 def _sample(model: Model, options: argparse.Namespace) -> int:
@@ -148,6 +194,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         save(tree, options.out)
     print(summary_table(tree, full=options.full_summary))
     print(_account(model, options, result))
+    _keep_costs(result.report, options)
     if options.plots is not None:
         from parsample.plots import save_plots  # noqa: PLC0415 - matplotlib is an extra
 

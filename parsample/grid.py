@@ -39,6 +39,13 @@ def mesh_of(devices: Any) -> Mesh | None:
     return Mesh(np.array(chosen), (DEVICES,)) if chosen != jax.local_devices()[:1] else None
 
 
+def first_devices(mesh: Mesh | None, number: int) -> Mesh | None:
+    """The mesh of so many leading devices of `mesh`; of one, each process takes its own."""
+    if mesh is None or mesh.size == number:
+        return mesh
+    return mesh_of(list(mesh.local_devices[:1] if number == 1 else mesh.devices.flat[:number]))
+
+
 def default_devices() -> list[jax.Device]:
     """All that this process can use."""
     return jax.local_devices()

@@ -14,14 +14,16 @@ from jaxtyping import Array, PyTree
 
 from parsample.check import Report, examine, preparations
 from parsample.compilation import compiling
-from parsample.grid import Team, ceil_div, mesh_of, round_up
+from parsample.conditions import Conditions
+from parsample.costs import StepCosts, checked_costs
+from parsample.grid import Team, ceil_div, first_devices, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.processes import agreed, is_first
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
-from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position
+from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position, checked_rate
 from parsample.warmup import MIN_WARMUP, Adaptation, warmup
 from parsample.windows import Store, WindowRecord, run_windows
 
@@ -125,6 +127,7 @@ def sample(
     target_acceptance_rate: float | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -151,6 +154,9 @@ def sample(
     devices
         JAX devices that share the work; None: all local ones. The draws do not depend on them. If they belong to
         several processes, each must make this call and gets all draws, those of the first one's arguments.
+    costs
+        ``report.costs`` of an earlier run or `check_sampler`, or `parsample.StepCosts.load`, so that nothing is
+        measured again; None: they are measured.
 
     Returns
     -------
@@ -166,7 +172,7 @@ def sample(
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
     """
-    prepared = _prepare(
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -177,14 +183,15 @@ def sample(
         method,
         target_acceptance_rate,
         devices,
+        costs,
     )
-    found, plan = _planned(prepared, num_samples, num_chains)
+    found, plan = planned(prepared, num_samples, num_chains)
     if found is not None and method == "auto":
         found.warn()
     prepared.clock.lap("check")
     store = Store(num_chains, num_samples)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
-    mesh = prepared.mesh if found is None else found.costs.mesh
+    mesh = prepared.mesh if found is None else first_devices(prepared.mesh, found.costs.num_devices)
     windows, interrupted = run_windows(
         prepared.dynamics,
         prepared.adaptation,
@@ -222,6 +229,7 @@ def check_sampler(
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> Report:
     """What `sample` would plan after its warm-up: `parsample.check` for the sampler's own kernels.
 
@@ -229,7 +237,7 @@ def check_sampler(
     ----------
     rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
         As for `sample`.
-    target_acceptance_rate, devices
+    target_acceptance_rate, devices, costs
         As for `sample`.
 
     Returns
@@ -246,7 +254,7 @@ def check_sampler(
     ParallelStallWarning
         If the chains would not be evaluated in parallel.
     """
-    prepared = _prepare(
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -257,28 +265,30 @@ def check_sampler(
         "deer",
         target_acceptance_rate,
         devices,
+        costs,
     )
-    found, _ = _planned(prepared, num_samples, num_chains)
+    found, _ = planned(prepared, num_samples, num_chains)
     assert found is not None
     found.warn()
     return found
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Everything that is settled before the chains run."""
 
     dynamics: KernelDynamics
     adaptation: Adaptation
     method: Method
     mesh: Mesh | None
+    costs: StepCosts | None
     key_check: Array
     key_chains: Array
     settings: dict[str, Any]
     clock: "_Clock"
 
 
-def _prepare(
+def prepare(
     rng_key: Array,
     logdensity_fn: Callable,
     initial_position: PyTree,
@@ -289,16 +299,15 @@ def _prepare(
     method: Method,
     target_acceptance_rate: float | None,
     devices: Sequence[jax.Device] | None,
-) -> _Prepared:
+    costs: StepCosts | None,
+) -> Prepared:
     """Check the arguments of `sample`, then warm up."""
     checked_count("num_samples", num_samples)
     checked_count("num_warmup", num_warmup, MIN_WARMUP)
     checked_count("num_chains", num_chains)
     checked_choice("kernel", kernel, KERNELS)
     resolved = checked_method(method, num_samples)
-    target = TARGET_ACCEPTANCE[kernel] if target_acceptance_rate is None else target_acceptance_rate
-    if not 0 < target < 1:
-        raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
+    target = checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE[kernel])
     mesh = mesh_of(devices)
     rng_key, position = agreed(mesh, (rng_key, checked_position(initial_position)))
     checked_logdensity(logdensity_fn, position)
@@ -311,9 +320,11 @@ def _prepare(
     key_warmup, key_check, key_chains = jax.random.split(rng_key, 3)
     clock = _Clock()
     start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
+    conditions = Conditions.of(dynamics, start, num_samples, num_chains, mesh)
+    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
     warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
     checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
-    with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked else ()):
+    with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked and costs is None else ()):
         adaptation = agreed(mesh, jax.block_until_ready(warmup(*warming)))
     clock.lap("warmup")
     settings = {
@@ -326,7 +337,7 @@ def _prepare(
         "device": jax.devices()[0].device_kind,
         "num_devices": Team(mesh=mesh).num_devices,
     }
-    return _Prepared(dynamics, adaptation, resolved, mesh, key_check, key_chains, settings, clock)
+    return Prepared(dynamics, adaptation, resolved, mesh, costs, key_check, key_chains, settings, clock)
 
 
 class _Clock:
@@ -342,7 +353,7 @@ class _Clock:
         self._last = now
 
 
-def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
+def planned(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
     """The report of the check, if one is called for, and the plan that follows from it and from `method`."""
     method, dynamics, adaptation = prepared.method, prepared.dynamics, prepared.adaptation
     plan = sequential_plan(num_samples, num_chains)
@@ -360,6 +371,7 @@ def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Re
         num_chains=num_chains,
         period=dynamics.period,
         scale=jnp.ones_like(starts[0]),
+        costs=prepared.costs,
         mesh=prepared.mesh,
     )
     if method == "auto":

@@ -195,6 +195,11 @@ class Dynamics(Protocol):
     programme serves all of them.
     """
 
+    @property
+    def kernel(self) -> str:
+        """Name of the sampler's kernel; empty for a BlackJAX algorithm of the user's."""
+        ...
+
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""
         ...
@@ -209,6 +214,7 @@ class AlgorithmDynamics:
 
     algorithm: SamplingAlgorithm
     transform: Callable
+    kernel = ""
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""

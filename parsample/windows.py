@@ -144,7 +144,7 @@ def _windows(
             # The next window guesses from the block ends of this one.
             states, draws, guesses = solution.final, solution.outputs, solution.block_ends
         else:
-            rolled = _roll_window(
+            rolled = roll_window(
                 dynamics, mesh, window[0] * window[1], adaptation.parameters, chain_keys, states, first
             )
             states, draws = whole(mesh, rolled)
@@ -215,7 +215,7 @@ def _solve_window(
 
 
 @outermost_jit(0, 1, 2)
-def _roll_window(
+def roll_window(
     dynamics: KernelDynamics,
     mesh: Mesh | None,
     num_steps: int,
