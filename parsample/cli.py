@@ -141,6 +141,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         model.initial_position,
         method=options.method,
         progress_bar=not options.no_progress,
+        scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),
     )
     tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)

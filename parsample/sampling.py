@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,9 +20,10 @@ from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
 from parsample.status import Status, report
+from parsample.store import Store, checked_scratch_dir
 from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position
 from parsample.warmup import MIN_WARMUP, Adaptation, warmup
-from parsample.windows import Store, WindowRecord, run_windows
+from parsample.windows import WindowRecord, run_windows
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class SampleResult:
         Wall time of warm-up, check and sampling, compilation included.
     interrupted
         Whether the run was stopped early; the draws are those finished by then.
+    scratch_dir
+        Where large arrays lie; None: in memory.
     """
 
     positions: PyTree
@@ -59,6 +63,7 @@ class SampleResult:
     settings: dict[str, Any]
     seconds: dict[str, float]
     interrupted: bool = field(default=False)
+    scratch_dir: Path | None = field(default=None)
 
     @property
     def num_draws(self) -> int:
@@ -123,6 +128,7 @@ def sample(
     target_acceptance_rate: float | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
+    scratch_dir: str | Path | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -148,6 +154,10 @@ def sample(
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
         JAX devices that share the work; None: all local ones. The draws do not depend on them.
+    scratch_dir
+        A directory on disk for draws of more than 64 MiB: still numpy arrays, but in files without names, which vanish
+        with them, so that memory does not grow with their number (nor does it in `parsample.export.save`). None: all
+        draws are in memory.
 
     Returns
     -------
@@ -163,6 +173,7 @@ def sample(
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
     """
+    scratch = checked_scratch_dir(scratch_dir)
     prepared = _prepare(
         rng_key,
         logdensity_fn,
@@ -179,7 +190,7 @@ def sample(
     if found is not None and method == "auto":
         found.warn()
     prepared.clock.lap("check")
-    store = Store(num_chains, num_samples)
+    store = Store(num_chains, num_samples, scratch)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
     mesh = prepared.mesh if found is None else found.costs.mesh
     windows, interrupted = run_windows(
@@ -203,6 +214,7 @@ def sample(
         settings=prepared.settings,
         seconds=prepared.clock.seconds,
         interrupted=interrupted,
+        scratch_dir=scratch,
     )
     report(result.status, f" (largest defect {result.defect:.2g})")
     return result

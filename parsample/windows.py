@@ -1,4 +1,4 @@
-"""A run of the sampler, window by window: progress, interruption, and memory that is the output and little more."""
+"""A run of the sampler, window by window: progress, interruption, and memory that is bounded but for the output."""
 
 import math
 import time
@@ -22,10 +22,11 @@ from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
+from parsample.store import Store
 from parsample.transition import rollout
 from parsample.warmup import Adaptation
 
-# A window holds at most this many bytes of draws, so that memory is the output and little more.
+# A window holds at most this many bytes of draws: with the output in files, all the memory that they take.
 MAX_WINDOW_BYTES = 64 * 2**20
 
 # What a window should take: long enough to be efficient, short enough for progress and interruption.
@@ -54,26 +55,6 @@ class WindowRecord(NamedTuple):
     block_defects: np.ndarray | None
     block_size: int
     seconds: float
-
-
-class Store:
-    """The output: one host array per field of a draw, allocated when the first window shows its shapes."""
-
-    def __init__(self, num_chains: int, num_samples: int) -> None:
-        self.num_chains, self.num_samples = num_chains, num_samples
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def put(self, first: int, draws: Draw) -> None:
-        """Store the draws of one window; what lies beyond the last sample is dropped."""
-        for name, values in zip(draws._fields, draws, strict=True):
-            if name not in self.arrays:
-                self.arrays[name] = np.empty((self.num_chains, self.num_samples, *values.shape[2:]), values.dtype)
-            last = min(first + values.shape[1], self.num_samples)
-            self.arrays[name][:, first:last] = np.asarray(values)[:, : last - first]
-
-    def truncate(self, num_draws: int) -> None:
-        """Keep the leading draws only."""
-        self.arrays = {name: array[:, :num_draws] for name, array in self.arrays.items()}
 
 
 def run_windows(

@@ -36,6 +36,7 @@ ORDER = [
     "run",
     "kernels",
     "warmup",
+    "store",
     "windows",
     "sampling",
     "summary",

@@ -15,7 +15,8 @@ from parsample.costs import StepCosts
 from parsample.kernels import Draw
 from parsample.plan import Plan, sequential_plan
 from parsample.sampling import SampleResult, sample
-from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
+from parsample.store import Store
+from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, WindowRecord, _window_shape, draws_of
 
 BLOCKS = DEER(block_size=256, linearization=Zero())
 SMALL = 2**15  # bytes: 1000 draws of two chains, 88 bytes each, need six windows
