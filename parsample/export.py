@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # Draws per chain that `constrain` is applied to at once, so that memory stays with the output.
 CONSTRAIN_CHUNK = 16_384
 
-# Files are made of pieces of so many bytes of one chain's draws, all variables together; so many are written at once.
-CHUNK_BYTES = 4 * 2**20
-CHUNKS_AT_ONCE = 8
+# Files consist of chunks of so many bytes, all variables and chains of some draws; so many are written at once.
+CHUNK_BYTES = 8 * 2**20
+CHUNKS_AT_ONCE = 4
 
 SUFFIXES = (".nc", ".zarr")
 
@@ -124,13 +124,12 @@ def _by_draw(tree: "xarray.DataTree") -> dict[str, "xarray.Variable"]:
 
 
 def _save_head(tree: "xarray.DataTree", path: Path, chunk: int) -> None:
-    """Write a tree as a file that can grow, in chunks of so many draws of one chain."""
+    """Write a tree as a file that can grow, in chunks of so many draws."""
     key = "chunks" if path.suffix == ".zarr" else "chunksizes"
     encoding: dict[str, Any] = {f"/{group}": {} for group in tree.children}
     for name, variable in _by_draw(tree).items():
         group, _, short = name.partition("/")
-        sizes = {**variable.sizes, "draw": chunk} | ({"chain": 1} if "chain" in variable.dims else {})
-        encoding[f"/{group}"][short] = {key: tuple(sizes.values())}
+        encoding[f"/{group}"][short] = {key: tuple({**variable.sizes, "draw": chunk}.values())}
     if path.suffix == ".zarr":
         tree.to_zarr(path, mode="w", zarr_format=2, encoding=encoding)  # format 3 cannot yet consolidate metadata
     else:

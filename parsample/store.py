@@ -4,6 +4,7 @@ import math
 import mmap
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -15,7 +16,7 @@ from parsample.kernels import Draw
 # Arrays that are larger than this together go to files, if there is a directory for them.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
 
-# How much of a file is read or written before the memory it was seen through is given back.
+# How much of a chain's draws is read before the memory it was seen through is given back.
 PIECE_BYTES = 16 * 2**20
 
 
@@ -105,14 +106,19 @@ def release(*arrays: np.ndarray) -> None:
             cast(mmap.mmap, owner.base).madvise(mmap.MADV_DONTNEED)
 
 
-def copied(draws: np.ndarray) -> np.ndarray:
-    """A copy in memory of an array (chain, draw, ...), piece by piece: never more than the copy and one piece."""
-    copy = np.empty(draws.shape, draws.dtype)
+def pieces(draws: np.ndarray) -> Iterator[slice]:
+    """Consecutive ranges of draws; after each, the memory through which it was seen is given back."""
     length = max(1, PIECE_BYTES // max(1, draws.strides[1]))
     for first in range(0, draws.shape[1], length):
-        piece = slice(first, first + length)
-        copy[:, piece] = draws[:, piece]
+        yield slice(first, first + length)
         release(draws)
+
+
+def copied(draws: np.ndarray) -> np.ndarray:
+    """A copy in memory of an array (chain, draw, ...): never more than that and one piece."""
+    copy = np.empty(draws.shape, draws.dtype)
+    for piece in pieces(draws):
+        copy[:, piece] = draws[:, piece]
     return copy
 
 

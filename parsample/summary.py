@@ -8,13 +8,16 @@ import numpy as np
 import pandas
 
 from parsample.grid import ceil_div
-from parsample.store import PIECE_BYTES, copied
+from parsample.store import copied
 
 if TYPE_CHECKING:
     import xarray
 
 # Values (draws times variables) that ArviZ's summary digests within about five seconds on one core.
 MAX_SUMMARY_VALUES = 5_000_000
+
+# Values whose squares are summed at once, in float64: little memory beside the values themselves.
+VALUES_AT_ONCE = 1_000_000
 
 
 def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
@@ -34,7 +37,7 @@ def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
 def _moments(values: np.ndarray) -> dict[str, float]:
     """Mean, sd and 89 % interval; reorders the values, so that no second copy is needed."""
     mean = values.mean(dtype=np.float64)
-    pieces = np.array_split(values, ceil_div(values.nbytes, PIECE_BYTES))
+    pieces = np.array_split(values, ceil_div(values.size, VALUES_AT_ONCE))
     variance = sum(np.square(piece - mean).sum() for piece in pieces) / values.size
     low, high = np.quantile(values, [0.055, 0.945], overwrite_input=True)
     return {"mean": mean, "sd": np.sqrt(variance), "eti89_lb": low, "eti89_ub": high}
