@@ -1,11 +1,11 @@
 """Peak memory of one command: a long run of ten parameters, with its file and its summary.
 
 ``python -m benchmarks.memory [--num-samples 1000000 10000000]`` runs ``parsample sample models/eight_schools.py`` with
-one chain, in a process of its own for each length and format, and writes ``benchmarks/results/memory_<platform>.json``.
+one chain in blocks, in a process of its own for each length and format, and writes
+``benchmarks/results/memory_cpu.json``.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,8 @@ def measured(num_samples: int, out: Path) -> dict[str, Any]:
     """One run: its peak, over what importing the command takes, and what the file holds."""
     import xarray  # noqa: PLC0415 - a process's peak counts for those that it starts
 
-    arguments = ["sample", str(MODEL), "--num-samples", str(num_samples), "--num-chains", "1", "--no-progress"]
+    arguments = ["sample", str(MODEL), "--num-samples", str(num_samples), "--num-chains", "1"]
+    arguments += ["--method", "deer", "--no-progress"]  # in blocks, which takes more memory than step by step
     begin = time.perf_counter()
     child = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments, "--out", str(out)], check=True, capture_output=True, text=True
@@ -44,12 +45,12 @@ def measured(num_samples: int, out: Path) -> dict[str, Any]:
     code, baseline, peak = map(int, child.stdout.splitlines()[-1].split())
     with xarray.open_datatree(out, engine=FORMATS[out.suffix]) as tree:
         held = dict(tree["posterior"].sizes)
-        status = tree.attrs["status"]
+        known = {name: tree.attrs[name] for name in ("status", "plan")}
     return {
         "format": out.suffix,
         "num_draws": held["draw"],
         "exit_code": code,
-        "status": status,
+        **known,
         "seconds": seconds,
         "baseline_bytes": baseline,
         "peak_bytes": peak,

@@ -77,6 +77,7 @@ def run_windows(
                 windows.append(record)
                 bar.set_postfix_str(_progress(record))
                 bar.update(plan.num_chains * (min(first + draws.lp.shape[1], plan.num_steps) - first))
+                del draws
         except KeyboardInterrupt:
             if not windows:
                 raise
@@ -130,6 +131,7 @@ def _windows(
         draws = jax.device_get(draws)
         record = _record(solution, plan.num_chains, window, time.perf_counter() - begin, draws)
         yield first, draws, record
+        del solution, draws  # before the next window takes as much memory
         first += window[0] * window[1]
         if (record.status == Status.STALLED).any():
             method = Sequential()
