@@ -6,12 +6,14 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from parsample.check import Report
 from parsample.compare import compare_kernels
@@ -22,6 +24,7 @@ from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.status import ParallelStallWarning
+from parsample.store import MAX_BYTES_IN_MEMORY, pieces
 from parsample.summary import summary_table
 from parsample.version import __version__
 
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
     try:
         model = load_model(options.model)
         _check_outputs(options)
+        if options.out is not None:
+            _check_room(model, options)
         with warnings.catch_warnings():
             # What it would warn of is printed in full below.
             warnings.simplefilter("ignore", ParallelStallWarning)
@@ -80,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
     )
-    sampling.add_argument("--out", type=Path, help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr")
+    sampling.add_argument(
+        "--out",
+        type=Path,
+        help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr; memory then does not grow with the draws",
+    )
     sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
     sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -116,6 +125,20 @@ def _check_parent(path: Path, option: str) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"{option} {path}: there is no directory {path.parent}; create it first.")
     _probe_writable(path.parent, option)
+
+
+def _check_room(model: Model, options: argparse.Namespace) -> None:
+    """Refuse what surely does not fit: many draws lie on the disk twice, in scratch files and in their final place."""
+    num_values = sum(np.size(leaf) for leaf in jax.tree.leaves(model.initial_position))
+    needed = options.num_chains * options.num_samples * num_values * (8 if options.x64 else 4)
+    if needed > MAX_BYTES_IN_MEMORY:
+        needed *= 2
+    free = shutil.disk_usage(options.out.parent).free
+    if needed > free:
+        raise ValueError(
+            f"--out {options.out}: so many draws take at least {needed / 2**20:,.0f} MiB on the disk while they "
+            f"are written; {free / 2**20:,.0f} MiB are free."
+        )
 
 
 def _probe_writable(directory: Path, option: str) -> None:
@@ -187,6 +210,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         model.initial_position,
         method=options.method,
         progress_bar=not options.no_progress,
+        scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),
     )
     tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)
@@ -208,7 +232,8 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
 
 def _account(model: Model, options: argparse.Namespace, result: SampleResult) -> str:
     """What was run, what was planned against what happened, and the certificate."""
-    diverging = int(result.sample_stats["diverging"].sum())
+    is_diverging = result.sample_stats["diverging"]
+    diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
     lines = [
         f"{model.name}: {options.num_chains} chains x {result.num_draws} draws, kernel {options.kernel}"
         + (" (interrupted)" if result.interrupted else ""),
@@ -218,9 +243,7 @@ def _account(model: Model, options: argparse.Namespace, result: SampleResult) ->
     seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in result.seconds.items())
     lines.append(f"{'took':<18} {seconds} (compilation included)")
     if diverging:
-        lines.append(
-            f"{'divergences':<18} {diverging} of {result.sample_stats['diverging'].size} draws: mistrust the tails"
-        )
+        lines.append(f"{'divergences':<18} {diverging} of {is_diverging.size} draws: mistrust the tails")
     lines.append(f"{'certificate':<18} {result.certificate}")
     return "\n".join(lines)
 

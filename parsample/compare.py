@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from parsample.check import Report
 from parsample.grid import ceil_div, piece_length
 from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, Draw, Layout
-from parsample.sampling import Prepared, planned, prepare
+from parsample.prepare import Prepared, planned, prepare
 from parsample.solution import Sequential
 from parsample.validation import checked_rate
 from parsample.windows import roll_window

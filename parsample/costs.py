@@ -1,4 +1,4 @@
-"""What a step costs on a device, alone and among many lanes: saved, loaded, refused where it holds for something else."""
+"""What a step costs on a device, alone and among many lanes: saved, loaded, and refused where it does not hold."""
 
 import json
 import math

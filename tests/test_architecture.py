@@ -39,6 +39,8 @@ ORDER = [
     "run",
     "kernels",
     "warmup",
+    "store",
+    "prepare",
     "windows",
     "sampling",
     "summary",

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import arviz
@@ -283,6 +284,40 @@ def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_
     assert out == ""
     assert_one_line(err, words)
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("num_samples", "option", "needed"),
+    [
+        (2_000_000, [], 46),  # 3 values, 2 chains, 4 bytes
+        (10_000_000, [], 458),  # and in two places
+        (10_000_000, ["--x64"], 916),
+    ],
+)
+def test_a_disk_that_is_too_small_is_refused_before_sampling(
+    monkeypatch, capsys, tmp_path, model, num_samples, option, needed
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    arguments = ["--num-chains", "2", "--num-samples", str(num_samples), "--out", str(tmp_path / "draws.zarr")]
+    assert main(["sample", model, *arguments, *option]) == 1
+    assert_one_line(
+        capsys.readouterr().err, f"take at least {needed} MiB on the disk while they are written; 1 MiB are"
+    )
+
+
+@pytest.mark.parametrize(("out", "beside"), [([], False), (["--out", "draws.nc"], True)])
+def test_many_draws_lie_beside_the_file_that_they_are_for(monkeypatch, tmp_path, model, out, beside):
+    asked: dict[str, Any] = {}
+
+    def sample(*_: Any, **kwargs: Any) -> SampleResult:
+        asked.update(kwargs)
+        return fabricated(Status.CONVERGED)
+
+    monkeypatch.setattr("parsample.cli.sample", sample)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", model, "--num-chains", "2", *out]) == 0
+    assert asked["scratch_dir"] == (Path() if beside else None)
 
 
 @pytest.mark.parametrize("command", ["check", "sample"])

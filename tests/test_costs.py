@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import pytest
 from chains import gaussian, gaussian_start
 
-from parsample import check, costs
+from parsample import check, timing
 from parsample.conditions import Conditions, device_name
 from parsample.costs import StepCosts
-from parsample.timing import LONGEST, MAX_ROUNDS, SECONDS_TO_SHARE, SHORTEST, measure_costs
 from parsample.grid import first_devices, mesh_of
 from parsample.run import state_and_info
+from parsample.timing import LONGEST, MAX_ROUNDS, SECONDS_TO_SHARE, SHORTEST, measure_costs
 from parsample.transition import AlgorithmDynamics, begin
 
 
@@ -38,7 +38,7 @@ class Machine:
             self.rounds.append(rounds)
             return start + per_round * rounds + next(hiccup, 0.0)
 
-        monkeypatch.setattr(costs, "_duration_of", duration)
+        monkeypatch.setattr(timing, "_duration_of", duration)
 
 
 @pytest.mark.parametrize("per_round", [1e-6, 1e-5, 1e-3, 3e-3])
@@ -159,7 +159,7 @@ def test_a_check_with_costs_measures_nothing_and_plans_the_same(monkeypatch, tmp
     def duration(*_: Any) -> None:
         pytest.fail("something was timed")
 
-    monkeypatch.setattr(costs, "_duration_of", duration)
+    monkeypatch.setattr(timing, "_duration_of", duration)
     known = StepCosts.load(tmp_path / "costs.json")
     again = check(key, algorithm, gaussian_start(), num_steps=4000, costs=known)
     assert again.plan == first.plan
