@@ -59,7 +59,7 @@ def solve(
     axis_name: str | None = None,
     mesh: Mesh | None = None,
 ) -> Solution:
-    """The path of `transition` from `start`, by block DEER.
+    """The path of `transition` from `start`, by block DEER; one that stalled is left for `finish`.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def solve(
         sweep = Sweep(transition, method.linearization, inputs._replace(sequence=sequence), grid, team, seeds)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale), first)
-        return _conclude(sweep, start, last)
+        return _conclude(sweep, last)
 
     spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
     solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
@@ -230,63 +230,69 @@ def _newton_step(it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, metho
     return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
 
 
-def _conclude(sweep: Sweep, start: Vector, it: _Iterate) -> Solution:
-    """Finish sequentially where sweeps did not, and draw up the certificate."""
-    grid, team, front = sweep.grid, sweep.team, it.progress.front
+def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
+    """The certificate; of a path that stalled, the exact prefix is of use, and `final` is the carry after it."""
+    grid, team = sweep.grid, sweep.team
     stalled = it.stopped == int(Status.STALLED)
-    done = jnp.where(stalled, team.least(front), grid.num_blocks)
-    path, outputs, final = _finish(sweep, start, it.lanes, done)
+    # The first block starts where the chain does: it is exact.
+    done = jnp.where(stalled, jnp.maximum(team.least(it.progress.front), 1), grid.num_blocks)
+    last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
+    finals = team.gather(entry(it.lanes.carries, last))
     work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
-    jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, jnp.isfinite(path).all()))
+    finite = jnp.isfinite(it.lanes.path).all()
+    jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
     worst = jnp.argmax(jumps[0])
     work = works.sum() + jnp.maximum(grid.num_steps - done * grid.block_size, 0)
-    exact_prefix = jnp.minimum(front * grid.block_size, grid.num_steps)
+    exact_prefix = jnp.where(stalled, done, it.progress.front) * grid.block_size
     return Solution(
-        states=grid.flatten(path),
-        outputs=grid.flatten(outputs),
-        final=final,
-        block_ends=path[-1],
-        status=jnp.where(finites.all(), it.stopped, int(Status.NON_FINITE)),
+        states=grid.flatten(it.lanes.path),
+        outputs=grid.flatten(it.lanes.outputs),
+        final=entry(finals, (done - 1) // grid.lanes_per_device),
+        block_ends=it.lanes.path[-1],
+        status=jnp.where(finites.all() | stalled, it.stopped, int(Status.NON_FINITE)),
         defect=jumps[0][worst],
         defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),
         num_iters=it.progress.num_iters,
-        evals_per_step=work.astype(path.dtype) / grid.num_steps,
+        evals_per_step=work.astype(it.scale.dtype) / grid.num_steps,
         defect_history=it.progress.defects,
-        exact_prefix=jnp.where(it.stopped == int(Status.CONVERGED), grid.num_steps, exact_prefix),
+        exact_prefix=jnp.where(
+            it.stopped == int(Status.CONVERGED), grid.num_steps, jnp.minimum(exact_prefix, grid.num_steps)
+        ),
         block_defects=it.block_defects,
     )
 
 
-def _finish(sweep: Sweep, start: Vector, lanes: Lanes, done: Int[Array, ""]) -> tuple[Array, PyTree, PyTree]:
-    """Path, outputs and last carry, with the blocks from number `done` on evaluated step by step.
+def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
+    """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
 
-    Devices take turns, each from the carry that the one before handed on.
+    Not a part of `solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that had
+    to wait for the one that does it would be taken for lost.
     """
-    grid, transition = sweep.grid, sweep.transition
-    num_swept = jnp.clip(done - sweep.first_lane, 0, jnp.clip(grid.num_blocks - sweep.first_lane, 0, len(lanes.images)))
-    num_steps = jnp.clip(grid.num_steps - sweep.first_lane * grid.block_size, 0, len(lanes.images) * grid.block_size)
+    num_steps, keeps_states = inputs.num_steps, solution.states is not None
 
-    def advance_one(loop: tuple) -> tuple:
-        t, carry, path, outputs = loop
-        lane, step = t // grid.block_size, t % grid.block_size
-        local, shared = sweep.inputs.at(step)
-        carry, output = transition.step(carry, (entry(local, lane), shared))
-        path, outputs = write((path, outputs), (transition.reduce(carry), output), step, lane)
-        return t + 1, carry, path, outputs
+    def advance(loop: tuple) -> tuple:
+        t, carry, finite, states, outputs = loop
+        carry, output = transition.step(carry, inputs.at(t))
+        state = transition.reduce(carry)
+        states, outputs = write((states, outputs), (state if keeps_states else None, output), t)
+        return t + 1, carry, finite & jnp.isfinite(state).all(), states, outputs
 
-    def turn(rank: Array, loop: tuple) -> tuple:
-        carry, path, outputs = loop
-        swept = entry(lanes.carries, jnp.maximum(num_swept - 1, 0))
-        carry = jax.tree.map(lambda own, handed: jnp.where(num_swept > 0, own, handed), swept, carry)
-        begin = jnp.where(sweep.team.rank == rank, num_swept * grid.block_size, num_steps)
-        _, carry, path, outputs = jax.lax.while_loop(
-            lambda loop: loop[0] < num_steps, advance_one, (begin, carry, path, outputs)
-        )
-        return entry(sweep.team.gather(carry), rank), path, outputs
-
-    begin = (transition.restore(start), lanes.path, lanes.outputs)
-    final, path, outputs = jax.lax.fori_loop(0, grid.num_devices, turn, begin)
-    return path, outputs, final
+    first = jnp.where(solution.status == int(Status.STALLED), solution.exact_prefix, num_steps)
+    _, final, finite, states, outputs = jax.lax.while_loop(
+        lambda loop: loop[0] < num_steps,
+        advance,
+        (first, solution.final, jnp.asarray(True), solution.states, solution.outputs),
+    )
+    solution = solution._replace(
+        states=states,
+        outputs=outputs,
+        final=final,
+        status=jnp.where(finite, solution.status, int(Status.NON_FINITE)),
+    )
+    if keeps_states:
+        ends = jnp.minimum(block_size * (1 + jnp.arange(len(solution.block_ends))), num_steps) - 1
+        solution = solution._replace(block_ends=jnp.where(first < num_steps, states[ends], solution.block_ends))
+    return solution
 
 
 def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Array, Array]:

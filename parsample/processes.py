@@ -56,6 +56,11 @@ def whole(mesh: Mesh | None, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: _from_host(_to_host(leaf.addressable_data(0)), leaf), copies)
 
 
+def gathered(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """What is spread over devices of this process, on its first one."""
+    return tree if mesh is None or mesh.is_multi_process else jax.device_put(tree, jax.local_devices()[0])
+
+
 @cache
 def _everywhere(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, WHOLE))

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.compilation import is_being_compiled, outermost_jit
-from parsample.deer import solve
+from parsample.deer import finish, solve
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
-from parsample.processes import agreed, whole
+from parsample.processes import agreed, gathered, whole
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.transition import Inputs, as_inputs, from_step
@@ -99,9 +99,14 @@ def deer(
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
-    solution = _deer(step, method, mesh, *agreed(mesh, (initial_state, entries, starts, units, key)))
-    if not isinstance(solution.status, jax.core.Tracer):
+    initial_state, entries, starts, units, key = agreed(mesh, (initial_state, entries, starts, units, key))
+    solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
+    is_traced = isinstance(solution.status, jax.core.Tracer)
+    if not is_traced:
         solution = whole(mesh, solution)
+    if is_traced or solution.status == Status.STALLED:
+        solution = _finish(step, block_size, initial_state, entries, gathered(mesh, solution))
+    if not is_traced:
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
@@ -119,6 +124,14 @@ def _deer(
 ) -> Solution:
     transition, start = from_step(step, initial_state)
     solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh)
+    return solution._replace(states=jax.vmap(transition.restore)(solution.states))
+
+
+@outermost_jit(0, 1)
+def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
+    transition, _ = from_step(step, initial_state)
+    solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
+    solution = finish(transition, inputs, solution, block_size)
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 

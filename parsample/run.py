@@ -14,11 +14,11 @@ from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs
-from parsample.deer import solve
+from parsample.deer import finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
-from parsample.processes import agreed, whole
+from parsample.processes import agreed, gathered, whole
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
@@ -160,6 +160,10 @@ def evaluate_inference_algorithm(
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
         solution = whole(mesh, solution)
+        if solution.status == Status.STALLED:
+            solution = _finish(
+                dynamics, num_steps, resolved.block_size, initial_state, rng_key, gathered(mesh, solution)
+            )
     report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
 
@@ -235,3 +239,10 @@ def _run_in_blocks(
     starts = None if guesses is None else jnp.asarray(guesses)[jnp.arange(num_blocks) % guesses.shape[0]]
     solution = solve(transition, start, inputs, method, block_starts=starts, mesh=mesh)
     return solution._replace(states=None)
+
+
+@outermost_jit(0, 1, 2)
+def _finish(
+    dynamics: AlgorithmDynamics, num_steps: int, block_size: int, state: PyTree, rng_key: Array, solution: Solution
+) -> Solution:
+    return finish(*dynamics(state, rng_key, num_steps), solution, block_size)

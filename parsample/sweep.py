@@ -1,17 +1,20 @@
 """The block sweep: every block run from its start at once, one step of all blocks after another."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from parsample.compilation import in_one_kernel
-from parsample.grid import Grid, Team
+from parsample.grid import Grid, Team, ceil_div
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
 from parsample.transition import Inputs, Transition, Vector, entry, write
+
+# Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
+# for another for a minute.
+NUM_STRETCHES = 8
 
 
 class Tolerance(NamedTuple):
@@ -157,8 +160,8 @@ class Sweep:
             return step + 1, met, difference, states, (carries, images), path, outputs
 
         begin = (jnp.asarray(0), jnp.asarray(False), jnp.full_like(starts, jnp.nan), starts, self._enter(starts))
-        step, _, difference, states, moving, path, outputs = in_one_kernel(
-            partial(jax.lax.while_loop, unfinished, advance), (*begin, lanes.path, lanes.outputs)
+        step, _, difference, states, moving, path, outputs = self._together(
+            unfinished, advance, (*begin, lanes.path, lanes.outputs)
         )
         # Blocks that were left early end where they ended before.
         to_the_end = step == self.grid.block_size
@@ -167,6 +170,19 @@ class Sweep:
         carries, images = jax.tree.map(lambda a, b: jnp.where(to_the_end, a, b), new, old)
         splice = Splice(step, jnp.where(to_the_end, 0, difference), states)
         return Lanes(path, outputs, carries, images), splice
+
+    def _together(self, unfinished: Callable, advance: Callable, begin: tuple) -> tuple:
+        """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
+        if self.team.mesh is None:
+            return jax.lax.while_loop(unfinished, advance, begin)
+        stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
+
+        def one_stretch(loop: tuple) -> tuple:
+            end = loop[1][0] + stretch
+            reached = jax.lax.while_loop(lambda inner: unfinished(inner) & (inner[0] < end), advance, loop[1])
+            return self.team.gather(unfinished(reached)).any(), reached
+
+        return jax.lax.while_loop(lambda loop: loop[0], one_stretch, (jnp.asarray(True), begin))[1]
 
     def _enter(self, starts: Float[Array, "C D"]) -> tuple[PyTree, list]:
         def one(start: Array) -> tuple[PyTree, list]:

@@ -16,7 +16,6 @@ from blackjax.base import SamplingAlgorithm
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from parsample.compilation import in_one_kernel
 from parsample.threefry import unrolled
 
 Vector = Float[Array, " D"]
@@ -262,6 +261,5 @@ def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any,
         carry, output = transition.step(carry, inputs.at(t))
         return carry, (transition.reduce(carry), output)
 
-    loop = partial(jax.lax.scan, advance)
-    carry, (path, outputs) = in_one_kernel(loop, transition.restore(start), jnp.arange(inputs.num_steps))
+    carry, (path, outputs) = jax.lax.scan(advance, transition.restore(start), jnp.arange(inputs.num_steps))
     return carry, path, outputs

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 
 from parsample.check import Report
 from parsample.compilation import outermost_jit
-from parsample.deer import solve
+from parsample.deer import finish, solve
 from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
-from parsample.processes import whole
+from parsample.processes import gathered, whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.store import Store
@@ -123,6 +123,10 @@ def _windows(
                 dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
             )
             solution = whole(mesh, solution)
+            if (solution.status == Status.STALLED).any():
+                solution = _finish_window(
+                    dynamics, window, adaptation.parameters, chain_keys, gathered(mesh, solution), first
+                )
             # The next window guesses from the block ends of this one.
             states, draws, guesses = solution.final, solution.outputs, solution.block_ends
         else:
@@ -195,6 +199,30 @@ def _solve_window(
         return solution._replace(states=None, final=transition.reduce(solution.final))
 
     return jax.vmap(one, axis_name="chains")(chain_keys, states, guesses[:, rows])
+
+
+@outermost_jit(0, 1)
+def _finish_window(
+    dynamics: KernelDynamics,
+    window: tuple[int, int],
+    parameters: KernelParameters,
+    chain_keys: Array,
+    solution: Solution,
+    first: Array,
+) -> Solution:
+    """A window that stalled, for all chains at once, evaluated step by step from the exact prefix that they share."""
+
+    def one(chain_key: Array, solution: Solution) -> Solution:
+        transition, inputs = dynamics(parameters, chain_key, window[0] * window[1], first)
+        solution = solution._replace(final=transition.restore(solution.final))
+        solution = finish(transition, inputs, solution, window[1])
+        return solution._replace(final=transition.reduce(solution.final))
+
+    # What all share has no axis of chains: a loop of that length needs no masks.
+    shared = {"status": solution.status[0], "exact_prefix": solution.exact_prefix[0]}
+    axes: Any = Solution(**{name: None if name in shared else 0 for name in Solution._fields})  # type: ignore[arg-type]
+    finished = jax.vmap(one, in_axes=(0, axes))(chain_keys, solution._replace(**shared))
+    return finished._replace(exact_prefix=solution.exact_prefix)
 
 
 @outermost_jit(0, 1, 2)

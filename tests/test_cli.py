@@ -254,7 +254,7 @@ def no_sampling(monkeypatch):
         pytest.fail("sampling was started")
 
     monkeypatch.setattr("parsample.cli.sample", sample)
-    monkeypatch.setattr("parsample.sampling.warmup", sample)
+    monkeypatch.setattr("parsample.prepare.warmup", sample)
 
 
 def assert_one_line(err: str, words: str) -> None:

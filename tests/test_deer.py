@@ -21,7 +21,7 @@ from chains import (
 
 import parsample
 from parsample import DEER, Dense, Diagonal, Identity, ParallelStallWarning, Status, Zero, deer, rollout
-from parsample.deer import solve
+from parsample.deer import finish, solve
 from parsample.transition import as_inputs, from_step
 
 T = 50
@@ -374,7 +374,8 @@ def test_chains_in_lockstep_stop_together_and_are_each_right(method):
 
     def one(decay: jax.Array, drive: jax.Array) -> tuple[parsample.Solution, jax.Array]:
         transition, start = from_step(lambda s, u: decay * jnp.sin(s) + u, jnp.array([2.0]))
-        return solve(transition, start, as_inputs(drive), method, axis_name="chains")
+        solution = solve(transition, start, as_inputs(drive), method, axis_name="chains")
+        return finish(transition, as_inputs(drive), solution, method.block_size)
 
     solutions = jax.jit(jax.vmap(one, axis_name="chains"))(decays, inputs)
     assert len(set(map(int, solutions.num_iters))) == 1

@@ -297,7 +297,7 @@ def no_warmup(monkeypatch):
     def warmup(*_: Any) -> None:
         pytest.fail("a warm-up was started")
 
-    monkeypatch.setattr("parsample.sampling.warmup", warmup)
+    monkeypatch.setattr("parsample.prepare.warmup", warmup)
 
 
 def refused(logdensity_fn: Any = gaussian, position: Any = None, **kwargs: Any) -> None:

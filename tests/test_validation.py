@@ -269,7 +269,7 @@ TAKES_COSTS = {
     ],
 )
 def test_costs_of_something_else(monkeypatch, function, name, value):
-    monkeypatch.setattr("parsample.sampling.warmup", None)  # refused before anything long runs
+    monkeypatch.setattr("parsample.prepare.warmup", None)  # refused before anything long runs
     kernel = "hmc" if "sample" in function else ""
     costs = StepCosts((1, 8), (1.0, 2.0), conditions=Conditions(**{"kernel": kernel} | HERE | {name: value}))
     with refuses(ValueError, f"costs were measured for {name}={value!r}; this run has", "Leave costs out"):
