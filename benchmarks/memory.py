@@ -1,54 +1,64 @@
-"""Peak memory of a million draws of ten parameters, over what importing the library takes.
+"""Group "memory": peak memory of a million draws of ten parameters, over what importing the library takes.
 
-``python -m benchmarks.memory [--num-samples 1000000]`` runs the sampler on models/eight_schools.py (one chain, in
-blocks) in a process of its own and writes ``benchmarks/results/memory_<platform>.json``.
+``python -m benchmarks.memory NUM_SAMPLES`` is the child process that a job starts: a process's peak includes all that
+it did before.
 """
 
-import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-CHILD = """
-import json, resource, sys
 import jax
-import parsample
-from parsample.model import load_model
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from benchmarks.suite import Job, Options, Row
 
-model = load_model(sys.argv[1])
-jax.block_until_ready(jax.numpy.zeros(1) + 1)
-baseline = peak()
-result = parsample.sample(
-    jax.random.key(0), model.logdensity, model.initial_position,
-    num_samples=int(sys.argv[2]), num_chains=1, method="deer", progress_bar=False,
-)
-output = sum(array.nbytes for array in jax.tree.leaves((result.positions, result.sample_stats)))
-print(json.dumps({
-    "num_draws": result.num_draws, "windows": len(result.windows), "baseline_bytes": baseline,
-    "peak_bytes": peak(), "output_bytes": output, "status": result.status.name,
-}))
-"""
+ROOT = Path(__file__).parent.parent
 
 
-def main() -> None:
-    from benchmarks.timing import write  # noqa: PLC0415 - the parent needs JAX only to name the device
+def jobs(options: Options) -> Iterator[Job]:
+    """One job: eight schools, in blocks."""
+    num_samples = 2048 if options.scale == "tiny" else 1_000_000
+    yield Job("memory", f"eight_schools, {num_samples} draws", partial(memory_row, num_samples))
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num-samples", type=int, default=1_000_000)
-    options = parser.parse_args()
-    model = Path(__file__).parent.parent / "models" / "eight_schools.py"
+
+def memory_row(num_samples: int, _options: Options) -> Row:
+    """The peak of a process of its own."""
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(model), str(options.num_samples)], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.memory", str(num_samples)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
-    row = json.loads(child.stdout.splitlines()[-1])
-    row["over_baseline_mib"] = (row["peak_bytes"] - row["baseline_bytes"]) / 2**20
-    print(row)
-    print(write("memory_cpu", [row]))
+    if child.returncode:
+        raise RuntimeError(child.stderr)
+    row: Row = json.loads(child.stdout.splitlines()[-1])
+    return {**row, "over_baseline_mib": (row["peak_bytes"] - row["baseline_bytes"]) / 2**20}
+
+
+def main(num_samples: int) -> None:
+    """What the child process does and prints."""
+    from benchmarks.models import sampler  # noqa: PLC0415 - what the parent needs is less
+    from benchmarks.timing import certificate, peak_bytes  # noqa: PLC0415
+
+    jax.block_until_ready(jax.numpy.zeros(1) + 1)
+    baseline = peak_bytes()
+    result = sampler("eight_schools", num_samples, method="deer")
+    output = sum(array.nbytes for array in jax.tree.leaves((result.positions, result.sample_stats)))
+    row = {
+        "title": "eight_schools",
+        "work": {"T": num_samples, "num_chains": 1},
+        "runs": {"blocks": certificate(result)},
+        "windows": len(result.windows),
+        "baseline_bytes": baseline,
+        "peak_bytes": peak_bytes(),
+        "output_bytes": output,
+    }
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

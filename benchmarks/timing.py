@@ -1,10 +1,12 @@
-"""One way to time things: interleaved, compilation apart, median and quartiles, with device and versions."""
+"""One way to time things: interleaved, compilation apart, median and quartiles, with certificate and peak memory."""
 
 import gc
 import importlib.metadata
-import json
+import importlib.util
+import math
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+import parsample
 
 # What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
 COMPILE_EVENTS = (
@@ -21,6 +23,8 @@ COMPILE_EVENTS = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
+
+PACKAGES = ("jax", "jaxlib", "blackjax", "numpy", "arviz", "parsample", "numpyro", "nutpie")
 
 
 class CompileTime:
@@ -49,39 +53,106 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     begin = time.perf_counter()
     result = jax.block_until_ready(run())
     total = time.perf_counter() - begin
-    return result, total - compile_time.seconds, compile_time.seconds
+    return result, max(total - compile_time.seconds, 0.0), compile_time.seconds
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and quartiles of each run's seconds, after one round that compiles; the rounds alternate."""
-    first = {name: timed(run)[1:] for name, run in runs.items()}
+def measure(runs: dict[str, Callable[[], Any]], repeats: int, deadline: float = math.inf) -> dict[str, dict[str, Any]]:
+    """Seconds, compile time, peak memory and certificate of each run, keyed like `runs`.
+
+    One round compiles, then the rounds alternate between the runs, so that all see the same weather. No round begins
+    after `deadline` (of `time.perf_counter`); where not even one fits, the first call less its compilation counts,
+    and `repeats` is 0.
+    """
+    records: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():
+        reset_peak()
+        result, once, compiling = timed(run)
+        records[name] = {
+            "first_call_seconds": once + compiling,
+            "compile_seconds": compiling,
+            "first_run_seconds": once,
+            "peak_bytes": peak_bytes(),
+            **certificate(result),
+        }
     for _ in range(repeats):
+        if time.perf_counter() > deadline:
+            break
         for name, run in runs.items():
             seconds[name].append(timed(run)[1])
+    for name, record in records.items():
+        record["seconds"] = quartiles(seconds[name] or [record.pop("first_run_seconds")], len(seconds[name]))
+        record.pop("first_run_seconds", None)
+    return records
+
+
+def quartiles(values: list[float], repeats: int) -> dict[str, float]:
+    """Median, quartiles and number of measurements."""
+    first, median, third = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
+    return {"median": median, "quartile_1": first, "quartile_3": third, "repeats": repeats}
+
+
+def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) -> dict[str, Any]:
+    """The record of a run of `measured_steps` steps as if it had had `num_steps`, and saying so."""
+    if measured_steps == num_steps:
+        return record
+    factor = num_steps / measured_steps
+    seconds = {name: value * (1 if name == "repeats" else factor) for name, value in record["seconds"].items()}
+    return {**record, "seconds": seconds, "extrapolated_from": measured_steps}
+
+
+def certificate(result: Any) -> dict[str, Any]:
+    """Status, defect, sweeps and work of what a run returned; what is no solution was evaluated step by step."""
+    if isinstance(result, parsample.SampleResult):
+        num_iters = max(int(window.num_iters.max()) for window in result.windows)
+        found = (int(result.status), result.defect, num_iters, result.evals_per_step)
+    elif isinstance(result, parsample.Solution):
+        found = (
+            int(np.max(result.status)),
+            float(np.max(result.defect)),
+            int(np.max(result.num_iters)),
+            float(np.mean(result.evals_per_step)),
+        )
+    else:
+        found = (int(parsample.Status.SEQUENTIAL), 0.0, 0, 1.0)
+    status, defect, num_iters, evals_per_step = found
     return {
-        name: {
-            "median": float(np.median(values)),
-            "quartile_1": float(np.quantile(values, 0.25)),
-            "quartile_3": float(np.quantile(values, 0.75)),
-            "first_compile": first[name][1],
-        }
-        for name, values in seconds.items()
+        "status": parsample.Status(status).name,
+        "defect": defect,
+        "num_iters": num_iters,
+        "evals_per_step": evals_per_step,
     }
+
+
+def reset_peak() -> None:
+    """Let the high-water mark of this process's memory begin anew, where the kernel permits it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_bytes() -> int:
+    """Peak memory: of the accelerator since the process began, or of this process on a CPU since `reset_peak`."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "peak_bytes_in_use" in statistics:
+        return int(statistics["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def environment() -> dict[str, Any]:
     """Device and versions that a figure belongs to."""
     device = jax.devices()[0]
-    names = ("jax", "jaxlib", "blackjax", "numpy", "parsample")
+    installed = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     return {
         "device": f"{device.device_kind} ({os.cpu_count()} cores, {_cpu_model()})"
         if device.platform == "cpu"
         else device.device_kind,
+        "platform": device.platform,
         "num_devices": jax.local_device_count(),
         "dtype": str(jax.numpy.result_type(float)),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        "versions": {name: importlib.metadata.version(name) for name in installed},
     }
 
 
@@ -90,11 +161,3 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.split(":")[1].strip()
     return platform.processor()
-
-
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write the rows of a table, with the environment they were measured in."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    return path

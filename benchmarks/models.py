@@ -1,0 +1,114 @@
+"""Group "models": the sampler on every file in models/, as planned against step by step; work in blocks."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+
+import parsample
+from benchmarks import problems
+from benchmarks.chains import Chains
+from benchmarks.suite import Job, Options, Row
+from benchmarks.timing import certificate, compile_time, peak_bytes, quartiles, reset_peak, timed
+from parsample.grid import mesh_of
+from parsample.run import parallel_method
+
+# Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
+WORK: tuple[tuple[str, str], ...] = (
+    ("eight_schools", "nuts"),
+    ("logistic_regression", "hmc"),
+    ("mixture", "mala"),
+)
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """One job per model, then the counts of work."""
+    tiny = options.scale == "tiny"
+    num_samples = 2048 if tiny else 100_000
+    stems = ["mixture"] if tiny else sorted(path.stem for path in problems.MODELS.glob("*.py"))
+    for stem in stems:
+        yield Job("models", stem, partial(model_row, stem, num_samples))
+    for stem, kernel in WORK[-1:] if tiny else WORK:
+        yield Job("work", f"{stem}, {kernel}", partial(sampler_work, stem, kernel, num_samples))
+    for make in () if tiny else (problems.banana_hmc, problems.mixture_mala):
+        problem = make(num_steps=num_samples)
+        yield Job("work", problem.name, partial(chain_work, problem))
+
+
+def sampler(stem: str, num_samples: int, **settings: Any) -> parsample.SampleResult:
+    """One chain of a model."""
+    posterior = problems.model_posterior(stem)
+    return parsample.sample(
+        jax.random.key(0),
+        posterior.logdensity,
+        posterior.initial_position,
+        num_samples=num_samples,
+        num_chains=1,
+        progress_bar=False,
+        **{**posterior.settings, **settings},
+    )
+
+
+def model_row(stem: str, num_samples: int, options: Options) -> Row:
+    """The sampler on one model, as planned and step by step; seconds of check and sampling, without the warm-up.
+
+    The warm-up is the same for both, and not what is compared.
+    """
+    results: dict[str, parsample.SampleResult] = {}
+    runs = {method: _without_warmup(stem, num_samples, method, results) for method in ("auto", "sequential")}
+    records: dict[str, Row] = {}
+    seconds: dict[str, list[float]] = {method: [] for method in runs}
+    for method, run in runs.items():
+        reset_peak()
+        begin = time.perf_counter()
+        run()
+        records[method] = {
+            "first_call_seconds": time.perf_counter() - begin,
+            "compile_seconds": compile_time.seconds,
+            "peak_bytes": peak_bytes(),
+        }
+    for repeat in range(max(1, options.repeats)):
+        # The first calls compiled: even one that is late is not a measurement.
+        if repeat and time.perf_counter() > options.deadline:
+            break
+        for method, run in runs.items():
+            seconds[method].append(run())
+    for method, record in records.items():
+        record.update(certificate(results[method]), seconds=quartiles(seconds[method], len(seconds[method])))
+    auto = results["auto"]
+    return {
+        "title": stem,
+        "work": {"T": num_samples, "num_chains": 1, "kernel": "hmc"},
+        "runs": records,
+        "check_seconds": auto.seconds["check"],
+        "plan": str(auto.plan),
+        "parallel": bool(auto.report is not None and auto.report.parallelizable),
+        "lle": None if auto.report is None else auto.report.lle,
+    }
+
+
+def _without_warmup(stem: str, num_samples: int, method: str, results: dict) -> Callable[[], float]:
+    def run() -> float:
+        results[method], total, _ = timed(lambda: sampler(stem, num_samples, method=method))
+        # `seconds` of the result hold compilation; nothing but the first call compiles.
+        return total - results[method].seconds["warmup"]
+
+    return run
+
+
+def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) -> Row:
+    """Evaluations per step of the sampler in blocks: a count, which no noise touches."""
+    settings = {"target_acceptance_rate": None} if kernel == "mala" else {}
+    result = sampler(stem, num_samples, kernel=kernel, method="deer", **settings)
+    return {"title": f"{stem}, {kernel}", "work": {"T": num_samples}, "runs": {"blocks": certificate(result)}}
+
+
+def chain_work(problem: problems.Problem, _options: Options) -> Row:
+    """Evaluations per step of a BlackJAX chain in blocks."""
+    chains = Chains(problem)
+    report = chains.check(mesh=mesh_of(None))
+    method = parallel_method(report.plan.fallback, problem.num_steps)
+    solution = chains.in_blocks(method, report.costs.mesh, report.block_starts)
+    return {"title": problem.name, "work": problem.identity(), "runs": {"blocks": certificate(solution)}}
