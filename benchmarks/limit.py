@@ -19,7 +19,7 @@ from benchmarks.timing import extrapolated
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, mesh_of
 from parsample.run import parallel_method
-from parsample.transition import AlgorithmDynamics
+from parsample.transition import AlgorithmDynamics, take
 
 # Bytes that one batched evaluation may hold beside its arguments; longer chains are evaluated in equal pieces.
 MAX_BATCH_BYTES = 2 * 2**30
@@ -106,7 +106,7 @@ class Floor:
         states = jax.jit(jax.vmap(jax.vmap(chains.problem.algorithm.init)))(before)
         # Chains and steps alike are rows of one batch; devices share them.
         flat = jax.tree.map(lambda leaf: leaf.reshape(self.num_pieces, -1, *leaf.shape[2:]), (keys, states))
-        self.batches = [jax.tree.map(lambda leaf: leaf[piece], flat) for piece in range(self.num_pieces)]
+        self.batches = [take(flat, piece) for piece in range(self.num_pieces)]
         if mesh is not None and jax.tree.leaves(self.batches[0])[0].shape[0] % mesh.size == 0:
             self.batches = jax.device_put(self.batches, NamedSharding(mesh, SPLIT))
         self.length = length

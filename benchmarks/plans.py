@@ -12,7 +12,7 @@ from benchmarks import problems
 from benchmarks.chains import Chains
 from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
-from benchmarks.timing import certificate, timed
+from benchmarks.timing import certificate, extrapolated, timed
 from parsample.check import Report
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
@@ -52,9 +52,15 @@ def plan_row(make: Callable[[], Problem], options: Options) -> Row:
     ranked = sorted((entry for entry in searched if entry["is_exact"]), key=lambda entry: entry["seconds"])
     finalists = {f"best_{i}": entry for i, entry in enumerate(ranked[:FINALISTS])}
     runs: dict[str, Callable[[], Any]] = {"check": check, "planned": partial(chains.as_planned, report)}
-    runs["sequential"] = partial(chains.sequential, mesh)
+    steps = options.sequential_steps(problem.num_steps)
+    runs["sequential"] = partial(Chains(problem, steps).sequential, mesh)
     runs.update({name: entry["run"] for name, entry in finalists.items()})
+    if isinstance(report.plan.method, parsample.Sequential):
+        runs["planned"] = runs["sequential"]
     records = options.measure(runs)
+    for name in ("planned", "sequential"):
+        if runs[name] is runs["sequential"]:
+            records[name] = extrapolated(records[name], problem.num_steps, steps)
     measured = records["planned"]["seconds"]["median"]
     names = ["planned", "sequential", *finalists]
     best = min(names, key=lambda name: records[name]["seconds"]["median"])

@@ -1,10 +1,10 @@
 """The work of the suite: posteriors, and chains of BlackJAX algorithms on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import blackjax
 import jax
@@ -18,13 +18,14 @@ from parsample.model import load_model
 MODELS = Path(__file__).parent.parent / "models"
 
 
-class Posterior(NamedTuple):
+@dataclass(frozen=True)
+class Posterior:
     """A log density, where to start, what `parsample.sample` is asked for besides, and rows of data that it reads."""
 
     name: str
     logdensity: Callable
     initial_position: Any
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field(default_factory=dict)
     num_rows: int = 0
 
     @property
@@ -269,7 +270,7 @@ def _mala(name: str, posterior: Posterior, step_size: float, start: Any, num_ste
 
 def real_logistic(num_chains: int = 1, num_steps: int = 100_000) -> Problem:
     """HMC on the breast cancer regression."""
-    posterior = model_posterior("logistic_regression")._replace(num_rows=569)
+    posterior = replace(model_posterior("logistic_regression"), num_rows=569)
     return laplace_hmc(posterior, num_chains, num_steps, "logistic 569 x 11 (real), HMC")
 
 

@@ -63,7 +63,8 @@ def jobs(options: Options) -> Iterator[Job]:
     yield Job("reference", "gibbs", partial(recursion_row, partial(eight_schools_gibbs, 512 if tiny else 10_000)))
     if not tiny:
         yield Job("reference", "real logistic", partial(chain_row, problems.real_logistic, ""))
-        yield Job("reference", "large logistic", partial(chain_row, problems.large_logistic, ""))
+        large = partial(problems.large_logistic, 1, 20_000)
+        yield Job("reference", "large logistic", partial(chain_row, large, ""))
     for gain in (0.5,) if tiny else NETWORKS:
         yield Job("networks", f"g = {gain}", partial(network_row, gain, 8 if tiny else 100))
 
@@ -75,7 +76,7 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     measured_steps = options.sequential_steps(problem.num_steps)
     short = Chains(problem, measured_steps)
     report = chains.check(mesh=mesh_of(None))
-    best, tried = best_of(candidates(problem.num_steps, problem.num_chains), chains, report)
+    best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains, report)
     runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
     runs.update(planned(problem, chains, report))
     runs["blocks"] = partial(chains.in_blocks, best, mesh_of(None), report.block_starts)
@@ -135,11 +136,14 @@ def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[
     return {"auto_first": auto_first, "auto": auto}
 
 
-def candidates(num_steps: int, num_chains: int) -> list[parsample.DEER]:
+# Lanes that coalescing blocks are tried with.
+LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (256, 2048)}
+
+
+def candidates(num_steps: int, num_chains: int, options: Options) -> list[parsample.DEER]:
     """Coalescing blocks of several sizes, of which the best is shown; the tried ones are listed with it."""
-    counts = {max(2, count // num_chains) for count in (8, 64, 512)}
-    sizes = sorted({ceil_div(num_steps, count) for count in counts})
-    return [parsample.DEER(block_size=size, linearization=Zero()) for size in sizes if size > 1]
+    counts = {max(2, lanes // num_chains) for lanes in LANES[options.scale]}
+    return [parsample.DEER(ceil_div(num_steps, count), Zero()) for count in sorted(counts) if 2 * count <= num_steps]
 
 
 def best_of(
@@ -171,9 +175,8 @@ def describe(method: parsample.DEER) -> str:
 def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
     """The Gibbs sampler: step by step, by Newton's method with b = 1, and by the fastest of some block sizes."""
     recursion = make()
-    tried, methods = [], [*candidates(recursion.num_steps, 1), parsample.DEER(16)]
-    for method in methods:
-        tried.append(_tried(describe(method), partial(_solve, recursion, method)))
+    methods = [*candidates(recursion.num_steps, recursion.num_chains, options), parsample.DEER(16)]
+    tried = [_tried(describe(method), partial(_solve, recursion, method)) for method in methods]
     best = methods[min(range(len(methods)), key=lambda i: tried[i]["seconds"])]
     runs = {
         "sequential": partial(_rollouts, recursion),

@@ -144,7 +144,7 @@ def _row(job: Job, options: Options) -> Row:
             # Where blocks do not pay is a result here, and stands in the row.
             warnings.simplefilter("ignore", parsample.ParallelStallWarning)
             return job.run(options)
-    except Exception:  # noqa: BLE001 - one failing job must not cost the others
+    except Exception:  # one failing job must not cost the others
         return {"error": traceback.format_exc()}
 
 

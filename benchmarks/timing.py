@@ -1,5 +1,6 @@
 """One way to time things: interleaved, compilation apart, median and quartiles, with certificate and peak memory."""
 
+import contextlib
 import gc
 import importlib.metadata
 import importlib.util
@@ -28,7 +29,7 @@ PACKAGES = ("jax", "jaxlib", "blackjax", "numpy", "arviz", "parsample", "numpyro
 
 
 class CompileTime:
-    """Seconds spent compiling since the last `reset`, as JAX itself reports them."""
+    """Seconds spent compiling since the process began, as JAX itself reports them."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -38,10 +39,6 @@ class CompileTime:
         if event in COMPILE_EVENTS:
             self.seconds += duration
 
-    def reset(self) -> None:
-        """Forget what was spent so far."""
-        self.seconds = 0.0
-
 
 compile_time = CompileTime()
 
@@ -49,11 +46,11 @@ compile_time = CompileTime()
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result of `run`, its seconds without compilation, and the seconds of compilation."""
     gc.collect()
-    compile_time.reset()
-    begin = time.perf_counter()
+    begin, compiled = time.perf_counter(), compile_time.seconds
     result = jax.block_until_ready(run())
     total = time.perf_counter() - begin
-    return result, max(total - compile_time.seconds, 0.0), compile_time.seconds
+    compiling = compile_time.seconds - compiled
+    return result, max(total - compiling, 0.0), compiling
 
 
 def measure(runs: dict[str, Callable[[], Any]], repeats: int, deadline: float = math.inf) -> dict[str, dict[str, Any]]:
@@ -126,10 +123,8 @@ def certificate(result: Any) -> dict[str, Any]:
 
 def reset_peak() -> None:
     """Let the high-water mark of this process's memory begin anew, where the kernel permits it."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_bytes() -> int:
