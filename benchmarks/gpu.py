@@ -9,6 +9,7 @@ only what an earlier call did not get to.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,19 +48,18 @@ def run_group(group: str, seconds: float, options: argparse.Namespace) -> dict[s
     if group in WITH_CHILDREN:
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     begin = time.perf_counter()
+    # A session of its own, so that children of the group end with it.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command, check=False, timeout=seconds, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-        )
-    except subprocess.TimeoutExpired as late:
-        return {"ended": f"cut off after {seconds:.0f} s", "seconds": seconds, "stderr": _tail(late.stderr)}
-    ended = "done" if done.returncode == 0 else f"exit code {done.returncode}"
-    return {"ended": ended, "seconds": time.perf_counter() - begin, "stderr": _tail(done.stderr)}
-
-
-def _tail(text: str | bytes | None) -> str:
-    decoded = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
-    return decoded[-4000:]
+        _, errors = process.communicate(timeout=max(seconds, 0))
+        ended = "done" if process.returncode == 0 else f"exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+        ended = f"cut off after {seconds:.0f} s"
+    return {"ended": ended, "seconds": time.perf_counter() - begin, "stderr": errors[-4000:]}
 
 
 def draw(out: Path) -> str:

@@ -19,7 +19,7 @@ from benchmarks.timing import extrapolated
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, mesh_of
 from parsample.run import parallel_method
-from parsample.transition import AlgorithmDynamics, take
+from parsample.transition import AlgorithmDynamics
 
 # Bytes that one batched evaluation may hold beside its arguments; longer chains are evaluated in equal pieces.
 MAX_BATCH_BYTES = 2 * 2**30
@@ -106,7 +106,7 @@ class Floor:
         states = jax.jit(jax.vmap(jax.vmap(chains.problem.algorithm.init)))(before)
         # Chains and steps alike are rows of one batch; devices share them.
         flat = jax.tree.map(lambda leaf: leaf.reshape(self.num_pieces, -1, *leaf.shape[2:]), (keys, states))
-        self.batches = [take(flat, piece) for piece in range(self.num_pieces)]
+        self.batches = [_piece(flat, piece) for piece in range(self.num_pieces)]
         if mesh is not None and jax.tree.leaves(self.batches[0])[0].shape[0] % mesh.size == 0:
             self.batches = jax.device_put(self.batches, NamedSharding(mesh, SPLIT))
         self.length = length
@@ -138,6 +138,10 @@ class Floor:
             difference = np.abs(np.concatenate(found).reshape(wanted.shape) - wanted) / wanted.std((0, 1))
             agree = agree & (difference < 1e-3).reshape(*wanted.shape[:2], -1).all(-1)
         return float(agree.mean())
+
+
+def _piece(tree: Any, piece: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[piece], tree)
 
 
 def _with_chain_axis(tree: Any, chains: Chains) -> Any:
