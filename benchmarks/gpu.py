@@ -42,7 +42,7 @@ WITH_CHILDREN = ("alternatives", "memory")
 def run_group(group: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """Run one group for at most so many seconds; how it ended."""
     command = [sys.executable, "-m", "benchmarks.run", group, "--out", str(options.out.resolve())]
-    command += ["--budget", str((1 - RESERVE) * seconds), "--repeats", str(options.repeats), "--job-seconds", "15"]
+    command += ["--budget", str((1 - RESERVE) * seconds), "--repeats", str(options.repeats), "--job-seconds", "8"]
     command += ["--tiny"] * options.tiny + ["--x64"] * options.x64 + ["--resume"] * options.resume
     environment = dict(os.environ)
     if group in WITH_CHILDREN:

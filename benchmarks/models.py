@@ -1,7 +1,6 @@
 """Group "models": the sampler on every file in models/, as planned against step by step; work in blocks."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import parsample
 from benchmarks import problems
 from benchmarks.chains import Chains
 from benchmarks.suite import Job, Options, Row
-from benchmarks.timing import certificate, compile_time, peak_bytes, quartiles, reset_peak, timed
+from benchmarks.timing import certificate
 from parsample.grid import mesh_of
 from parsample.run import parallel_method
 
@@ -60,26 +59,13 @@ def model_row(stem: str, num_samples: int, options: Options) -> Row:
     The warm-up is the same for both, and not what is compared.
     """
     results: dict[str, parsample.SampleResult] = {}
-    runs = {method: _without_warmup(stem, num_samples, method, results) for method in ("auto", "sequential")}
-    records: dict[str, Row] = {}
-    seconds: dict[str, list[float]] = {method: [] for method in runs}
-    for method, run in runs.items():
-        reset_peak()
-        begin, compiled = time.perf_counter(), compile_time.seconds
-        run()
-        records[method] = {
-            "first_call_seconds": time.perf_counter() - begin,
-            "compile_seconds": compile_time.seconds - compiled,
-            "peak_bytes": peak_bytes(),
-        }
-    for repeat in range(max(1, options.repeats)):
-        # The first calls compiled: even one that is late is not a measurement.
-        if repeat and time.perf_counter() > options.deadline:
-            break
-        for method, run in runs.items():
-            seconds[method].append(run())
-    for method, record in records.items():
-        record.update(certificate(results[method]), seconds=quartiles(seconds[method], len(seconds[method])))
+
+    def run(method: str) -> parsample.SampleResult:
+        results[method] = sampler(stem, num_samples, method=method)
+        return results[method]
+
+    runs = {method: partial(run, method) for method in ("auto", "sequential")}
+    records = options.measure(runs, apart=lambda result: result.seconds["warmup"])
     auto = results["auto"]
     return {
         "title": stem,
@@ -90,15 +76,6 @@ def model_row(stem: str, num_samples: int, options: Options) -> Row:
         "parallel": bool(auto.report is not None and auto.report.parallelizable),
         "lle": None if auto.report is None else auto.report.lle,
     }
-
-
-def _without_warmup(stem: str, num_samples: int, method: str, results: dict) -> Callable[[], float]:
-    def run() -> float:
-        results[method], total, _ = timed(lambda: sampler(stem, num_samples, method=method))
-        # `seconds` of the result hold compilation; nothing but the first call compiles.
-        return total - results[method].seconds["warmup"]
-
-    return run
 
 
 def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) -> Row:

@@ -12,7 +12,7 @@ from benchmarks import problems
 from benchmarks.chains import Chains
 from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
-from benchmarks.timing import certificate, extrapolated, timed
+from benchmarks.timing import better_of_two, certificate, extrapolated
 from parsample.check import Report
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
@@ -91,9 +91,8 @@ def search(chains: Chains, report: Report, mesh: Mesh | None, smallest: int = 2)
         while hopeless < 2 and 4 * num_blocks <= chains.num_steps:
             size = ceil_div(chains.num_steps, num_blocks)
             run = partial(chains.in_blocks, parsample.DEER(size, Zero()), team, report.block_starts)
-            _, first, _ = timed(run)
-            result, second, _ = timed(run)
-            seconds, found = min(first, second), certificate(result)
+            result, seconds = better_of_two(run)
+            found = certificate(result)
             yield {
                 "setting": f"{num_blocks} blocks on {1 if team is None else team.size} devices",
                 "seconds": seconds,

@@ -14,7 +14,7 @@ from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
 from benchmarks.recursions import Recursion, eight_schools_gibbs, mean_field_network
 from benchmarks.suite import Job, Options, Row
-from benchmarks.timing import certificate, extrapolated, timed
+from benchmarks.timing import better_of_two, certificate, extrapolated
 from parsample import run as plug
 from parsample.compilation import outermost_jit
 from parsample.grid import ceil_div, mesh_of
@@ -159,12 +159,8 @@ def best_of(
 
 
 def _tried(name: str, run: Callable[[], Any]) -> Row:
-    timed(run)
-    seconds = []
-    for _ in range(2):
-        result, once, _ = timed(run)
-        seconds.append(once)
-    return {"setting": name, "seconds": min(seconds), **certificate(result)}
+    result, seconds = better_of_two(run)
+    return {"setting": name, "seconds": seconds, **certificate(result)}
 
 
 def describe(method: parsample.DEER) -> str:

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
     made.add_argument("--repeats", type=int, default=5, help="timed rounds after the one that compiles")
     made.add_argument("--budget", type=float, default=BUDGET, help="seconds after which further jobs are skipped")
-    made.add_argument("--job-seconds", type=float, default=45.0, help="seconds after which a job takes no more rounds")
+    made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
     made.add_argument("--only", help='only jobs whose "table: name" contains this; the rest of the file stays')
     made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")

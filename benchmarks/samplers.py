@@ -22,12 +22,9 @@ from jax.flatten_util import ravel_pytree
 import parsample
 from benchmarks import problems
 from benchmarks.problems import Posterior
-from benchmarks.timing import certificate, peak_bytes, timed
+from benchmarks.timing import MAX_ATTEMPTS, certificate, peak_bytes, timed
 from parsample.compilation import use_cores
 from parsample.grid import Team, mesh_of
-
-# Second runs that compile again are repeated, so often at most.
-MAX_RUNS = 3
 
 # Effective draws that times are extrapolated to.
 TARGET_ESS = 10_000
@@ -176,11 +173,11 @@ def with_numpyro(posterior: Posterior, sizes: Sizes) -> Callable[[int], Run]:
         sampler.warmup(key_warmup, init_params=starts, extra_fields=("num_steps",))
         jax.block_until_ready(sampler.last_state)
         # It compiles again in every run, which is not counted here.
-        _, seconds, _ = timed(lambda: sampler.run(key_run, extra_fields=("num_steps",)) or sampler.last_state)
+        _, seconds, compiling = timed(lambda: sampler.run(key_run, extra_fields=("num_steps",)) or sampler.last_state)
         draws = sampler.get_samples(group_by_chain=True)
         leaves = [np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(draws)]
         gradients = float(sampler.get_extra_fields()["num_steps"].sum())
-        return Run(np.concatenate(leaves, -1), seconds, gradients, {})
+        return Run(np.concatenate(leaves, -1), seconds - compiling, gradients, {})
 
     return run
 
@@ -247,10 +244,14 @@ def contest(posterior: Posterior, sampler: Sampler, sizes: Sizes) -> dict[str, A
     run = sampler(posterior, sizes)
     run(1)
     cold = time.perf_counter() - begin
-    for _ in range(MAX_RUNS):
+    for _ in range(MAX_ATTEMPTS):
         result, warm, compiling = timed(partial(run, 1))
-        # A plan may differ from the first run's, and then compiles anew; NumPyro always does, and allows for it.
-        if compiling < 0.1 or not result.certificate:
+        # A plan may differ from the first run's, and then compiles anew; NumPyro always does, one programme after
+        # another, and is allowed for it.
+        if not result.certificate:
+            warm -= compiling
+            break
+        if compiling < 0.1:
             break
     ess = az.ess(az.from_dict({"posterior": {"x": result.positions}}), method="bulk")["x"].values
     smallest = float(np.min(ess))

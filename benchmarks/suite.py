@@ -31,7 +31,7 @@ class Options:
     budget
         Seconds for the whole group: jobs that would begin later are skipped, and the results say so.
     job_seconds
-        Seconds after which a job takes no further rounds.
+        Seconds that the timed rounds of a job may take, beyond the first.
     cores
         CPU cores that child processes may use; None: as JAX has it.
     only
@@ -39,21 +39,23 @@ class Options:
     out
         Where results go.
     deadline
-        When the present job should be done, by `time.perf_counter`.
+        When the group should be done, by `time.perf_counter`.
     """
 
     scale: str = "cpu"
     repeats: int = 5
     budget: float = 540.0
-    job_seconds: float = 60.0
+    job_seconds: float = 15.0
     cores: int | None = None
     only: str | None = None
     out: Path = field(default=RESULTS)
     deadline: float = math.inf
 
-    def measure(self, runs: dict[str, Callable[[], Any]]) -> dict[str, Row]:
+    def measure(
+        self, runs: dict[str, Callable[[], Any]], apart: Callable[[Any], float] = lambda _: 0.0
+    ) -> dict[str, Row]:
         """`benchmarks.timing.measure`, as often and as long as these options allow."""
-        return measure(runs, self.repeats, self.deadline)
+        return measure(runs, self.repeats, self.job_seconds, self.deadline, apart)
 
     def sequential_steps(self, num_steps: int) -> int:
         """Steps of a sequential run that are timed; accelerators take so long that the rest is extrapolated."""
@@ -124,6 +126,7 @@ def run_jobs(group: str, jobs: Iterable[Job], options: Options, resume: bool = F
     results = Results(group, options.out, keep=resume or options.only is not None)
     results.write()
     begin = time.perf_counter()
+    options = replace(options, deadline=begin + options.budget)
     for job in jobs:
         if (resume and results.has(job)) or (options.only and options.only not in job.title):
             continue
@@ -131,8 +134,7 @@ def run_jobs(group: str, jobs: Iterable[Job], options: Options, resume: bool = F
         if spent > options.budget:
             results.add(job, {"skipped": f"the budget of {options.budget:.0f} s was spent"})
             continue
-        deadline = time.perf_counter() + min(options.job_seconds, options.budget - spent)
-        row = _row(job, replace(options, deadline=deadline))
+        row = _row(job, options)
         results.add(job, {**row, "job_seconds": time.perf_counter() - begin - spent})
         print(_line(results.rows[-1]), flush=True)
     return results.rows

@@ -43,50 +43,75 @@ class CompileTime:
 compile_time = CompileTime()
 
 
+# A round in which less than this share of its time, or this many seconds, went into compiling counts as compiled.
+COMPILED_SHARE, COMPILED_SECONDS = 0.02, 2e-3
+
+# Rounds that compile again, because a plan came out differently, are repeated at most so often.
+MAX_ATTEMPTS = 3
+
+
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The result of `run`, its seconds without compilation, and the seconds of compilation."""
+    """The result of `run`, its seconds, and how many went into compiling (summed over threads, so perhaps more)."""
     gc.collect()
     begin, compiled = time.perf_counter(), compile_time.seconds
     result = jax.block_until_ready(run())
-    total = time.perf_counter() - begin
-    compiling = compile_time.seconds - compiled
-    return result, max(total - compiling, 0.0), compiling
+    return result, time.perf_counter() - begin, compile_time.seconds - compiled
 
 
-def measure(runs: dict[str, Callable[[], Any]], repeats: int, deadline: float = math.inf) -> dict[str, dict[str, Any]]:
+def steadily(run: Callable[[], Any]) -> tuple[Any, float, bool]:
+    """The result of `run` and its seconds, once it does not compile; and whether it did so to the last attempt."""
+    for _ in range(MAX_ATTEMPTS):
+        result, seconds, compiling = timed(run)
+        if compiling <= max(COMPILED_SHARE * seconds, COMPILED_SECONDS):
+            return result, seconds, False
+    return result, seconds, True
+
+
+def better_of_two(run: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of `run`, and the shorter of two times after a call that compiles: for searches."""
+    timed(run)
+    _, first, _ = steadily(run)
+    result, second, _ = steadily(run)
+    return result, min(first, second)
+
+
+def measure(
+    runs: dict[str, Callable[[], Any]],
+    repeats: int,
+    seconds: float = math.inf,
+    deadline: float = math.inf,
+    apart: Callable[[Any], float] = lambda _: 0.0,
+) -> dict[str, dict[str, Any]]:
     """Seconds, compile time, peak memory and certificate of each run, keyed like `runs`.
 
-    One round compiles, then the rounds alternate between the runs, so that all see the same weather. No round begins
-    after `deadline` (of `time.perf_counter`); where not even one fits, the first call less its compilation counts,
-    and `repeats` is 0.
+    One round compiles, then the rounds alternate between the runs, so that all see the same weather. There is one such
+    round in any case; no other begins when they have taken `seconds`, or after `deadline` (by `time.perf_counter`).
+    What `apart` says of a result is left out of its seconds. Compile time is what the first call took longer.
     """
     records: dict[str, dict[str, Any]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         reset_peak()
-        result, once, compiling = timed(run)
-        records[name] = {
-            "first_call_seconds": once + compiling,
-            "compile_seconds": compiling,
-            "first_run_seconds": once,
-            "peak_bytes": peak_bytes(),
-            **certificate(result),
-        }
-    for _ in range(repeats):
-        if time.perf_counter() > deadline:
+        result, once, _ = timed(run)
+        records[name] = {"first_call_seconds": once - apart(result), "peak_bytes": peak_bytes(), "recompiled": 0}
+    begin = time.perf_counter()
+    for done in range(repeats):
+        if done and time.perf_counter() > min(begin + seconds, deadline):
             break
         for name, run in runs.items():
-            seconds[name].append(timed(run)[1])
+            result, once, recompiled = steadily(run)
+            times[name].append(once - apart(result))
+            records[name].update(certificate(result), recompiled=records[name]["recompiled"] + recompiled)
     for name, record in records.items():
-        record["seconds"] = quartiles(seconds[name] or [record.pop("first_run_seconds")], len(seconds[name]))
-        record.pop("first_run_seconds", None)
+        record["seconds"] = quartiles(times[name])
+        record["compile_seconds"] = max(record["first_call_seconds"] - record["seconds"]["median"], 0.0)
     return records
 
 
-def quartiles(values: list[float], repeats: int) -> dict[str, float]:
+def quartiles(values: list[float]) -> dict[str, float]:
     """Median, quartiles and number of measurements."""
     first, median, third = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
-    return {"median": median, "quartile_1": first, "quartile_3": third, "repeats": repeats}
+    return {"median": median, "quartile_1": first, "quartile_3": third, "repeats": len(values)}
 
 
 def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) -> dict[str, Any]:

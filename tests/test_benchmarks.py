@@ -159,12 +159,31 @@ def test_beyond_the_budget_jobs_are_skipped_and_say_so(tmp_path):
     assert "budget" in rows[0]["skipped"]
 
 
-def test_no_round_begins_after_the_deadline():
+def test_after_the_first_no_round_begins_beyond_the_deadline():
     calls = []
     records = timing.measure({"run": lambda: calls.append(1)}, repeats=5, deadline=0.0)
-    assert len(calls) == 1
-    assert records["run"]["seconds"]["repeats"] == 0
+    assert len(calls) == 2  # one that compiles
+    assert records["run"]["seconds"]["repeats"] == 1
     assert records["run"]["status"] == "SEQUENTIAL"
+
+
+def test_rounds_alternate_and_leave_out_what_is_told_apart():
+    order = []
+    runs = {name: lambda name=name: order.append(name) or 100.0 for name in "ab"}
+    records = timing.measure(runs, repeats=2, apart=lambda result: result)
+    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert all(-100 < record["seconds"]["median"] < -90 for record in records.values())
+
+
+def test_a_round_that_compiles_is_repeated():
+    calls = []
+
+    def run():
+        calls.append(1)
+        return jax.jit(lambda x: x + len(calls))(1.0) if len(calls) < 3 else 0.0
+
+    _, _, compiled_to_the_last = timing.steadily(run)
+    assert (len(calls), compiled_to_the_last) == (3, False)
 
 
 def test_extrapolated_times_say_from_what():
