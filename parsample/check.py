@@ -6,7 +6,7 @@ The plan follows from both, and so does the explanation where it is sequential.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,8 @@ from blackjax.base import SamplingAlgorithm
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from parsample.costs import StepCosts, measure_costs
+from parsample.compilation import compiling
+from parsample.costs import StepCosts, measure_costs, sequential_trial
 from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
 from parsample.plan import Plan, make_plan
@@ -180,9 +181,10 @@ def examine(
     mesh
         Devices that would share the run; None: one.
     """
-    num_growth = int(np.clip(num_steps // 1250, 40, 250))
-    num_meeting = int(np.clip(num_steps // 100, 256, 4000))
-    pilot = jax.device_get(run_pilot(dynamics, num_growth, num_meeting, parameters, starts, rng_key, scale))
+    chains = (dynamics, parameters, starts, rng_key, num_steps)
+    beside = preparations(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
+    with compiling(*beside):
+        pilot = jax.device_get(run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale))
     start = pilot.ends[0]
     if costs is None:
         costs = measure_costs(
@@ -213,6 +215,28 @@ def examine(
         block_starts=pilot.ends,
         costs=costs,
     )
+
+
+def preparations(
+    dynamics: Dynamics,
+    parameters: Any,
+    starts: Float[Any, "N D"] | Float[Any, " D"],
+    rng_key: Array,
+    num_steps: int,
+    *,
+    num_chains: int = 1,
+    scale: Any = None,
+    mesh: Mesh | None = None,
+) -> list[Callable[[], None]]:
+    """What compiles the programmes that `examine` begins with; shapes will do in place of arrays."""
+    start = jax.ShapeDtypeStruct(starts.shape[-1:], starts.dtype)
+    pilot = partial(run_pilot.prepare, dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+    return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).prepare]
+
+
+def _pilot_lengths(num_steps: int) -> tuple[int, int]:
+    """Steps with tangents, and steps for which pairs are watched."""
+    return int(np.clip(num_steps // 1250, 40, 250)), int(np.clip(num_steps // 100, 256, 4000))
 
 
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:

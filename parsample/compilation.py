@@ -1,7 +1,9 @@
 """How the programmes that this library starts are compiled."""
 
-from collections.abc import Callable
-from functools import cache, wraps
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import update_wrapper
 from typing import Any
 
 import jax
@@ -12,23 +14,57 @@ from jax.extend.backend import clear_backends
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
 
-def outermost_jit(*static_argnums: int) -> Callable[[Callable], Callable]:
-    """``jax.jit`` with options for this device; inside another ``jax.jit``, which permits none, a part of that."""
+class Programme:
+    """A function under ``jax.jit`` with options for this device.
 
-    def decorate(function: Callable) -> Callable:
-        @cache
-        def compiled(backend: str) -> Callable:
+    Called inside another ``jax.jit``, which permits no options, it is a part of that.
+    """
+
+    def __init__(self, function: Callable, static_argnums: tuple[int, ...]) -> None:
+        update_wrapper(self, function)
+        self._function, self._static_argnums = function, static_argnums
+        self._compiled: dict[str, Any] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it."""
+        return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
+
+    def prepare(self, *arguments: Any) -> None:
+        """Compile for these arguments, or their shapes, and run nothing."""
+        self._jit.lower(*arguments).compile()
+
+    def eval_shape(self, *arguments: Any) -> Any:
+        """Shapes and dtypes of what it returns."""
+        return self._jit.eval_shape(*arguments)
+
+    @property
+    def _jit(self) -> Any:
+        backend = jax.default_backend()
+        if backend not in self._compiled:
             options = CPU_OPTIONS if backend == "cpu" else None
-            return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
+            jitted = jax.jit(self._function, static_argnums=self._static_argnums, compiler_options=options)
+            self._compiled[backend] = jitted
+        return self._compiled[backend]
 
-        @wraps(function)
-        def call(*arguments: Any) -> Any:
-            run = function if is_being_compiled() else compiled(jax.default_backend())
-            return run(*arguments)
 
-        return call
+def outermost_jit(*static_argnums: int) -> Callable[[Callable], Programme]:
+    """Decorator: the function as a `Programme`."""
+    return lambda function: Programme(function, static_argnums)
 
-    return decorate
+
+@contextmanager
+def compiling(*preparations: Callable[[], None]) -> Iterator[None]:
+    """Run calls of ``prepare``, each in a thread of its own, beside the body; at its end all is compiled.
+
+    XLA compiles outside Python's lock. What goes wrong here goes wrong again, and is told, when the function is called.
+    """
+    if is_being_compiled() or not preparations:
+        yield
+        return
+    with ThreadPoolExecutor(max_workers=len(preparations)) as threads:
+        for prepare in preparations:
+            threads.submit(prepare)
+        yield
 
 
 def use_cores(number: int) -> None:

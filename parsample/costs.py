@@ -7,7 +7,6 @@ it takes to start a programme is longer than its run; there the difference betwe
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from parsample.compilation import outermost_jit
+from parsample.compilation import Programme, compiling, outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, mesh_of, round_up
 from parsample.linearize import Zero
 from parsample.sweep import Sweep, default_tolerance
@@ -68,6 +67,43 @@ class StepCosts:
         return float(np.exp(np.interp(np.log(lanes), np.log(self.lanes), np.log(self.seconds))))
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A programme to be timed: `num_steps` steps of `lanes` lanes, as often as it is told."""
+
+    evaluate: Programme
+    team: Team
+    lanes: int
+    num_steps: int
+    chains: tuple[Dynamics, Any, Any]  # with their parameters, and a state
+
+    def __call__(self, rounds: int) -> Any:
+        """Run so many rounds."""
+        return self.evaluate(*self._arguments, rounds)
+
+    def prepare(self) -> None:
+        """Compile it."""
+        self.evaluate.prepare(*self._arguments, 1)
+
+    @property
+    def _arguments(self) -> tuple:
+        dynamics, *arrays = self.chains
+        return dynamics, self.team, self.lanes, self.num_steps, *arrays
+
+
+def _trial(evaluate: Programme, mesh: Mesh | None, lanes: int, num_evaluations: int, chains: tuple) -> Trial:
+    steps = max(num_evaluations // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
+    return Trial(evaluate, Team(mesh=mesh), lanes, steps, chains)
+
+
+def sequential_trial(
+    dynamics: Dynamics, parameters: Any, start: Any, num_steps: int, num_chains: int, mesh: Mesh | None = None
+) -> Trial:
+    """The first that `measure_costs` times; it compiles for shapes in place of `parameters` and `start` too."""
+    chains = (dynamics, parameters, start)
+    return _trial(_sequentially, mesh, num_chains, num_chains * num_steps, chains)
+
+
 def measure_costs(
     dynamics: Dynamics,
     parameters: Any,
@@ -82,28 +118,33 @@ def measure_costs(
     All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use. Of several
     devices in `mesh` only the first is used if the run is short.
     """
-
-    def seconds_per_step(evaluate: Callable, team: Team, lanes: int, long_enough: float) -> float:
-        steps = max(num_chains * num_steps // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
-        return _seconds(partial(evaluate, dynamics, team, lanes, steps, parameters, start), long_enough) / steps
-
-    seconds = [seconds_per_step(_sequentially, Team(mesh=mesh), num_chains, SHORTEST)]
-    long_enough = min(max(LONG_ENOUGH * seconds[0] * num_steps, SHORTEST), LONGEST)
-    if mesh is not None and seconds[0] * num_steps < SECONDS_TO_SHARE:
+    alone = sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh)
+    seconds, lanes = [_seconds_per_step(alone, SHORTEST)], [num_chains]
+    sequential_seconds = seconds[0] * num_steps
+    if mesh is not None and sequential_seconds < SECONDS_TO_SHARE:
         mesh = mesh_of([mesh.devices.flat[0]])
-    team = Team(mesh=mesh)
-    lanes_measured = [num_chains]
-    budget = MAX_TIMING_SHARE * seconds[0] * num_steps
-    for lanes in (round_up(num_chains * factor, team.num_devices) for factor in LANE_FACTORS):
+    counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in LANE_FACTORS]
+    trials = [
+        _trial(_first_sweep, mesh, count, num_chains * num_steps, alone.chains)
+        for count in counts
+        if count <= max_lanes
+    ]
+    with compiling(*(trial.prepare for trial in trials[:2])):
+        pass  # nothing may be timed beside a compilation
+    for trial in trials:
         # At worst, a lane costs what it did among fewer.
-        expected = 4 * MIN_TIMED_STEPS * seconds[-1] * lanes / lanes_measured[-1]
-        if lanes > max_lanes or (len(seconds) > 1 and expected > budget):
+        expected = 4 * MIN_TIMED_STEPS * seconds[-1] * trial.lanes / lanes[-1]
+        if len(seconds) > 1 and expected > MAX_TIMING_SHARE * sequential_seconds:
             break
-        lanes_measured.append(lanes)
-        seconds.append(seconds_per_step(_first_sweep, team, lanes, long_enough))
-        if seconds[-1] / lanes > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes_measured[-2]:
+        lanes.append(trial.lanes)
+        seconds.append(_seconds_per_step(trial, min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)))
+        if seconds[-1] / lanes[-1] > (1 - MIN_LANE_GAIN) * seconds[-2] / lanes[-2]:
             break
-    return StepCosts(tuple(lanes_measured), tuple(seconds), mesh)
+    return StepCosts(tuple(lanes), tuple(seconds), mesh)
+
+
+def _seconds_per_step(trial: Trial, long_enough: float) -> float:
+    return _seconds(trial, long_enough) / trial.num_steps
 
 
 def _seconds(run: Callable[[int], Any], long_enough: float) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.check import Report, examine
+from parsample.check import Report, examine, preparations
+from parsample.compilation import compiling
 from parsample.grid import Team, ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
@@ -308,7 +309,10 @@ def _prepare(
     key_warmup, key_check, key_chains = jax.random.split(rng_key, 3)
     clock = _Clock()
     start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
-    adaptation = jax.block_until_ready(warmup(dynamics, key_warmup, start, num_warmup, num_chains, target))
+    warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
+    checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
+    with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked else ()):
+        adaptation = jax.block_until_ready(warmup(*warming))
     clock.lap("warmup")
     settings = {
         "kernel": kernel,
@@ -344,16 +348,16 @@ def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Re
         return None, plan
     if isinstance(method, DEER):
         return None, _with_method(plan, method)
-    states = adaptation.draws.reshape(-1, adaptation.draws.shape[-1])
+    starts = _pilot_starts(adaptation)
     found = examine(
         dynamics,
         adaptation.parameters,
-        states[:: max(1, states.shape[0] // 64)],
+        starts,
         prepared.key_check,
         num_samples,
         num_chains=num_chains,
         period=dynamics.period,
-        scale=jnp.ones_like(states[0]),
+        scale=jnp.ones_like(starts[0]),
         mesh=prepared.mesh,
     )
     if method == "auto":
@@ -361,6 +365,21 @@ def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Re
     settings = parallel_method(found.plan.fallback, num_samples)
     period = dynamics.period
     return found, _with_method(found.plan, replace(settings, block_size=round_up(settings.block_size, period)))
+
+
+def _pilot_starts(adaptation: Adaptation) -> Array:
+    states = adaptation.draws.reshape(-1, adaptation.draws.shape[-1])
+    return states[:: max(1, states.shape[0] // 64)]
+
+
+def _checks_ahead(warming: tuple, key_check: Array, num_samples: int, mesh: Mesh | None) -> list[Callable[[], None]]:
+    """What compiles the check's programmes beside the warm-up, from the shapes of what that will find."""
+    dynamics, _, start, _, num_chains, _ = warming
+    shapes = warmup.eval_shape(*warming)
+    starts = jax.eval_shape(_pilot_starts, shapes)
+    return preparations(
+        dynamics, shapes.parameters, starts, key_check, num_samples, num_chains=num_chains, scale=start, mesh=mesh
+    )
 
 
 def _with_method(plan: Plan, method: DEER) -> Plan:

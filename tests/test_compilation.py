@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from parsample.compilation import is_being_compiled, outermost_jit
+from parsample.compilation import compiling, is_being_compiled, outermost_jit
 
 
 @outermost_jit(1)
@@ -33,3 +34,32 @@ def test_it_is_compiled_once():
     traced(jnp.ones(2))
     traced(jnp.zeros(2))
     assert len(traces) == 1
+
+
+def test_what_was_prepared_beside_other_work_is_not_compiled_again():
+    traces = []
+
+    @outermost_jit(0)
+    def traced(exponent: int, x: jax.Array) -> jax.Array:
+        traces.append(exponent)
+        return x**exponent
+
+    shape = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
+    assert traced.eval_shape(2, shape).shape == (2,)
+    with compiling(lambda: traced.prepare(2, shape), lambda: traced.prepare(3, shape)):
+        pass
+    assert traced(2, jnp.arange(2.0)).tolist() == [0.0, 1.0]
+    assert traced(3, 2 * jnp.arange(2.0)).tolist() == [0.0, 8.0]
+    assert sorted(traces) == [2, 3]
+
+
+def test_a_failure_beside_other_work_is_left_to_the_call():
+    @outermost_jit()
+    def broken(x: jax.Array) -> jax.Array:
+        raise ValueError("broken")
+
+    with compiling(lambda: broken.prepare(1.0)):
+        done = 1
+    assert done == 1
+    with pytest.raises(ValueError, match="broken"):
+        broken(1.0)
