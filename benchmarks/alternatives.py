@@ -25,7 +25,6 @@ POSTERIORS = (
     "state_space",
     "eight_schools",
     "ill_conditioned_gaussian",
-    "funnel",
     "latent_gaussian_process",
 )
 SAMPLERS = ("parallel", "sequential", "blackjax", "numpyro", "nutpie")

@@ -69,6 +69,12 @@ class Chains:
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
 
+    def prepare(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> None:
+        """Compile what `in_blocks` runs for these arguments."""
+        _in_blocks.prepare(
+            self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
+        )
+
     def check(self, costs: StepCosts | None = None, mesh: Mesh | None = None) -> Report:
         """What the check finds and plans for all chains."""
         state = jax.tree.map(lambda leaf: leaf[0], self.states)

@@ -1,64 +1,83 @@
-"""Group "memory": peak memory of a million draws of ten parameters, over what importing the library takes.
+"""Group "memory": peak memory of one command, a long run of ten parameters with its file and its summary.
 
-``python -m benchmarks.memory NUM_SAMPLES`` is the child process that a job starts: a process's peak includes all that
-it did before.
+``python -m benchmarks.memory ARGUMENTS`` is the child process that a job starts, the command ``parsample ARGUMENTS``: a
+process's peak includes all that it did before.
 """
 
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from benchmarks.suite import Job, Options, Row
 
 ROOT = Path(__file__).parent.parent
+FORMATS = {".nc": "h5netcdf", ".zarr": "zarr"}
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One job: eight schools, in blocks."""
-    num_samples = 2048 if options.scale == "tiny" else 1_000_000
-    yield Job("memory", f"eight_schools, {num_samples} draws", partial(memory_row, num_samples))
+    """Eight schools in blocks, by length and format."""
+    for num_samples in (2048,) if options.scale == "tiny" else (1_000_000, 10_000_000):
+        for suffix in (".nc",) if options.scale == "tiny" else FORMATS:
+            yield Job("memory", f"{num_samples} draws, {suffix[1:]}", partial(memory_row, num_samples, suffix))
 
 
-def memory_row(num_samples: int, _options: Options) -> Row:
-    """The peak of a process of its own."""
+def memory_row(num_samples: int, suffix: str, _options: Options) -> Row:
+    """One run: its peak, over what importing the command takes, and what the file holds."""
+    import xarray  # noqa: PLC0415 - only this group reads files
+
+    with tempfile.TemporaryDirectory(dir=ROOT) as directory:
+        out = Path(directory) / f"run{suffix}"
+        arguments = ["sample", str(ROOT / "models" / "eight_schools.py"), "--num-samples", str(num_samples)]
+        # In blocks, which takes more memory than step by step.
+        arguments += ["--num-chains", "1", "--method", "deer", "--no-progress", "--out", str(out)]
+        begin = time.perf_counter()
+        found = _child(arguments)
+        seconds = time.perf_counter() - begin
+        with xarray.open_datatree(out, engine=FORMATS[suffix]) as tree:
+            num_draws = tree["posterior"].sizes["draw"]
+            status, plan = tree.attrs["status"], tree.attrs["plan"]
+        file_bytes = sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file())
+    once = {"median": seconds, "quartile_1": seconds, "quartile_3": seconds, "repeats": 1}
+    return {
+        "x": num_samples,
+        "title": "eight_schools",
+        "work": {"T": num_draws, "num_chains": 1, "format": suffix},
+        "runs": {"command": {"seconds": once, "status": status, "peak_bytes": found["peak_bytes"]}},
+        "plan": plan,
+        **found,
+        "over_baseline_mib": (found["peak_bytes"] - found["baseline_bytes"]) / 2**20,
+        "file_bytes": file_bytes,
+    }
+
+
+def _child(arguments: list[str]) -> dict[str, Any]:
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", str(num_samples)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+        [sys.executable, "-m", "benchmarks.memory", *arguments], check=False, capture_output=True, text=True, cwd=ROOT
     )
     if child.returncode:
-        raise RuntimeError(child.stderr)
-    row: Row = json.loads(child.stdout.splitlines()[-1])
-    return {**row, "over_baseline_mib": (row["peak_bytes"] - row["baseline_bytes"]) / 2**20}
+        raise RuntimeError(child.stderr[-4000:])
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
 
 
-def main(num_samples: int) -> None:
+def main(arguments: list[str]) -> None:
     """What the child process does and prints."""
-    from benchmarks.models import sampler  # noqa: PLC0415 - what the parent needs is less
-    from benchmarks.timing import certificate, peak_bytes  # noqa: PLC0415
+    from benchmarks.timing import resident_peak  # noqa: PLC0415 - as the command itself would begin
+    from parsample.cli import main as command  # noqa: PLC0415
 
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
-    baseline = peak_bytes()
-    result = sampler("eight_schools", num_samples, method="deer")
-    output = sum(array.nbytes for array in jax.tree.leaves((result.positions, result.sample_stats)))
-    row = {
-        "title": "eight_schools",
-        "work": {"T": num_samples, "num_chains": 1},
-        "runs": {"blocks": certificate(result)},
-        "windows": len(result.windows),
-        "baseline_bytes": baseline,
-        "peak_bytes": peak_bytes(),
-        "output_bytes": output,
-    }
-    print(json.dumps(row))
+    baseline = resident_peak()
+    code = command(arguments, owns_process=True)
+    print(json.dumps({"exit_code": code, "baseline_bytes": baseline, "peak_bytes": resident_peak()}))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1:])

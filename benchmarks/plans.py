@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import batched
 from typing import Any
 
 import jax
@@ -14,11 +15,16 @@ from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import better_of_two, certificate, extrapolated
 from parsample.check import Report
+from parsample.compilation import compiling
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
 
 # The search over block counts gives up after two that take so many times as long as the best.
-HOPELESS = 2.0
+HOPELESS = 1.5
+
+# Fewest blocks searched: accelerators, which take a fraction of a millisecond for every step in a row, would spend
+# minutes on a few long blocks.
+FEWEST = {"tiny": 8, "cpu": 2, "gpu": 256}
 
 # Settings that searched best are timed again beside the plan: the least of many noisy times is too small.
 FINALISTS = 2
@@ -48,7 +54,7 @@ def plan_row(make: Callable[[], Problem], options: Options) -> Row:
     check = partial(chains.check, mesh=mesh)
     check()  # compiles: the plan is the next one's
     report = check()
-    searched = list(search(chains, report, mesh, smallest=8 if options.scale == "tiny" else 2))
+    searched = list(search(chains, report, mesh, FEWEST[options.scale]))
     ranked = sorted((entry for entry in searched if entry["is_exact"]), key=lambda entry: entry["seconds"])
     finalists = {f"best_{i}": entry for i, entry in enumerate(ranked[:FINALISTS])}
     runs: dict[str, Callable[[], Any]] = {"check": check, "planned": partial(chains.as_planned, report)}
@@ -83,14 +89,15 @@ def plan_row(make: Callable[[], Problem], options: Options) -> Row:
     }
 
 
-def search(chains: Chains, report: Report, mesh: Mesh | None, smallest: int = 2) -> Iterator[Row]:
+def search(chains: Chains, report: Report, mesh: Mesh | None, fewest: int) -> Iterator[Row]:
     """Coalescing blocks, powers of two of them, on one device and on all, each timed twice."""
     teams = [mesh_of(jax.local_devices()[:1])] + ([] if mesh is None else [mesh])
+    most = max(chains.num_steps // 4, fewest)
+    counts = [2**k for k in range(1, most.bit_length()) if fewest <= 2**k <= most]
     for team in teams:
-        best, hopeless, num_blocks = float("inf"), 0, smallest
-        while hopeless < 2 and 4 * num_blocks <= chains.num_steps:
-            size = ceil_div(chains.num_steps, num_blocks)
-            run = partial(chains.in_blocks, parsample.DEER(size, Zero()), team, report.block_starts)
+        best, hopeless = float("inf"), 0
+        for num_blocks, method in _prepared(counts, chains, team, report):
+            run = partial(chains.in_blocks, method, team, report.block_starts)
             result, seconds = better_of_two(run)
             found = certificate(result)
             yield {
@@ -102,4 +109,16 @@ def search(chains: Chains, report: Report, mesh: Mesh | None, smallest: int = 2)
             }
             best = min(best, seconds)
             hopeless = hopeless + 1 if seconds > HOPELESS * best else 0
-            num_blocks *= 2
+            if hopeless == 2:
+                break
+
+
+def _prepared(
+    counts: list[int], chains: Chains, team: Mesh | None, report: Report
+) -> Iterator[tuple[int, parsample.DEER]]:
+    """Block counts and their settings, compiled two by two."""
+    methods = [(count, parsample.DEER(ceil_div(chains.num_steps, count), Zero())) for count in counts]
+    for pair in batched(methods, 2):
+        with compiling(*(partial(chains.prepare, method, team, report.block_starts) for _, method in pair)):
+            pass  # nothing may be timed beside a compilation
+        yield from pair

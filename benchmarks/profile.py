@@ -18,33 +18,37 @@ from parsample.linearize import Dense
 from parsample.transition import AlgorithmDynamics
 
 # Lane counts whose step is timed, and the number of steps timed together.
-LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": tuple(8**k for k in range(6))}
+LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": (1, 64, 1024, 16_384, 131_072)}
 STEPS = {"tiny": 8, "cpu": 64, "gpu": 64}
-UNROLLED = (1, 4, 16)
+UNROLLED = {"tiny": (1, 4), "cpu": (1, 4, 16), "gpu": (1, 4)}
 
 
 def jobs(options: Options) -> Iterator[Job]:
     """Lanes and unrolling for a cheap and an expensive chain; the affine solve for several lengths."""
-    makers: dict[str, Any] = {"mixture": problems.mixture_mala}
-    if options.scale != "tiny":
-        makers |= {"banana": problems.banana_hmc, "real logistic": problems.real_logistic}
-    for name, make in makers.items():
-        for lanes in LANES[options.scale]:
-            yield Job("lanes", f"{name}, {lanes} lanes", partial(lanes_row, make, lanes))
-    lengths = {"tiny": (64,), "cpu": (1024, 16_384), "gpu": (1024, 16_384, 131_072)}[options.scale]
+    tiny = options.scale == "tiny"
+    yield from _lanes_of("mixture", problems.mixture_mala, options)
+    if not tiny:
+        yield from _lanes_of("real logistic", problems.real_logistic, options)
+    lengths = {"tiny": (64,), "cpu": (1024, 16_384), "gpu": (1024, 131_072)}[options.scale]
     for num_steps in lengths:
-        for dimension in (4,) if options.scale == "tiny" else (2, 16):
+        for dimension in (4,) if tiny else (2, 16):
             yield Job("affine", f"T = {num_steps}, D = {dimension}", partial(affine_row, num_steps, dimension))
+    if not tiny:
+        yield from _lanes_of("banana", problems.banana_hmc, options)
+
+
+def _lanes_of(name: str, make: Any, options: Options) -> Iterator[Job]:
+    for lanes in LANES[options.scale]:
+        yield Job("lanes", f"{name}, {lanes} lanes", partial(lanes_row, make, lanes))
 
 
 def lanes_row(make: Any, lanes: int, options: Options) -> Row:
     """Steps of so many lanes at once, with the loop over steps unrolled by several factors."""
     problem: Problem = make(lanes)
     chains, num_steps = Chains(problem, 16), STEPS[options.scale]
-    factors = UNROLLED[:2] if options.scale == "tiny" else UNROLLED
     runs = {
         f"unroll_{factor}": partial(_lanes, chains.dynamics, num_steps, factor, chains.states, chains.chain_keys)
-        for factor in factors
+        for factor in UNROLLED[options.scale]
     }
     records = options.measure(runs)
     return {

@@ -53,14 +53,15 @@ def jobs(options: Options) -> Iterator[Job]:
     tiny = options.scale == "tiny"
     steps: dict[str, Any] = {"num_steps": 2048} if tiny else {}
     small: dict[str, Any] = {"num_steps": 256, "num_rows": 50} if tiny else {}
+    gibbs = Job("reference", "gibbs", partial(recursion_row, partial(eight_schools_gibbs, 512 if tiny else 10_000)))
     for key, problem in (
         ("banana", partial(problems.banana_hmc, **steps)),
-        ("mixture", partial(problems.mixture_mala, **steps)),
         ("logistic", partial(problems.logistic_mala, **small)),
+        ("gibbs", None),
+        ("mixture", partial(problems.mixture_mala, **steps)),
         ("embeddings", partial(problems.embeddings_mala, **small, **({"num_features": 8} if tiny else {}))),
     ):
-        yield Job("reference", key, partial(chain_row, problem, PUBLISHED[key]))
-    yield Job("reference", "gibbs", partial(recursion_row, partial(eight_schools_gibbs, 512 if tiny else 10_000)))
+        yield gibbs if problem is None else Job("reference", key, partial(chain_row, problem, PUBLISHED[key]))
     if not tiny:
         yield Job("reference", "real logistic", partial(chain_row, problems.real_logistic, ""))
         large = partial(problems.large_logistic, 1, 20_000)
@@ -137,7 +138,7 @@ def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[
 
 
 # Lanes that coalescing blocks are tried with.
-LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (256, 2048)}
+LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (32, 256, 2048)}
 
 
 def candidates(num_steps: int, num_chains: int, options: Options) -> list[parsample.DEER]:

@@ -286,14 +286,15 @@ def memory(file: File) -> str:
     """Peak memory."""
     body = [
         [
-            row["title"],
-            f"{row['work']['T']:,}",
+            f"{row['x']:,}",
+            row["work"]["format"],
             f"{row['over_baseline_mib']:.0f} MiB",
-            f"{row['output_bytes'] / 2**20:.0f} MiB",
+            f"{row['file_bytes'] / 2**20:.0f} MiB",
+            duration(median(row, "command")),
         ]
         for row in file.table("memory")
     ]
-    return markdown(("model", "draws", "peak over what importing takes", "output"), body)
+    return markdown(("draws", "format", "peak over what importing takes", "file", "time of the command"), body)
 
 
 def profile(file: File) -> str:

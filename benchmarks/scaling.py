@@ -31,28 +31,25 @@ class Sizes(NamedTuple):
     rows: tuple[int, ...]
     chains: tuple[int, ...]
     blocks: tuple[int, ...]
-    lanes: tuple[int, ...]
     length: int
 
 
 SIZES = {
-    "tiny": Sizes((256, 1024), (2,), (20,), (2,), (64,), (16,), 512),
+    "tiny": Sizes((256, 1024), (2,), (20,), (2,), (64,), 512),
     "cpu": Sizes(
         steps=(10**3, 10**4, 10**5, 10**6, 10**7),
         dimensions=(2, 10, 50, 200, 1000),
         rows=(100, 1000, 10_000),
         chains=(1, 4, 16, 64, 256),
         blocks=tuple(4**k for k in range(2, 9)),
-        lanes=(1, 16, 256),
         length=10_000,
     ),
     "gpu": Sizes(
-        steps=(10**3, 10**4, 10**5, 10**6, 10**7),
-        dimensions=(2, 32, 1000),
-        rows=(100, 1000, 30_000),
-        chains=(1, 16, 256),
-        blocks=tuple(8**k for k in range(1, 5)),
-        lanes=(64, 512, 4096, 32_768),
+        steps=(10**4, 10**6),
+        dimensions=(2, 1000),
+        rows=(1000, 30_000),
+        chains=(1, 64),
+        blocks=(64, 512, 4096),
         length=32_768,
     ),
 }

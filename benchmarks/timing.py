@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 import parsample
+from parsample.conditions import device_name
 
 # What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
 COMPILE_EVENTS = (
@@ -157,6 +158,16 @@ def peak_bytes() -> int:
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         return int(statistics["peak_bytes_in_use"])
+    return resident_peak()
+
+
+def resident_peak() -> int:
+    """The high-water mark of this process's memory in bytes."""
+    listing = Path("/proc/self/status")
+    for line in listing.read_text().splitlines() if listing.exists() else []:
+        # Not that of `getrusage`, which counts what the process was before it became this programme.
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -165,7 +176,7 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     installed = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     return {
-        "device": f"{device.device_kind} ({os.cpu_count()} cores, {_cpu_model()})"
+        "device": f"{device.device_kind} ({os.cpu_count()} cores, {device_name(device)})"
         if device.platform == "cpu"
         else device.device_kind,
         "platform": device.platform,
@@ -174,10 +185,3 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in installed},
     }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()

@@ -1,6 +1,8 @@
 """One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
 
 from parsample.check import Report, check
+from parsample.compare import KernelComparison, KernelForecast, compare_kernels
+from parsample.costs import StepCosts
 from parsample.linearize import Dense, Diagonal, Identity, Zero
 from parsample.lyapunov import Coalescence, LyapunovExponent, coalescence_times, lyapunov_exponent
 from parsample.recursion import deer, rollout
@@ -16,6 +18,8 @@ __all__ = [
     "Dense",
     "Diagonal",
     "Identity",
+    "KernelComparison",
+    "KernelForecast",
     "LyapunovExponent",
     "ParallelStallWarning",
     "Report",
@@ -23,11 +27,13 @@ __all__ = [
     "Sequential",
     "Solution",
     "Status",
+    "StepCosts",
     "Zero",
     "__version__",
     "check",
     "check_sampler",
     "coalescence_times",
+    "compare_kernels",
     "deer",
     "evaluate_inference_algorithm",
     "lyapunov_exponent",

@@ -18,12 +18,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from parsample.compilation import compiling
-from parsample.costs import StepCosts, measure_costs, sequential_trial
+from parsample.conditions import Conditions
+from parsample.costs import StepCosts, checked_costs
 from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
 from parsample.plan import Plan, make_plan
-from parsample.solution import Sequential
+from parsample.processes import agreed
+from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
+from parsample.timing import measure_costs, sequential_trial
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
 
@@ -52,7 +55,7 @@ class Report:
     block_starts
         States typical of the chain, shape (2 R, D): first guesses for a parallel evaluation.
     costs
-        Seconds per step at several lane counts on this device.
+        Seconds per step at several lane counts on this device, which can be saved and reused.
     """
 
     lle: float
@@ -86,6 +89,8 @@ class Report:
             ("coalescence", meeting),
             ("plan", f"{chains}{self.plan.num_steps} steps: {self.plan}"),
         ]
+        if caveat := self.costs.caveat(self.plan.num_steps):
+            rows += [("step costs", caveat)]
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
         return "\n".join(f"{name:<18} {text}" for name, text in rows)
@@ -104,6 +109,7 @@ def check(
     *,
     num_steps: int = 100_000,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> Report:
     """Whether a long chain of this algorithm can be evaluated in parallel, measured by a short pilot.
 
@@ -118,7 +124,10 @@ def check(
     num_steps
         Length of the run that is being planned. The pilot takes a few percent of its time.
     devices
-        JAX devices that would share the run; None: all local ones.
+        JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
+        make this call, and all get the same report.
+    costs
+        ``report.costs`` of an earlier check, or `parsample.StepCosts.load`; None: they are measured.
 
     Returns
     -------
@@ -127,7 +136,8 @@ def check(
     Raises
     ------
     ValueError, TypeError
-        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+        If the position or the log density at it is unusable, the kernel cannot be reduced, or `costs` were measured
+        for something else.
 
     Warns
     -----
@@ -138,9 +148,10 @@ def check(
     mesh = mesh_of(devices)
     position = checked_position(initial_position)
     dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-    chain_key, state, start = begin(dynamics, rng_key, position)
+    chain_key, state, start = agreed(mesh, begin(dynamics, rng_key, position))
     checked_start(state)
-    report = examine(dynamics, state, start, chain_key, num_steps, mesh=mesh)
+    costs = checked_costs(costs, Conditions.of(dynamics, start, num_steps, 1, mesh), Team(mesh=mesh).num_devices)
+    report = examine(dynamics, state, start, chain_key, num_steps, costs=costs, mesh=mesh)
     report.warn()
     return report
 
@@ -184,13 +195,17 @@ def examine(
     chains = (dynamics, parameters, starts, rng_key, num_steps)
     beside = preparations(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
     with compiling(*beside):
-        pilot = jax.device_get(run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale))
+        pilot = run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+        pilot = agreed(mesh, jax.device_get(pilot))
     start = pilot.ends[0]
     if costs is None:
         costs = measure_costs(
             dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
         )
-    newton = partial(newton_sweeps, dynamics, parameters, start, rng_key)
+
+    def newton(settings: DEER, pilot_steps: int) -> float:
+        return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))
+
     plan = make_plan(
         costs,
         pilot.coalescence.times,
@@ -199,7 +214,7 @@ def examine(
         period=period,
         newton=newton if pilot.is_clearly_negative else None,
         dimension=starts.shape[-1],
-        num_devices=Team(mesh=costs.mesh).num_devices,
+        num_devices=costs.num_devices,
     )
     cause, remedy = _diagnose(pilot, plan)
     num_run = int(pilot.num_run)

@@ -6,19 +6,25 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from parsample.check import Report
+from parsample.compare import compare_kernels
 from parsample.compilation import use_cores
+from parsample.costs import StepCosts
 from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.status import ParallelStallWarning
+from parsample.store import MAX_BYTES_IN_MEMORY, pieces
 from parsample.summary import summary_table
 from parsample.version import __version__
 
@@ -35,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
     try:
         model = load_model(options.model)
         _check_outputs(options)
+        if options.out is not None:
+            _check_room(model, options)
         with warnings.catch_warnings():
             # What it would warn of is printed in full below.
             warnings.simplefilter("ignore", ParallelStallWarning)
@@ -62,15 +70,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
         command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
         command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
-        command.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        one_or_more = command.add_mutually_exclusive_group()
+        one_or_more.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        if command is check:
+            help_text = "compare these: predicted effective draws per second"
+            one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
+        command.add_argument(
+            "--costs", type=Path, metavar="FILE", help="reuse the step costs in FILE, or measure and write them there"
+        )
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
         command.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to share the work (default: all)")
     sampling.add_argument(
         "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
     )
-    sampling.add_argument("--out", type=Path, help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr")
+    sampling.add_argument(
+        "--out",
+        type=Path,
+        help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr; memory then does not grow with the draws",
+    )
     sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
     sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -89,17 +108,37 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.out is not None:
         if options.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
-        if not options.out.parent.is_dir():
-            raise ValueError(f"--out {options.out}: there is no directory {options.out.parent}; create it first.")
-        _probe_writable(options.out.parent, "--out")
+        _check_parent(options.out, "--out")
         if options.out.suffix == ".nc":
             if options.out.is_dir():
                 raise ValueError(f"--out {options.out} is a directory; name a file.")
             if options.out.exists():
                 options.out.open("ab").close()
+    if options.costs is not None and not options.costs.exists():
+        _check_parent(options.costs, "--costs")
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
         _probe_writable(options.plots, "--plots")
+
+
+def _check_parent(path: Path, option: str) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no directory {path.parent}; create it first.")
+    _probe_writable(path.parent, option)
+
+
+def _check_room(model: Model, options: argparse.Namespace) -> None:
+    """Refuse what surely does not fit: many draws lie on the disk twice, in scratch files and in their final place."""
+    num_values = sum(np.size(leaf) for leaf in jax.tree.leaves(model.initial_position))
+    needed = options.num_chains * options.num_samples * num_values * (8 if options.x64 else 4)
+    if needed > MAX_BYTES_IN_MEMORY:
+        needed *= 2
+    free = shutil.disk_usage(options.out.parent).free
+    if needed > free:
+        raise ValueError(
+            f"--out {options.out}: so many draws take at least {needed / 2**20:,.0f} MiB on the disk while they "
+            f"are written; {free / 2**20:,.0f} MiB are free."
+        )
 
 
 def _probe_writable(directory: Path, option: str) -> None:
@@ -122,16 +161,46 @@ def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
         "num_samples": options.num_samples,
         "num_chains": options.num_chains,
         "kernel": options.kernel,
+        "costs": StepCosts.load(options.costs) if options.costs is not None and options.costs.exists() else None,
     }
 
 
+def _keep_costs(report: Report | None, options: argparse.Namespace) -> None:
+    """Write the step costs to the file that was named, unless that is where they come from."""
+    if options.costs is None or options.costs.exists():
+        return
+    if report is None:
+        print(f"{'step costs':<18} not measured: this run was not checked")
+        return
+    report.costs.save(options.costs)
+    print(f"{'step costs':<18} measured, and written to {options.costs}")
+
+
 def _check(model: Model, options: argparse.Namespace) -> int:
+    if options.kernels:
+        return _compare(model, options)
     report = check_sampler(
         jax.random.key(options.seed), model.logdensity, model.initial_position, **_sampler_settings(model, options)
     )
     print(f"{model.name}, kernel {options.kernel}")
     print(report)
+    _keep_costs(report, options)
     return OK if report.parallelizable else NOT_PARALLEL
+
+
+def _compare(model: Model, options: argparse.Namespace) -> int:
+    if options.costs is not None:
+        raise ValueError(f"--costs {options.costs}: step costs are those of one kernel; leave one of the two out.")
+    settings = _sampler_settings(model, options) | {"kernels": options.kernels}
+    del settings["kernel"], settings["costs"]
+    comparison = compare_kernels(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
+    print(model.name)
+    print(comparison)
+    if comparison.best is None or comparison.best.report is None:
+        return FAILED
+    print(f"kernel {comparison.best.kernel}")
+    print(comparison.best.report)
+    return OK if comparison.best.report.parallelizable else NOT_PARALLEL
 
 
 def _sample(model: Model, options: argparse.Namespace) -> int:
@@ -141,6 +210,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         model.initial_position,
         method=options.method,
         progress_bar=not options.no_progress,
+        scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),
     )
     tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)
@@ -148,6 +218,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         save(tree, options.out)
     print(summary_table(tree, full=options.full_summary))
     print(_account(model, options, result))
+    _keep_costs(result.report, options)
     if options.plots is not None:
         from parsample.plots import save_plots  # noqa: PLC0415 - matplotlib is an extra
 
@@ -161,7 +232,8 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
 
 def _account(model: Model, options: argparse.Namespace, result: SampleResult) -> str:
     """What was run, what was planned against what happened, and the certificate."""
-    diverging = int(result.sample_stats["diverging"].sum())
+    is_diverging = result.sample_stats["diverging"]
+    diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
     lines = [
         f"{model.name}: {options.num_chains} chains x {result.num_draws} draws, kernel {options.kernel}"
         + (" (interrupted)" if result.interrupted else ""),
@@ -171,9 +243,7 @@ def _account(model: Model, options: argparse.Namespace, result: SampleResult) ->
     seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in result.seconds.items())
     lines.append(f"{'took':<18} {seconds} (compilation included)")
     if diverging:
-        lines.append(
-            f"{'divergences':<18} {diverging} of {result.sample_stats['diverging'].size} draws: mistrust the tails"
-        )
+        lines.append(f"{'divergences':<18} {diverging} of {is_diverging.size} draws: mistrust the tails")
     lines.append(f"{'certificate':<18} {result.certificate}")
     return "\n".join(lines)
 

@@ -27,14 +27,23 @@ def mesh_of(devices: Any) -> Mesh | None:
     Raises
     ------
     ValueError, TypeError
-        If `devices` is not a sequence of distinct JAX devices of one platform.
+        If `devices` is not a sequence of distinct JAX devices of one platform, some of them of this process.
     """
     chosen = default_devices() if devices is None else list(devices) if np.iterable(devices) else []
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
         raise TypeError(f"devices must be a sequence of JAX devices, such as jax.devices(); got {devices!r}.")
     if len(set(chosen)) < len(chosen) or len({device.platform for device in chosen}) > 1:
         raise ValueError(f"devices must be distinct and of one platform; got {chosen}.")
+    if all(device.process_index != jax.process_index() for device in chosen):
+        raise ValueError(f"devices must include some of this process, {jax.local_devices()}; got {chosen}.")
     return Mesh(np.array(chosen), (DEVICES,)) if chosen != jax.local_devices()[:1] else None
+
+
+def first_devices(mesh: Mesh | None, number: int) -> Mesh | None:
+    """The mesh of so many leading devices of `mesh`; of one, each process takes its own."""
+    if mesh is None or mesh.size == number:
+        return mesh
+    return mesh_of(list(mesh.local_devices[:1] if number == 1 else mesh.devices.flat[:number]))
 
 
 def default_devices() -> list[jax.Device]:

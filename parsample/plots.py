@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from parsample.store import copied
 from parsample.summary import scalar_components
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def plot_traces(tree: "xarray.DataTree") -> Figure:
     series = _series(tree)
     figure, axes = _grid(len(series), width=6.4, height=1.7)
     for axis, (name, draws) in zip(axes, series.items(), strict=True):
-        stride = max(1, draws.shape[1] // MAX_DRAWS_SHOWN)
-        for chain, values in enumerate(draws[:, ::stride]):
+        stride = _stride(draws)
+        for chain, values in enumerate(copied(draws[:, ::stride])):
             axis.plot(np.arange(values.size) * stride, values, lw=0.4, alpha=0.7, color=_color(chain))
         axis.set_title(name, loc="left", fontsize=9)
     for axis in axes[-2:]:
@@ -58,7 +59,7 @@ def plot_ranks(tree: "xarray.DataTree", num_bins: int = 20) -> Figure:
     series = _series(tree)
     figure, axes = _grid(len(series), width=6.4, height=1.7)
     for axis, (name, draws) in zip(axes, series.items(), strict=True):
-        shown = draws[:, :: max(1, draws.shape[1] // MAX_DRAWS_SHOWN)]
+        shown = copied(draws[:, :: _stride(draws)])
         ranks = shown.ravel().argsort().argsort().reshape(shown.shape) / shown.size
         for chain, values in enumerate(ranks):
             heights, edges = np.histogram(values, bins=num_bins, range=(0, 1))
@@ -118,6 +119,11 @@ def plot_front(result: "SampleResult") -> Figure:
 def _series(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
     """The components that traces and ranks show."""
     return dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
+
+
+def _stride(draws: np.ndarray) -> int:
+    """Every so manieth draw is shown."""
+    return max(1, draws.shape[1] // MAX_DRAWS_SHOWN)
 
 
 def _grid(count: int, width: float, height: float) -> tuple[Figure, list]:

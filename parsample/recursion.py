@@ -13,6 +13,7 @@ from parsample.compilation import is_being_compiled, outermost_jit
 from parsample.deer import solve
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
+from parsample.processes import agreed, whole
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.transition import Inputs, as_inputs, from_step
@@ -66,7 +67,9 @@ def deer(
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
-        JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on.
+        JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on. If they belong
+        to several processes, each must make this call; it gets the whole path, except under a transformation, where
+        what is on the devices of others stays there.
 
     Returns
     -------
@@ -96,8 +99,9 @@ def deer(
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
-    solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
+    solution = _deer(step, method, mesh, *agreed(mesh, (initial_state, entries, starts, units, key)))
     if not isinstance(solution.status, jax.core.Tracer):
+        solution = whole(mesh, solution)
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 

@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
-from parsample.costs import StepCosts
+from parsample.conditions import Conditions
+from parsample.costs import StepCosts, checked_costs
 from parsample.deer import solve
-from parsample.grid import ceil_div, mesh_of
+from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
+from parsample.processes import agreed, whole
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
@@ -40,6 +42,7 @@ def run_inference_algorithm(
     *,
     method: Method = "auto",
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run a BlackJAX algorithm: same keys, same chain, same return value as ``blackjax.util.run_inference_algorithm``.
 
@@ -59,7 +62,11 @@ def run_inference_algorithm(
         "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
         explicit `parsample.DEER` or `parsample.Sequential` settings.
     devices
-        JAX devices that share the blocks; None: all local ones. The chain is the same.
+        JAX devices that share the blocks; None: all local ones. The chain is the same. If they belong to several
+        processes, each must make this call and gets the whole chain, that of the first one's arguments.
+    costs
+        ``report.costs`` of `parsample.check`, or `parsample.StepCosts.load`; None: they are measured when a chain of
+        this algorithm and length is first planned, and known from then on.
 
     Returns
     -------
@@ -85,6 +92,7 @@ def run_inference_algorithm(
         transform,
         method=method,
         devices=devices,
+        costs=costs,
     )
     return solution.final, solution.outputs
 
@@ -99,12 +107,13 @@ def evaluate_inference_algorithm(
     *,
     method: Method = "auto",
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> Solution:
     """`run_inference_algorithm`, with the certificate: the history is in ``outputs``, the last state in ``final``.
 
     Parameters
     ----------
-    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method, devices
+    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method, devices, costs
         As for `run_inference_algorithm`.
 
     Returns
@@ -135,19 +144,22 @@ def evaluate_inference_algorithm(
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(inference_algorithm, initial_state, transform)
     checked_start(initial_state)
+    rng_key, initial_state, start = agreed(mesh, (rng_key, initial_state, start))
+    costs = checked_costs(costs, Conditions.of(dynamics, start, num_steps, 1, mesh), Team(mesh=mesh).num_devices)
     guesses = None
     if resolved == "auto" and num_steps < MIN_STEPS:
         resolved = Sequential()
     if isinstance(resolved, str):
-        found = _examine(dynamics, initial_state, start, rng_key, num_steps, mesh)
+        found = _examine(dynamics, initial_state, start, rng_key, num_steps, mesh, costs)
         if resolved == "auto":
             found.warn(stacklevel=4)
         resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
-        guesses, mesh = found.block_starts, found.costs.mesh
+        guesses, mesh = found.block_starts, first_devices(mesh, found.costs.num_devices)
     if isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
+        solution = whole(mesh, solution)
     report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
 
@@ -163,8 +175,16 @@ def forget_costs() -> None:
 
 
 def _examine(
-    dynamics: AlgorithmDynamics, state: PyTree, start: Vector, rng_key: Array, num_steps: int, mesh: Mesh | None
+    dynamics: AlgorithmDynamics,
+    state: PyTree,
+    start: Vector,
+    rng_key: Array,
+    num_steps: int,
+    mesh: Mesh | None,
+    costs: StepCosts | None,
 ) -> Report:
+    if costs is not None:  # the caller's, which are not taken for measured ones later
+        return examine(dynamics, state, start, rng_key, num_steps, costs=costs, mesh=mesh)
     key = (dynamics, start.shape, start.dtype, num_steps, mesh)
     found = examine(dynamics, state, start, rng_key, num_steps, costs=_known_costs.get(key), mesh=mesh)
     if len(_known_costs) >= MAX_KNOWN_COSTS:

@@ -1,28 +1,27 @@
 """`sample`: from a log density to certified draws."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.check import Report, examine, preparations
-from parsample.compilation import compiling
-from parsample.grid import Team, ceil_div, mesh_of, round_up
-from parsample.kernels import KERNELS, STATISTICS, TARGET_ACCEPTANCE, KernelDynamics, Layout
-from parsample.plan import MIN_STEPS, Plan, sequential_plan
-from parsample.run import Method, checked_method, parallel_method
-from parsample.solution import DEER, Sequential
+from parsample.check import Report
+from parsample.costs import StepCosts
+from parsample.grid import first_devices
+from parsample.kernels import STATISTICS
+from parsample.plan import Plan
+from parsample.prepare import planned, prepare
+from parsample.processes import is_first
+from parsample.run import Method
 from parsample.status import Status, report
-from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position
-from parsample.warmup import MIN_WARMUP, Adaptation, warmup
-from parsample.windows import Store, WindowRecord, run_windows
+from parsample.store import Store, checked_scratch_dir
+from parsample.warmup import Adaptation
+from parsample.windows import WindowRecord, run_windows
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class SampleResult:
         Wall time of warm-up, check and sampling, compilation included.
     interrupted
         Whether the run was stopped early; the draws are those finished by then.
+    scratch_dir
+        Where large arrays lie; None: in memory.
     """
 
     positions: PyTree
@@ -60,6 +61,7 @@ class SampleResult:
     settings: dict[str, Any]
     seconds: dict[str, float]
     interrupted: bool = field(default=False)
+    scratch_dir: Path | None = field(default=None)
 
     @property
     def num_draws(self) -> int:
@@ -124,6 +126,8 @@ def sample(
     target_acceptance_rate: float | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
+    scratch_dir: str | Path | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -148,7 +152,15 @@ def sample(
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
-        JAX devices that share the work; None: all local ones. The draws do not depend on them.
+        JAX devices that share the work; None: all local ones. The draws do not depend on them. If they belong to
+        several processes, each must make this call and gets all draws, those of the first one's arguments.
+    costs
+        ``report.costs`` of an earlier run or `check_sampler`, or `parsample.StepCosts.load`, so that nothing is
+        measured again; None: they are measured.
+    scratch_dir
+        A directory on disk for draws of more than 64 MiB: still numpy arrays, but in files without names, which vanish
+        with them, so that memory does not grow with their number (nor does it in `parsample.export.save`). None: all
+        draws are in memory.
 
     Returns
     -------
@@ -164,7 +176,8 @@ def sample(
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
     """
-    prepared = _prepare(
+    scratch = checked_scratch_dir(scratch_dir)
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -175,14 +188,15 @@ def sample(
         method,
         target_acceptance_rate,
         devices,
+        costs,
     )
-    found, plan = _planned(prepared, num_samples, num_chains)
+    found, plan = planned(prepared, num_samples, num_chains)
     if found is not None and method == "auto":
         found.warn()
     prepared.clock.lap("check")
-    store = Store(num_chains, num_samples)
+    store = Store(num_chains, num_samples, scratch)
     chain_keys = jax.random.split(prepared.key_chains, num_chains)
-    mesh = prepared.mesh if found is None else found.costs.mesh
+    mesh = prepared.mesh if found is None else first_devices(prepared.mesh, found.costs.num_devices)
     windows, interrupted = run_windows(
         prepared.dynamics,
         prepared.adaptation,
@@ -190,7 +204,7 @@ def sample(
         plan,
         found,
         store,
-        progress_bar,
+        progress_bar and is_first(prepared.mesh),
         mesh,
     )
     prepared.clock.lap("sampling")
@@ -204,6 +218,7 @@ def sample(
         settings=prepared.settings,
         seconds=prepared.clock.seconds,
         interrupted=interrupted,
+        scratch_dir=scratch,
     )
     report(result.status, f" (largest defect {result.defect:.2g})")
     return result
@@ -220,6 +235,7 @@ def check_sampler(
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
     devices: Sequence[jax.Device] | None = None,
+    costs: StepCosts | None = None,
 ) -> Report:
     """What `sample` would plan after its warm-up: `parsample.check` for the sampler's own kernels.
 
@@ -227,7 +243,7 @@ def check_sampler(
     ----------
     rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
         As for `sample`.
-    target_acceptance_rate, devices
+    target_acceptance_rate, devices, costs
         As for `sample`.
 
     Returns
@@ -244,7 +260,7 @@ def check_sampler(
     ParallelStallWarning
         If the chains would not be evaluated in parallel.
     """
-    prepared = _prepare(
+    prepared = prepare(
         rng_key,
         logdensity_fn,
         initial_position,
@@ -255,133 +271,9 @@ def check_sampler(
         "deer",
         target_acceptance_rate,
         devices,
+        costs,
     )
-    found, _ = _planned(prepared, num_samples, num_chains)
+    found, _ = planned(prepared, num_samples, num_chains)
     assert found is not None
     found.warn()
     return found
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Everything that is settled before the chains run."""
-
-    dynamics: KernelDynamics
-    adaptation: Adaptation
-    method: Method
-    mesh: Mesh | None
-    key_check: Array
-    key_chains: Array
-    settings: dict[str, Any]
-    clock: "_Clock"
-
-
-def _prepare(
-    rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
-    num_samples: int,
-    num_warmup: int,
-    num_chains: int,
-    kernel: str,
-    method: Method,
-    target_acceptance_rate: float | None,
-    devices: Sequence[jax.Device] | None,
-) -> _Prepared:
-    """Check the arguments of `sample`, then warm up."""
-    checked_count("num_samples", num_samples)
-    checked_count("num_warmup", num_warmup, MIN_WARMUP)
-    checked_count("num_chains", num_chains)
-    checked_choice("kernel", kernel, KERNELS)
-    resolved = checked_method(method, num_samples)
-    target = TARGET_ACCEPTANCE[kernel] if target_acceptance_rate is None else target_acceptance_rate
-    if not 0 < target < 1:
-        raise ValueError(f"target_acceptance_rate must lie between 0 and 1; got {target_acceptance_rate!r}.")
-    mesh = mesh_of(devices)
-    position = checked_position(initial_position)
-    checked_logdensity(logdensity_fn, position)
-    dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
-    if isinstance(resolved, DEER) and resolved.block_size % dynamics.period and resolved.block_size < num_samples:
-        raise ValueError(
-            f"block_size={resolved.block_size} must be a multiple of {dynamics.period}, the period of the trajectory "
-            f"lengths of kernel={kernel!r}, so that all blocks take steps of the same length at the same time."
-        )
-    key_warmup, key_check, key_chains = jax.random.split(rng_key, 3)
-    clock = _Clock()
-    start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
-    warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
-    checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
-    with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked else ()):
-        adaptation = jax.block_until_ready(warmup(*warming))
-    clock.lap("warmup")
-    settings = {
-        "kernel": kernel,
-        "num_samples": num_samples,
-        "num_warmup": num_warmup,
-        "num_chains": num_chains,
-        "target_acceptance_rate": float(target),
-        "dtype": str(start.dtype),
-        "device": jax.devices()[0].device_kind,
-        "num_devices": Team(mesh=mesh).num_devices,
-    }
-    return _Prepared(dynamics, adaptation, resolved, mesh, key_check, key_chains, settings, clock)
-
-
-class _Clock:
-    """Wall time by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
-
-
-def _planned(prepared: _Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
-    """The report of the check, if one is called for, and the plan that follows from it and from `method`."""
-    method, dynamics, adaptation = prepared.method, prepared.dynamics, prepared.adaptation
-    plan = sequential_plan(num_samples, num_chains)
-    if isinstance(method, Sequential) or (method == "auto" and num_samples < MIN_STEPS):
-        return None, plan
-    if isinstance(method, DEER):
-        return None, _with_method(plan, method)
-    starts = _pilot_starts(adaptation)
-    found = examine(
-        dynamics,
-        adaptation.parameters,
-        starts,
-        prepared.key_check,
-        num_samples,
-        num_chains=num_chains,
-        period=dynamics.period,
-        scale=jnp.ones_like(starts[0]),
-        mesh=prepared.mesh,
-    )
-    if method == "auto":
-        return found, found.plan
-    settings = parallel_method(found.plan.fallback, num_samples)
-    period = dynamics.period
-    return found, _with_method(found.plan, replace(settings, block_size=round_up(settings.block_size, period)))
-
-
-def _pilot_starts(adaptation: Adaptation) -> Array:
-    states = adaptation.draws.reshape(-1, adaptation.draws.shape[-1])
-    return states[:: max(1, states.shape[0] // 64)]
-
-
-def _checks_ahead(warming: tuple, key_check: Array, num_samples: int, mesh: Mesh | None) -> list[Callable[[], None]]:
-    """What compiles the check's programmes beside the warm-up, from the shapes of what that will find."""
-    dynamics, _, start, _, num_chains, _ = warming
-    shapes = warmup.eval_shape(*warming)
-    starts = jax.eval_shape(_pilot_starts, shapes)
-    return preparations(
-        dynamics, shapes.parameters, starts, key_check, num_samples, num_chains=num_chains, scale=start, mesh=mesh
-    )
-
-
-def _with_method(plan: Plan, method: DEER) -> Plan:
-    num_blocks = ceil_div(plan.num_steps, method.block_size)
-    return replace(plan, method=method, num_blocks=num_blocks, seconds=math.nan)

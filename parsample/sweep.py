@@ -1,12 +1,14 @@
 """The block sweep: every block run from its start at once, one step of all blocks after another."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from parsample.compilation import in_one_kernel
 from parsample.grid import Grid, Team
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
 from parsample.transition import Inputs, Transition, Vector, entry, write
@@ -155,8 +157,8 @@ class Sweep:
             return step + 1, met, difference, states, (carries, images), path, outputs
 
         begin = (jnp.asarray(0), jnp.asarray(False), jnp.full_like(starts, jnp.nan), starts, self._enter(starts))
-        step, _, difference, states, moving, path, outputs = jax.lax.while_loop(
-            unfinished, advance, (*begin, lanes.path, lanes.outputs)
+        step, _, difference, states, moving, path, outputs = in_one_kernel(
+            partial(jax.lax.while_loop, unfinished, advance), (*begin, lanes.path, lanes.outputs)
         )
         # Blocks that were left early end where they ended before.
         to_the_end = step == self.grid.block_size

@@ -16,6 +16,7 @@ from blackjax.base import SamplingAlgorithm
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from parsample.compilation import in_one_kernel
 from parsample.threefry import unrolled
 
 Vector = Float[Array, " D"]
@@ -194,6 +195,11 @@ class Dynamics(Protocol):
     programme serves all of them.
     """
 
+    @property
+    def kernel(self) -> str:
+        """Name of the sampler's kernel; empty for a BlackJAX algorithm of the user's."""
+        ...
+
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""
         ...
@@ -208,6 +214,7 @@ class AlgorithmDynamics:
 
     algorithm: SamplingAlgorithm
     transform: Callable
+    kernel = ""
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""
@@ -255,5 +262,6 @@ def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any,
         carry, output = transition.step(carry, inputs.at(t))
         return carry, (transition.reduce(carry), output)
 
-    carry, (path, outputs) = jax.lax.scan(advance, transition.restore(start), jnp.arange(inputs.num_steps))
+    loop = partial(jax.lax.scan, advance)
+    carry, (path, outputs) = in_one_kernel(loop, transition.restore(start), jnp.arange(inputs.num_steps))
     return carry, path, outputs

@@ -1,4 +1,4 @@
-"""A run of the sampler, window by window: progress, interruption, and memory that is the output and little more."""
+"""A run of the sampler, window by window: progress, interruption, and memory that is bounded but for the output."""
 
 import math
 import time
@@ -20,12 +20,14 @@ from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
+from parsample.processes import whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
+from parsample.store import Store
 from parsample.transition import rollout
 from parsample.warmup import Adaptation
 
-# A window holds at most this many bytes of draws, so that memory is the output and little more.
+# A window holds at most this many bytes of draws: with the output in files, all the memory that they take.
 MAX_WINDOW_BYTES = 64 * 2**20
 
 # What a window should take: long enough to be efficient, short enough for progress and interruption.
@@ -56,26 +58,6 @@ class WindowRecord(NamedTuple):
     seconds: float
 
 
-class Store:
-    """The output: one host array per field of a draw, allocated when the first window shows its shapes."""
-
-    def __init__(self, num_chains: int, num_samples: int) -> None:
-        self.num_chains, self.num_samples = num_chains, num_samples
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def put(self, first: int, draws: Draw) -> None:
-        """Store the draws of one window; what lies beyond the last sample is dropped."""
-        for name, values in zip(draws._fields, draws, strict=True):
-            if name not in self.arrays:
-                self.arrays[name] = np.empty((self.num_chains, self.num_samples, *values.shape[2:]), values.dtype)
-            last = min(first + values.shape[1], self.num_samples)
-            self.arrays[name][:, first:last] = np.asarray(values)[:, : last - first]
-
-    def truncate(self, num_draws: int) -> None:
-        """Keep the leading draws only."""
-        self.arrays = {name: array[:, :num_draws] for name, array in self.arrays.items()}
-
-
 def run_windows(
     dynamics: KernelDynamics,
     adaptation: Adaptation,
@@ -96,6 +78,7 @@ def run_windows(
                 windows.append(record)
                 bar.set_postfix_str(_progress(record))
                 bar.update(plan.num_chains * (min(first + draws.lp.shape[1], plan.num_steps) - first))
+                del draws
         except KeyboardInterrupt:
             if not windows:
                 raise
@@ -139,16 +122,19 @@ def _windows(
             solution = _solve_window(
                 dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
             )
+            solution = whole(mesh, solution)
             # The next window guesses from the block ends of this one.
             states, draws, guesses = solution.final, solution.outputs, solution.block_ends
         else:
-            states, draws = _roll_window(
+            rolled = roll_window(
                 dynamics, mesh, window[0] * window[1], adaptation.parameters, chain_keys, states, first
             )
+            states, draws = whole(mesh, rolled)
             solution = None
         draws = jax.device_get(draws)
         record = _record(solution, plan.num_chains, window, time.perf_counter() - begin, draws)
         yield first, draws, record
+        del solution, draws  # before the next window takes as much memory
         first += window[0] * window[1]
         if (record.status == Status.STALLED).any():
             method = Sequential()
@@ -212,7 +198,7 @@ def _solve_window(
 
 
 @outermost_jit(0, 1, 2)
-def _roll_window(
+def roll_window(
     dynamics: KernelDynamics,
     mesh: Mesh | None,
     num_steps: int,

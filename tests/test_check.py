@@ -105,6 +105,8 @@ def test_an_unpredictable_chain_is_planned_sequentially_with_cause_and_remedy(un
 class Chaos:
     """The logistic map as a family of chains."""
 
+    kernel = ""
+
     def __call__(self, parameters: Any, rng_key: jax.Array, num_steps: int) -> tuple[Transition, Inputs]:
         transition, _ = from_step(logistic_step, jnp.zeros(1))
         return transition, as_inputs(jnp.arange(num_steps))

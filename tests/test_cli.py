@@ -1,8 +1,10 @@
 """The command line: exit codes, files, one line on stderr where something is wrong."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import arviz
@@ -14,6 +16,7 @@ import xarray
 from parsample import DEER, Status, Zero, __version__
 from parsample.check import Report
 from parsample.cli import main
+from parsample.compare import KernelComparison, KernelForecast
 from parsample.costs import StepCosts
 from parsample.kernels import KernelParameters
 from parsample.pilot import NUM_RESTARTS
@@ -66,6 +69,63 @@ def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model,
     assert ("paths drift apart" in out) is not parallel
     assert err == ""
     assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
+
+
+@pytest.mark.parametrize("command", ["check", "sample"])
+def test_costs_are_written_once_and_read_from_then_on(monkeypatch, capsys, tmp_path, model, command):
+    asked: list[StepCosts | None] = []
+
+    def answer(*_: Any, costs: StepCosts | None, **__: Any) -> Any:
+        asked.append(costs)
+        found = report(parallel=True)
+        return found if command == "check" else dataclasses.replace(fabricated(Status.CONVERGED), report=found)
+
+    monkeypatch.setattr(f"parsample.cli.{'check_sampler' if command == 'check' else 'sample'}", answer)
+    path = tmp_path / "costs.json"
+    assert [main([command, model, "--num-chains", "2", "--costs", str(path)]) for _ in range(2)] == [0, 0]
+    assert asked == [None, report(parallel=True).costs]
+    out, err = capsys.readouterr()
+    assert out.count(f"step costs         measured, and written to {path}") == 1
+    assert err == ""
+
+
+def test_costs_are_not_written_where_none_were_measured(monkeypatch, capsys, tmp_path, model):
+    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.SEQUENTIAL))
+    path = tmp_path / "costs.json"
+    assert main(["sample", model, "--num-chains", "2", "--method", "sequential", "--costs", str(path)]) == 0
+    assert "step costs         not measured: this run was not checked" in capsys.readouterr().out
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("parallel", "failure", "code"), [(True, "", 0), (False, "", 3), (True, "its states are not finite", 1)]
+)
+def test_check_compares_kernels(monkeypatch, capsys, tmp_path, parallel, failure, code):
+    path = tmp_path / "with_settings.py"
+    path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
+    asked: dict[str, Any] = {}
+
+    def compare_kernels(*_: Any, **kwargs: Any) -> KernelComparison:
+        asked.update(kwargs)
+        found = None if failure else report(parallel=parallel)
+        per_draw = np.nan if failure else 0.5
+        forecast = KernelForecast("nuts", found, 40_000, 4000, per_draw, "x[0]", 7.0, 0.0, failure)
+        return KernelComparison((forecast,), 10_000, 4)
+
+    monkeypatch.setattr("parsample.cli.compare_kernels", compare_kernels)
+    assert main(["check", str(path), *SIZES, "--kernels", "nuts", "mala"]) == code
+    settings = {"num_samples": 10_000, "num_warmup": 300, "num_chains": 2, "target_acceptance_rate": 0.95}
+    assert asked == settings | {"kernels": ["nuts", "mala"]}
+    out, err = capsys.readouterr()
+    assert ("best: nuts" in out) is not bool(failure)
+    assert ("verdict            " in out) is not bool(failure)
+    assert ("nuts: failed: its states are not finite" in out) is bool(failure)
+    assert err == ""
+
+
+def test_costs_are_of_one_kernel(capsys, tmp_path, model):
+    assert main(["check", model, "--kernels", "hmc", "nuts", "--costs", str(tmp_path / "costs.json")]) == 1
+    assert_one_line(capsys.readouterr().err, "step costs are those of one kernel")
 
 
 def test_check_of_a_real_model(capsys, model):
@@ -212,6 +272,8 @@ def assert_one_line(err: str, words: str) -> None:
         ("--out", "missing/draws.nc", "there is no directory"),
         ("--out", "missing/draws.zarr", "there is no directory"),
         ("--out", "directory.nc", "is a directory; name a file"),
+        ("--costs", "missing/costs.json", "there is no directory"),
+        ("--costs", "a_gaussian.py", "holds no step costs"),
         ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
     ],
 )
@@ -222,6 +284,40 @@ def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_
     assert out == ""
     assert_one_line(err, words)
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("num_samples", "option", "needed"),
+    [
+        (2_000_000, [], 46),  # 3 values, 2 chains, 4 bytes
+        (10_000_000, [], 458),  # and in two places
+        (10_000_000, ["--x64"], 916),
+    ],
+)
+def test_a_disk_that_is_too_small_is_refused_before_sampling(
+    monkeypatch, capsys, tmp_path, model, num_samples, option, needed
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    arguments = ["--num-chains", "2", "--num-samples", str(num_samples), "--out", str(tmp_path / "draws.zarr")]
+    assert main(["sample", model, *arguments, *option]) == 1
+    assert_one_line(
+        capsys.readouterr().err, f"take at least {needed} MiB on the disk while they are written; 1 MiB are"
+    )
+
+
+@pytest.mark.parametrize(("out", "beside"), [([], False), (["--out", "draws.nc"], True)])
+def test_many_draws_lie_beside_the_file_that_they_are_for(monkeypatch, tmp_path, model, out, beside):
+    asked: dict[str, Any] = {}
+
+    def sample(*_: Any, **kwargs: Any) -> SampleResult:
+        asked.update(kwargs)
+        return fabricated(Status.CONVERGED)
+
+    monkeypatch.setattr("parsample.cli.sample", sample)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", model, "--num-chains", "2", *out]) == 0
+    assert asked["scratch_dir"] == (Path() if beside else None)
 
 
 @pytest.mark.parametrize("command", ["check", "sample"])
@@ -260,6 +356,9 @@ def test_a_bad_number_is_one_line_on_stderr(capsys, model):
         ([], 2),
         (["check"], 2),
         (["sample", "model.py", "--kernel", "gibbs"], 2),
+        (["sample", "model.py", "--kernels", "hmc"], 2),
+        (["check", "model.py", "--kernels", "hmc", "gibbs"], 2),
+        (["check", "model.py", "--kernels", "hmc", "--kernel", "nuts"], 2),
         (["sample", "model.py", "--num-samples", "many"], 2),
     ],
 )

@@ -1,11 +1,13 @@
 """Programmes of ours run by themselves and inside those of others."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample.compilation import compiling, is_being_compiled, outermost_jit
+from parsample.compilation import compiling, in_one_kernel, is_being_compiled, outermost_jit
 
 
 @outermost_jit(1)
@@ -63,3 +65,46 @@ def test_a_failure_beside_other_work_is_left_to_the_call():
     assert done == 1
     with pytest.raises(ValueError, match="broken"):
         broken(1.0)
+
+
+def repeated(step, x):
+    """Ten rounds of a step."""
+    return jax.lax.fori_loop(0, 10, lambda _, y: step(y), x)
+
+
+LOOPS = {
+    "elementary": (lambda x: jnp.sin(x) + 0.1 * jnp.where(x > 0, x, jnp.exp(x)), 64, True),
+    "with a small product": (lambda x: 0.1 * (x.reshape(8, 8) @ x.reshape(8, 8)).reshape(64), 64, True),
+    "with a large product": (lambda x: 0.01 * (x.reshape(64, 64) @ x.reshape(64, 64)).reshape(4096), 4096, False),
+    "large": (jnp.sin, 2**15, False),
+    "with a factorisation": (
+        lambda x: jnp.linalg.cholesky(jnp.eye(8) + jnp.outer(x[:8], x[:8]))[0, 0] * x / (1 + jnp.abs(x)),
+        64,
+        False,
+    ),
+    "that sorts": (lambda x: 0.5 * jnp.sort(x)[::-1], 64, False),
+    "that scatters": (lambda x: x.at[jnp.argsort(x)].add(0.1), 64, False),
+}
+
+
+@pytest.mark.parametrize(("step", "size", "is_one"), LOOPS.values(), ids=LOOPS)
+def test_small_elementary_loops_become_one_kernel_and_compute_the_same(step, size, is_one):
+    x = jax.random.normal(jax.random.key(0), (size,))
+
+    def whole(x: jax.Array) -> jax.Array:
+        return in_one_kernel(lambda y, z: (repeated(step, y), z), x, {"a": x})[0]
+
+    ours = outermost_jit()(whole)
+    expected = jax.jit(lambda x: repeated(step, x))(x)
+    np.testing.assert_allclose(ours(x), expected, rtol=1e-9, atol=1e-9)
+    assert ("xla_cpu_small_call" in ours.lower(x).as_text()) == is_one
+    # A programme of somebody else has other options, which such kernels do not bear.
+    np.testing.assert_allclose(jax.jit(whole)(x), expected, rtol=1e-9, atol=1e-9)
+    assert "xla_cpu_small_call" not in jax.jit(ours).lower(x).as_text()
+
+
+def test_kernels_may_be_mapped():
+    xs = jax.random.normal(jax.random.key(0), (3, 4))
+    together = outermost_jit()(jax.vmap(lambda x: in_one_kernel(partial(repeated, jnp.sin), x)))
+    np.testing.assert_allclose(together(xs), jnp.stack([repeated(jnp.sin, x) for x in xs]), rtol=1e-12)
+    assert "xla_cpu_small_call" in together.lower(xs).as_text()

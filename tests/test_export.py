@@ -1,5 +1,6 @@
 """Export: groups, names and labels of the DataTree, and what survives a file."""
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 import xarray
 from chains import gaussian, gaussian_start
+from mapped import lies_in_a_file, linux_only, mapped
 
 from parsample import Status, __version__
 from parsample.export import CONSTRAIN_CHUNK, named_leaves, save, to_arviz
+from parsample.plots import plot_ranks, plot_traces
 from parsample.sampling import SampleResult, sample
+from parsample.store import allocate, release
+from parsample.summary import summary_table
 
 
 @functools.cache
@@ -94,6 +99,60 @@ def test_everything_survives_a_file(tmp_path, name, engine):
     assert "certified" in read.attrs["certificate"]
     assert json.loads(read.attrs["settings"])["num_samples"] == 1000
     read.close()
+
+
+def mixed(position: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {**constrain(position), "positive": position["x"] > 0, "rounded": jnp.round(position["y"]).astype(int)}
+
+
+@pytest.mark.parametrize(("name", "engine"), [("draws.nc", "h5netcdf"), ("draws.zarr", "zarr")])
+@pytest.mark.parametrize("function", [None, mixed])
+def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, engine, function):
+    tree = result().to_arviz(constrain=function)
+    save(tree, tmp_path / name)
+    with xarray.open_datatree(tmp_path / name, engine=engine) as file:
+        expected = file.load()
+    monkeypatch.setattr("parsample.export.CHUNK_BYTES", 8000)  # of 130,000 or so
+    for path in (tmp_path / name, tmp_path / f"new_{name}"):
+        save(tree, path)
+        with xarray.open_datatree(path, engine=engine) as read:
+            xarray.testing.assert_identical(read.load(), expected)
+            assert len(read["posterior"]["draw"]) == 1000
+            for group in ("posterior", "sample_stats"):
+                for variable, values in tree[group].data_vars.items():
+                    np.testing.assert_array_equal(read[group][variable], values)
+                    assert read[group][variable].dtype == values.dtype
+
+
+@linux_only
+@pytest.mark.parametrize("name", ["draws.nc", "draws.zarr"])
+def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
+    monkeypatch.setattr("parsample.store.MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("parsample.export.CHUNK_BYTES", 8000)
+    monkeypatch.setattr("parsample.export.CONSTRAIN_CHUNK", 384)
+    monkeypatch.setattr("parsample.summary.MAX_SUMMARY_VALUES", 1)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arrays = allocate({"x": np.zeros(2), "y": np.zeros((1, 1)), "lp": np.zeros(())}, (2, 1000), scratch)
+    arrays["x"][:], arrays["y"][:], arrays["lp"][:] = *result().positions.values(), result().sample_stats["lp"]
+    release(*arrays.values())
+    in_files = dataclasses.replace(
+        result(),
+        positions={name: arrays[name] for name in ("x", "y")},
+        sample_stats={**result().sample_stats, "lp": arrays["lp"]},
+        scratch_dir=scratch,
+    )
+    tree = in_files.to_arviz(constrain=constrain)
+    assert mapped(scratch) == [0] * 5  # three arrays and two constrained ones
+    assert lies_in_a_file(tree["posterior"]["scale"].to_numpy())
+    save(tree, tmp_path / name)
+    table = summary_table(tree)
+    plot_traces(tree)
+    plot_ranks(tree)
+    assert mapped(scratch) == [0] * 5
+    expected = result().to_arviz(constrain=constrain)
+    assert table == summary_table(expected)
+    xarray.testing.assert_equal(tree, expected)
 
 
 def test_arviz_reads_the_file(tmp_path):

@@ -13,8 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Zero, run_inference_algorithm
-from parsample.costs import StepCosts
+from parsample import (
+    DEER,
+    Dense,
+    Diagonal,
+    ParallelStallWarning,
+    Sequential,
+    Status,
+    StepCosts,
+    Zero,
+    evaluate_inference_algorithm,
+    run_inference_algorithm,
+)
 
 T = 400
 CHECK = importlib.import_module("parsample.check")  # the module, which the function of that name hides
@@ -157,6 +167,47 @@ def test_auto_does_what_the_check_plans(monkeypatch, roomy):
     assert [issubclass(warning.category, ParallelStallWarning) for warning in caught] == [] if roomy else [True]
     if not roomy:
         assert "will be evaluated sequentially" in str(caught[0].message)
+
+
+@pytest.fixture
+def no_measuring(monkeypatch):
+    def measure(*_: Any, **__: Any) -> None:
+        pytest.fail("step costs were measured")
+
+    monkeypatch.setattr(CHECK, "measure_costs", measure)
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_costs_that_are_given_are_not_measured_nor_remembered(monkeypatch):
+    known: dict = {}
+    monkeypatch.setattr(importlib.import_module("parsample.run"), "_known_costs", known)
+    algorithm, start = build("mala", "gaussian")
+    arguments = {"initial_position": start, "transform": first_and_acceptance}
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
+    roomy = StepCosts((1, 8, 64), (1e-6,) * 3)
+    solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
+    assert (Status(int(solution.status)), known) == (Status.CONVERGED, {})
+    assert float(solution.defect) < 1e-9
+    assert_same((solution.final, solution.outputs), theirs)
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_costs_say_how_many_of_the_devices_take_part(monkeypatch):
+    meshes: list = []
+    run = importlib.import_module("parsample.run")
+    run_in_blocks = run._run_in_blocks
+
+    def on_one_device(*arguments: Any) -> Any:
+        meshes.append(arguments[3])
+        return run_in_blocks(*arguments[:3], None, *arguments[4:])
+
+    monkeypatch.setattr(run, "_run_in_blocks", on_one_device)
+    algorithm, start = build("mala", "gaussian")
+    arguments = {"initial_position": start, "transform": first_and_acceptance, "devices": jax.devices()[1:5]}
+    roomy = StepCosts((1, 8, 64), (1e-6,) * 3, num_devices=2)
+    solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
+    assert list(meshes[0].devices) == jax.devices()[1:3]
+    assert int(solution.status) == Status.CONVERGED
 
 
 def test_a_chain_that_never_meets_is_finished_step_by_step_and_said_so():

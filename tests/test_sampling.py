@@ -395,6 +395,12 @@ BAD_DENSITIES: dict[str, tuple[Any, type, str]] = {
 
 
 @pytest.mark.usefixtures("no_warmup")
+def test_a_scratch_directory_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"scratch_dir must be a directory .*missing': No such file or directory"):
+        refused(scratch_dir=tmp_path / "missing")
+
+
+@pytest.mark.usefixtures("no_warmup")
 @pytest.mark.parametrize("case", BAD_DENSITIES)
 def test_a_bad_log_density_is_refused(case):
     density, error, message = BAD_DENSITIES[case]

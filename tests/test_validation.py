@@ -15,15 +15,20 @@ from chains import fade, isotropic, noise
 
 from parsample import (
     DEER,
+    StepCosts,
     Zero,
     check,
+    check_sampler,
     coalescence_times,
+    compare_kernels,
     deer,
+    evaluate_inference_algorithm,
     lyapunov_exponent,
     rollout,
     run_inference_algorithm,
     sample,
 )
+from parsample.conditions import Conditions, device_name
 from parsample.validation import checked_logdensity, checked_position
 
 KEY = jax.random.key(0)
@@ -159,6 +164,7 @@ def quietly(logdensity_fn: Callable, position: Any, **settings: Any) -> Any:
 
 POSITIONS = {
     "sample": lambda position: quietly(isotropic, position),
+    "compare": lambda position: compare_kernels(KEY, isotropic, position),
     "check": lambda position: check(KEY, MALA, position, num_steps=100),
     "run": lambda position: run_inference_algorithm(KEY, MALA, 10, initial_position=position),
 }
@@ -237,6 +243,53 @@ def test_a_chain_starts_where_its_log_density_is_finite(function, bad):
             run_inference_algorithm(KEY, algorithm, 10, initial_position=start)
 
 
+# Step costs
+
+NAME = device_name(jax.devices()[0])
+HERE = {"dimension": 2, "dtype": "float64", "num_chains": 1, "num_steps": 10, "platform": "cpu", "device_kind": NAME}
+TAKES_COSTS = {
+    "sample": partial(quietly, isotropic, np.zeros(2)),
+    "check_sampler": partial(check_sampler, KEY, isotropic, np.zeros(2), num_samples=10, num_chains=1),
+    "check": partial(check, KEY, MALA, jnp.zeros(2), num_steps=10),
+    "run": partial(run_inference_algorithm, KEY, MALA, 10, initial_position=jnp.zeros(2)),
+    "evaluate": partial(evaluate_inference_algorithm, KEY, MALA, 10, initial_position=jnp.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("function", TAKES_COSTS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kernel", "nuts"),
+        ("dimension", 3),
+        ("dtype", "float32"),
+        ("num_chains", 4),
+        ("platform", "gpu"),
+        ("device_kind", "some other processor"),
+    ],
+)
+def test_costs_of_something_else(monkeypatch, function, name, value):
+    monkeypatch.setattr("parsample.sampling.warmup", None)  # refused before anything long runs
+    kernel = "hmc" if "sample" in function else ""
+    costs = StepCosts((1, 8), (1.0, 2.0), conditions=Conditions(**{"kernel": kernel} | HERE | {name: value}))
+    with refuses(ValueError, f"costs were measured for {name}={value!r}; this run has", "Leave costs out"):
+        TAKES_COSTS[function](costs=costs)
+
+
+@pytest.mark.parametrize("function", TAKES_COSTS)
+def test_costs_of_more_devices_than_there_are(function):
+    costs = StepCosts((1, 8), (1.0, 2.0), num_devices=3)
+    with refuses(ValueError, "costs were measured on 3 devices; this run has 2", "leave costs out"):
+        TAKES_COSTS[function](costs=costs, devices=jax.devices()[:2])
+
+
+@pytest.mark.parametrize("function", TAKES_COSTS)
+@pytest.mark.parametrize("costs", ["costs.json", {1: 1e-6}, 1e-6])
+def test_costs_are_step_costs(function, costs):
+    with refuses(TypeError, "costs must be report.costs or StepCosts.load(path); got", repr(costs)):
+        TAKES_COSTS[function](costs=costs)
+
+
 # Counts and choices
 
 COUNTS = [0, -1, True, 2.0, "3", None]
@@ -276,6 +329,26 @@ def test_unknown_methods(name):
 def test_unknown_kernels(name):
     with refuses(ValueError, "kernel must be one of 'hmc', 'nuts', 'mala'; got", repr(name)):
         quietly(isotropic, np.zeros(2), kernel=name)
+
+
+@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,), (["hmc"],)])
+def test_kernels_to_compare(names):
+    with refuses(ValueError, "kernels must be different names out of 'hmc', 'nuts', 'mala'; got", repr(names)):
+        compare_kernels(KEY, isotropic, np.zeros(2), kernels=names)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1; got 0"),
+        ({"num_warmup": 99}, "num_warmup must be a whole number of at least 100; got 99"),
+        ({"num_chains": True}, "num_chains must be a whole number of at least 1; got True"),
+        ({"kernels": ("mala",), "target_acceptance_rate": 1.5}, "target_acceptance_rate must lie between 0 and 1"),
+    ],
+)
+def test_settings_of_a_comparison(settings, words):
+    with refuses(ValueError, words):
+        compare_kernels(KEY, isotropic, np.zeros(2), **settings)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.2, np.nan])

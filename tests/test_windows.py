@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import gaussian, gaussian_start
+from mapped import lies_in_a_file
 
 from parsample import DEER, Dense, Status, Zero
 from parsample.check import Report
@@ -15,7 +16,8 @@ from parsample.costs import StepCosts
 from parsample.kernels import Draw
 from parsample.plan import Plan, sequential_plan
 from parsample.sampling import SampleResult, sample
-from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, Store, WindowRecord, _window_shape, draws_of
+from parsample.store import Store
+from parsample.windows import MAX_WINDOW_BYTES, WINDOW_SECONDS, WindowRecord, _window_shape, draws_of
 
 BLOCKS = DEER(block_size=256, linearization=Zero())
 SMALL = 2**15  # bytes: 1000 draws of two chains, 88 bytes each, need six windows
@@ -26,8 +28,8 @@ def run(kernel: str, method: Any) -> SampleResult:
     return run_anew(kernel, method)
 
 
-def run_anew(kernel: str, method: Any) -> SampleResult:
-    kwargs = {"num_samples": 1000, "num_warmup": 300, "num_chains": 2, "progress_bar": False}
+def run_anew(kernel: str, method: Any, **more: Any) -> SampleResult:
+    kwargs = {"num_samples": 1000, "num_warmup": 300, "num_chains": 2, "progress_bar": False, **more}
     return sample(jax.random.key(0), gaussian, gaussian_start(), kernel=kernel, method=method, **kwargs)
 
 
@@ -51,6 +53,19 @@ def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows
     np.testing.assert_allclose(result.sample_stats["lp"], expected.sample_stats["lp"], atol=1e-7)
 
 
+def test_draws_do_not_depend_on_where_they_lie(monkeypatch, tmp_path):
+    monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
+    in_memory = run_anew("hmc", BLOCKS)
+    monkeypatch.setattr("parsample.store.MAX_BYTES_IN_MEMORY", 0)
+    in_files = run_anew("hmc", BLOCKS, scratch_dir=str(tmp_path))
+    assert (in_files.status, len(in_files.windows)) == (Status.CONVERGED, 4)
+    assert (in_files.scratch_dir, in_memory.scratch_dir) == (tmp_path, None)
+    assert lies_in_a_file(in_files.positions["x"])
+    assert not lies_in_a_file(in_memory.positions["x"])
+    jax.tree.map(np.testing.assert_array_equal, in_files.positions, in_memory.positions)
+    jax.tree.map(np.testing.assert_array_equal, in_files.sample_stats, in_memory.sample_stats)
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Ctrl-C while window `number` is being stored."""
     put, calls = Store.put, iter(range(1, 100))
@@ -64,10 +79,12 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
 
 
-def test_an_interrupt_returns_the_windows_that_are_finished(monkeypatch):
+@pytest.mark.parametrize("in_files", [False, True])
+def test_an_interrupt_returns_the_windows_that_are_finished(monkeypatch, tmp_path, in_files):
     expected = run("hmc", "sequential")
     interrupt_at(monkeypatch, 3)
-    result = run_anew("hmc", "sequential")
+    monkeypatch.setattr("parsample.store.MAX_BYTES_IN_MEMORY", 0)
+    result = run_anew("hmc", "sequential", scratch_dir=tmp_path if in_files else None)
     assert (result.interrupted, result.status, len(result.windows)) == (True, Status.SEQUENTIAL, 2)
     assert result.num_draws == 2 * 176
     for name in ("x", "y"):
@@ -80,25 +97,6 @@ def test_an_interrupt_before_any_draws_is_the_callers(monkeypatch):
     interrupt_at(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         run_anew("hmc", "sequential")
-
-
-def draws(first: int, count: int) -> Draw:
-    """Draws of two chains, each known by its number; the second chain's are negative."""
-    numbers = np.arange(first, first + count) * np.array([[1.0], [-1.0]])
-    return Draw(np.stack([numbers, 2 * numbers], axis=-1), *[numbers] * 6)
-
-
-def test_store_puts_windows_in_their_place_and_drops_what_is_beyond():
-    store = Store(2, 10)
-    store.put(0, draws(0, 4))
-    store.put(4, draws(4, 4))
-    store.put(8, draws(8, 4))
-    assert store.arrays["position"].shape == (2, 10, 2)
-    np.testing.assert_array_equal(store.arrays["lp"], np.arange(10) * np.array([[1], [-1]]))
-    np.testing.assert_array_equal(store.arrays["position"][1, :, 1], -2 * np.arange(10))
-    store.truncate(3)
-    assert {array.shape[1] for array in store.arrays.values()} == {3}
-    np.testing.assert_array_equal(store.arrays["energy"][0], [0, 1, 2])
 
 
 def record(block_defects: np.ndarray | None, block_size: int) -> WindowRecord:
