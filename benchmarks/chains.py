@@ -16,7 +16,8 @@ from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.costs import StepCosts
 from parsample.deer import solve
-from parsample.grid import Team, ceil_div
+from parsample.grid import Team, ceil_div, first_devices, mesh_of
+from parsample.run import parallel_method
 from parsample.solution import sequential_solution
 from parsample.transition import AlgorithmDynamics, begin, rollout
 
@@ -36,6 +37,7 @@ class Chains:
     def __init__(self, problem: Problem, num_steps: int | None = None) -> None:
         self.problem = problem
         self.num_steps = num_steps or problem.num_steps
+        self.mesh = mesh_of(None)
         self.dynamics = AlgorithmDynamics(problem.algorithm, position_and_acceptance)
         self.rng_keys = jax.random.split(jax.random.key(0), problem.num_chains)
         begun = jax.vmap(partial(begin, self.dynamics))(self.rng_keys, problem.positions)
@@ -59,9 +61,9 @@ class Chains:
         """Step by step, by BlackJAX."""
         return self._blackjax(self.rng_keys, self.problem.positions)
 
-    def sequential(self, mesh: Mesh | None = None) -> parsample.Solution:
+    def sequential(self) -> parsample.Solution:
         """Step by step, by parsample."""
-        return _sequential(self.dynamics, self.num_steps, mesh, self.states, self.starts, self.chain_keys)
+        return _sequential(self.dynamics, self.num_steps, self.mesh, self.states, self.starts, self.chain_keys)
 
     def in_blocks(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> parsample.Solution:
         """In blocks, whose starts are taken in turn from `guesses`, as shape (n, D); None: the start of the chain."""
@@ -75,7 +77,7 @@ class Chains:
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
 
-    def check(self, costs: StepCosts | None = None, mesh: Mesh | None = None) -> Report:
+    def check(self, costs: StepCosts | None = None) -> Report:
         """What the check finds and plans for all chains."""
         state = jax.tree.map(lambda leaf: leaf[0], self.states)
         starts = self.starts if len(self.starts) > 1 else self.starts[0]
@@ -87,15 +89,20 @@ class Chains:
             self.num_steps,
             num_chains=self.problem.num_chains,
             costs=costs,
-            mesh=mesh,
+            mesh=self.mesh,
         )
+
+    def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None, Any]:
+        """Arguments of `in_blocks`: what ``method="deer"`` runs after this check, whether or not it pays."""
+        method = parallel_method(report.plan.fallback, self.num_steps)
+        return method, first_devices(self.mesh, report.costs.num_devices), report.block_starts
 
     def as_planned(self, report: Report) -> parsample.Solution:
         """What ``method="auto"`` runs after this check."""
         method = report.plan.method
         if isinstance(method, parsample.Sequential):
             return self.sequential()
-        return self.in_blocks(method, report.costs.mesh, report.block_starts)
+        return self.in_blocks(method, *self.best_blocks(report)[1:])
 
 
 def _first(one: Callable) -> Callable:

@@ -160,8 +160,8 @@ def profile(file: File) -> Any:
     figure, axes = _panels(2)
     for title in dict.fromkeys(row["title"] for row in lanes):
         rows = [row for row in lanes if row["title"] == title]
-        for run, line in zip(rows[0]["seconds_per_step"], ("-", "--", ":"), strict=False):
-            values = [row["seconds_per_step"][run] for row in rows]
+        for run, line in zip(rows[0]["seconds_per_step"], ("-", "--", ":", "-."), strict=False):
+            values = [row["seconds_per_step"][run] or np.nan for row in rows]
             axes[0, 0].plot([row["x"] for row in rows], values, line, label=f"{title}, {run.replace('_', ' ')}")
     axes[0, 0].set(xscale="log", yscale="log", xlabel="lanes", ylabel="seconds per step of all lanes")
     for title in dict.fromkeys(row["title"] for row in solves):

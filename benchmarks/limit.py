@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 import parsample
 from benchmarks import problems
@@ -17,8 +17,7 @@ from benchmarks.reference import describe
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import extrapolated
 from parsample.compilation import outermost_jit
-from parsample.grid import SPLIT, mesh_of
-from parsample.run import parallel_method
+from parsample.grid import SPLIT
 from parsample.transition import AlgorithmDynamics
 
 # Bytes that one batched evaluation may hold beside its arguments; longer chains are evaluated in equal pieces.
@@ -60,15 +59,14 @@ def device_row(options: Options) -> Row:
 def limit_row(make: Callable[[], Problem], options: Options) -> Row:
     """A solve, and the floor: all its transitions at once, from the states that it found and with the same keys."""
     problem = make()
-    chains, mesh = Chains(problem), mesh_of(None)
-    report = chains.check(mesh=mesh)
-    method = parallel_method(report.plan.fallback, problem.num_steps)
+    chains = Chains(problem)
+    blocks = chains.best_blocks(chains.check())
     steps = options.sequential_steps(problem.num_steps)
-    floor = Floor(chains, chains.in_blocks(method, report.costs.mesh, report.block_starts), mesh)
+    floor = Floor(chains, chains.in_blocks(*blocks))
     records = options.measure(
         {
-            "sequential": partial(Chains(problem, steps).sequential, mesh),
-            "blocks": partial(chains.in_blocks, method, report.costs.mesh, report.block_starts),
+            "sequential": Chains(problem, steps).sequential,
+            "blocks": partial(chains.in_blocks, *blocks),
             "floor": floor,
         }
     )
@@ -79,7 +77,7 @@ def limit_row(make: Callable[[], Problem], options: Options) -> Row:
         "title": problem.name,
         "work": problem.identity(),
         "runs": records,
-        "blocks_setting": describe(method),
+        "blocks_setting": describe(blocks[0]),
         "ratio": records["blocks"]["seconds"]["median"] / records["floor"]["seconds"]["median"],
         "floor_agreement": floor.agreement(),
         "floor_pieces": floor.num_pieces,
@@ -92,8 +90,8 @@ def limit_row(make: Callable[[], Problem], options: Options) -> Row:
 class Floor:
     """One batched evaluation of all transitions of a path that is known."""
 
-    def __init__(self, chains: Chains, solution: parsample.Solution, mesh: Mesh | None) -> None:
-        self.chains = chains
+    def __init__(self, chains: Chains, solution: parsample.Solution) -> None:
+        self.chains, mesh = chains, chains.mesh
         self.positions = _with_chain_axis(solution.outputs[0], chains)
         self.num_pieces = self._pieces()
         length = chains.num_steps // self.num_pieces * self.num_pieces

@@ -11,8 +11,6 @@ from benchmarks import problems
 from benchmarks.chains import Chains
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import certificate
-from parsample.grid import mesh_of
-from parsample.run import parallel_method
 
 # Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
 WORK: tuple[tuple[str, str], ...] = (
@@ -88,7 +86,5 @@ def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) ->
 def chain_work(problem: problems.Problem, _options: Options) -> Row:
     """Evaluations per step of a BlackJAX chain in blocks."""
     chains = Chains(problem)
-    report = chains.check(mesh=mesh_of(None))
-    method = parallel_method(report.plan.fallback, problem.num_steps)
-    solution = chains.in_blocks(method, report.costs.mesh, report.block_starts)
+    solution = chains.in_blocks(*chains.best_blocks(chains.check()))
     return {"title": problem.name, "work": problem.identity(), "runs": {"blocks": certificate(solution)}}

@@ -50,16 +50,15 @@ def jobs(options: Options) -> Iterator[Job]:
 def plan_row(make: Callable[[], Problem], options: Options) -> Row:
     """One chain: plan, search, and both timed side by side."""
     problem = make()
-    chains, mesh = Chains(problem), mesh_of(None)
-    check = partial(chains.check, mesh=mesh)
-    check()  # compiles: the plan is the next one's
-    report = check()
-    searched = list(search(chains, report, mesh, FEWEST[options.scale]))
+    chains = Chains(problem)
+    chains.check()  # compiles: the plan is the next one's
+    report = chains.check()
+    searched = list(search(chains, report, FEWEST[options.scale]))
     ranked = sorted((entry for entry in searched if entry["is_exact"]), key=lambda entry: entry["seconds"])
     finalists = {f"best_{i}": entry for i, entry in enumerate(ranked[:FINALISTS])}
-    runs: dict[str, Callable[[], Any]] = {"check": check, "planned": partial(chains.as_planned, report)}
+    runs: dict[str, Callable[[], Any]] = {"check": chains.check, "planned": partial(chains.as_planned, report)}
     steps = options.sequential_steps(problem.num_steps)
-    runs["sequential"] = partial(Chains(problem, steps).sequential, mesh)
+    runs["sequential"] = Chains(problem, steps).sequential
     runs.update({name: entry["run"] for name, entry in finalists.items()})
     if isinstance(report.plan.method, parsample.Sequential):
         runs["planned"] = runs["sequential"]
@@ -89,9 +88,9 @@ def plan_row(make: Callable[[], Problem], options: Options) -> Row:
     }
 
 
-def search(chains: Chains, report: Report, mesh: Mesh | None, fewest: int) -> Iterator[Row]:
+def search(chains: Chains, report: Report, fewest: int) -> Iterator[Row]:
     """Coalescing blocks, powers of two of them, on one device and on all, each timed twice."""
-    teams = [mesh_of(jax.local_devices()[:1])] + ([] if mesh is None else [mesh])
+    teams = [mesh_of(jax.local_devices()[:1])] + ([] if chains.mesh is None else [chains.mesh])
     most = max(chains.num_steps // 4, fewest)
     counts = [2**k for k in range(1, most.bit_length()) if fewest <= 2**k <= most]
     for team in teams:

@@ -14,7 +14,7 @@ from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
 from parsample import affine
 from parsample.compilation import outermost_jit
-from parsample.linearize import Dense
+from parsample.linearize import Dense, Zero
 from parsample.transition import AlgorithmDynamics
 
 # Lane counts whose step is timed, and the number of steps timed together.
@@ -43,20 +43,32 @@ def _lanes_of(name: str, make: Any, options: Options) -> Iterator[Job]:
 
 
 def lanes_row(make: Any, lanes: int, options: Options) -> Row:
-    """Steps of so many lanes at once, with the loop over steps unrolled by several factors."""
+    """A step of so many lanes at once, in a sweep and in a plain loop that is unrolled by several factors.
+
+    Of the sweep, the difference between long and short blocks counts: what starting it takes drops out.
+    """
     problem: Problem = make(lanes)
-    chains, num_steps = Chains(problem, 16), STEPS[options.scale]
+    side_by_side, num_steps = Chains(problem, 16), STEPS[options.scale]
     runs = {
-        f"unroll_{factor}": partial(_lanes, chains.dynamics, num_steps, factor, chains.states, chains.chain_keys)
+        f"unroll_{factor}": partial(
+            _lanes, side_by_side.dynamics, num_steps, factor, side_by_side.states, side_by_side.chain_keys
+        )
         for factor in UNROLLED[options.scale]
     }
+    lengths = (num_steps, 4 * num_steps)
+    for length in lengths:
+        chains = Chains(make(1, lanes * length))
+        runs[f"sweep_{length}"] = partial(chains.in_blocks, parsample.DEER(length, Zero(), max_iters=1))
     records = options.measure(runs)
+    seconds = {name: record["seconds"]["median"] for name, record in records.items()}
+    short, long = (seconds.pop(f"sweep_{length}") for length in lengths)
+    per_step = {name: value / num_steps for name, value in seconds.items()}
     return {
         "x": lanes,
         "title": problem.name,
         "work": {"num_lanes": lanes, "num_steps": num_steps, "D": problem.dimension},
         "runs": records,
-        "seconds_per_step": {name: record["seconds"]["median"] / num_steps for name, record in records.items()},
+        "seconds_per_step": {"sweep": max(long - short, 0.0) / (lengths[1] - lengths[0]), **per_step},
     }
 
 

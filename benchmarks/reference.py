@@ -17,7 +17,7 @@ from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import better_of_two, certificate, extrapolated
 from parsample import run as plug
 from parsample.compilation import outermost_jit
-from parsample.grid import ceil_div, mesh_of
+from parsample.grid import ceil_div
 from parsample.linearize import Dense, Diagonal, Zero
 
 # Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
@@ -76,11 +76,11 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     chains = Chains(problem)
     measured_steps = options.sequential_steps(problem.num_steps)
     short = Chains(problem, measured_steps)
-    report = chains.check(mesh=mesh_of(None))
+    report = chains.check()
     best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains, report)
     runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
     runs.update(planned(problem, chains, report))
-    runs["blocks"] = partial(chains.in_blocks, best, mesh_of(None), report.block_starts)
+    runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
     if problem.dimension <= MAX_DENSE:
         runs["newton"] = partial(chains.in_blocks, parsample.DEER(block_size=1))
     note = {}
@@ -113,11 +113,10 @@ def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[
 
     One chain goes through the public function; several, which that does not take, through the same parts of it.
     """
-    mesh = mesh_of(None)
     if problem.num_chains > 1:
         return {
-            "auto_first": lambda: chains.as_planned(chains.check(mesh=mesh)),
-            "auto": lambda: chains.as_planned(chains.check(costs=report.costs, mesh=report.costs.mesh)),
+            "auto_first": lambda: chains.as_planned(chains.check()),
+            "auto": lambda: chains.as_planned(chains.check(report.costs)),
         }
     position = jax.tree.map(lambda leaf: leaf[0], problem.positions)
 
@@ -153,7 +152,7 @@ def best_of(
     """The fastest of some settings, by the better of two runs each, and what each took."""
     tried = []
     for method in methods:
-        run = partial(chains.in_blocks, method, mesh_of(None), report.block_starts)
+        run = partial(chains.in_blocks, method, chains.mesh, report.block_starts)
         tried.append(_tried(describe(method), run))
     fastest = min(range(len(methods)), key=lambda i: tried[i]["seconds"])
     return methods[fastest], tried
@@ -191,28 +190,21 @@ def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
     }
 
 
-def _solve(recursion: Recursion, method: parsample.DEER) -> parsample.Solution:
-    return _solve_all(recursion.step, method, recursion.initial_states, recursion.inputs)
+def _solve(recursion: Recursion, method: parsample.DEER) -> list[parsample.Solution]:
+    """One chain after another, each on all devices."""
+    return [
+        parsample.deer(
+            recursion.step,
+            recursion.initial_states[chain],
+            jax.tree.map(lambda leaf, chain=chain: leaf[chain], recursion.inputs),
+            **vars(method),
+        )
+        for chain in range(recursion.num_chains)
+    ]
 
 
 def _rollouts(recursion: Recursion) -> Any:
     return _roll_all(recursion.step, recursion.initial_states, recursion.inputs)
-
-
-@outermost_jit(0, 1)
-def _solve_all(step: Callable, method: parsample.DEER, states: Any, inputs: Any) -> parsample.Solution:
-    def one(state: Any, sequence: Any) -> parsample.Solution:
-        return parsample.deer(
-            step,
-            state,
-            sequence,
-            block_size=method.block_size,
-            linearization=method.linearization,
-            max_iters=method.max_iters,
-            stall_after=method.stall_after,
-        )
-
-    return jax.vmap(one)(states, inputs)
 
 
 @outermost_jit(0)

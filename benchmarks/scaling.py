@@ -15,9 +15,8 @@ from benchmarks.problems import Problem
 from benchmarks.reference import describe
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import extrapolated
-from parsample.grid import ceil_div, mesh_of
+from parsample.grid import ceil_div
 from parsample.linearize import Dense, Diagonal, Zero
-from parsample.run import parallel_method
 
 # Longer chains are evaluated in windows of so many steps, each from where the one before ended.
 WINDOW = 1_000_000
@@ -82,14 +81,14 @@ def _regression(num_rows: int, num_steps: int) -> Problem:
 def point(make: Callable[[], Problem], x: int, options: Options) -> Row:
     """One point of a curve: step by step, and in the blocks that the check would choose, whether or not they pay."""
     problem = make()
-    chains, mesh = Chains(problem), mesh_of(None)
+    chains = Chains(problem)
     steps = options.sequential_steps(problem.num_steps)
-    report = chains.check(mesh=mesh)
-    method = parallel_method(report.plan.fallback, problem.num_steps)
+    report = chains.check()
+    blocks = chains.best_blocks(report)
     records = options.measure(
         {
-            "sequential": partial(Chains(problem, steps).sequential, mesh),
-            "blocks": partial(chains.in_blocks, method, report.costs.mesh, report.block_starts),
+            "sequential": Chains(problem, steps).sequential,
+            "blocks": partial(chains.in_blocks, *blocks),
         }
     )
     records["sequential"] = extrapolated(records["sequential"], problem.num_steps, steps)
@@ -98,7 +97,7 @@ def point(make: Callable[[], Problem], x: int, options: Options) -> Row:
         "title": problem.name,
         "work": problem.identity(),
         "runs": records,
-        "blocks_setting": describe(method),
+        "blocks_setting": describe(blocks[0]),
         "plan": str(report.plan),
         "lle": report.lle,
     }
@@ -107,17 +106,17 @@ def point(make: Callable[[], Problem], x: int, options: Options) -> Row:
 def block_row(block_size: int, num_steps: int, options: Options) -> Row:
     """One block size on the banana; step by step too, as the line to stay under."""
     problem = problems.banana_hmc(num_steps=num_steps)
-    chains, mesh = Chains(problem), mesh_of(None)
+    chains = Chains(problem)
     starts = 10 * jax.random.normal(jax.random.key(3), (16, 2))
     steps = options.sequential_steps(num_steps)
     runs = {
         "sequential": Chains(problem, steps).sequential,
-        "blocks": partial(chains.in_blocks, parsample.DEER(block_size, Zero()), mesh, starts),
+        "blocks": partial(chains.in_blocks, parsample.DEER(block_size, Zero()), chains.mesh, starts),
     }
     # Tangents pay in short blocks only; in long ones they double or triple the work for nothing.
     if block_size <= 256:
-        runs["diagonal"] = partial(chains.in_blocks, parsample.DEER(block_size, Diagonal()), mesh, starts)
-        runs["dense"] = partial(chains.in_blocks, parsample.DEER(block_size, Dense()), mesh, starts)
+        runs["diagonal"] = partial(chains.in_blocks, parsample.DEER(block_size, Diagonal()), chains.mesh, starts)
+        runs["dense"] = partial(chains.in_blocks, parsample.DEER(block_size, Dense()), chains.mesh, starts)
     records = options.measure(runs)
     records["sequential"] = extrapolated(records["sequential"], num_steps, steps)
     return {"x": block_size, "title": problem.name, "work": problem.identity(), "runs": records}
@@ -126,7 +125,8 @@ def block_row(block_size: int, num_steps: int, options: Options) -> Row:
 def newton_row(num_steps: int, options: Options) -> Row:
     """Sweeps of Newton's method with b = 1: logarithmic in T where the chain is predictable (arXiv 2508.16817)."""
     problem = problems.laplace_hmc(problems.synthetic_logistic(100, 4), 1, num_steps)
-    newton = partial(Chains(problem).in_blocks, parsample.DEER(1, Dense()), mesh_of(None))
+    chains = Chains(problem)
+    newton = partial(chains.in_blocks, parsample.DEER(1, Dense()), chains.mesh)
     return {
         "x": num_steps,
         "title": problem.name,
@@ -139,8 +139,8 @@ def steps_row(num_steps: int, window: int, options: Options) -> Row:
     """A banana chain of any length: in windows, so that memory stays what one window takes."""
     problem = problems.banana_hmc(num_steps=min(num_steps, window))
     chains = Chains(problem)
-    report = chains.check(mesh=mesh_of(None))
-    method = parallel_method(report.plan.fallback, problem.num_steps)
+    report = chains.check()
+    method, _, _ = chains.best_blocks(report)
     num_windows = ceil_div(num_steps, problem.num_steps)
     timed_steps = options.sequential_steps(problem.num_steps)
     records = options.measure(

@@ -125,25 +125,28 @@ def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) ->
 
 
 def certificate(result: Any) -> dict[str, Any]:
-    """Status, defect, sweeps and work of what a run returned; what is no solution was evaluated step by step."""
+    """Status, defect, sweeps and work of what a run returned; what is no solution was evaluated step by step.
+
+    Of several solutions, as a list or of chains side by side, the worst; and their mean work.
+    """
     if isinstance(result, parsample.SampleResult):
         num_iters = max(int(window.num_iters.max()) for window in result.windows)
-        found = (int(result.status), result.defect, num_iters, result.evals_per_step)
+        status, defect, work = int(result.status), result.defect, result.evals_per_step
     elif isinstance(result, parsample.Solution):
-        found = (
-            int(np.max(result.status)),
-            float(np.max(result.defect)),
-            int(np.max(result.num_iters)),
-            float(np.mean(result.evals_per_step)),
-        )
+        status, num_iters = int(np.max(result.status)), int(np.max(result.num_iters))
+        defect, work = float(np.max(result.defect)), float(np.mean(result.evals_per_step))
+    elif isinstance(result, list) and result and isinstance(result[0], parsample.Solution):
+        found = [certificate(one) for one in result]
+        status = max(parsample.Status[one["status"]] for one in found)
+        num_iters, defect = max(one["num_iters"] for one in found), max(one["defect"] for one in found)
+        work = float(np.mean([one["evals_per_step"] for one in found]))
     else:
-        found = (int(parsample.Status.SEQUENTIAL), 0.0, 0, 1.0)
-    status, defect, num_iters, evals_per_step = found
+        status, num_iters, defect, work = int(parsample.Status.SEQUENTIAL), 0, 0.0, 1.0
     return {
         "status": parsample.Status(status).name,
         "defect": defect,
         "num_iters": num_iters,
-        "evals_per_step": evals_per_step,
+        "evals_per_step": work,
     }
 
 
