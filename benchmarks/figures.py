@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.report import CURVES, File, curve, median
+from benchmarks.scaling import crossover
 
 NAMES = {
     "blackjax": "BlackJAX",
@@ -25,6 +26,10 @@ NAMES = {
     "c_loop": "C",
     "floor": "one batch",
 }
+
+
+# Every run has its colour, whichever others are drawn beside it.
+COLOURS = {run: f"C{i}" for i, run in enumerate(NAMES)}
 
 
 def draw(files: list[File], folder: Path) -> list[Path]:
@@ -61,7 +66,7 @@ def _bars(file: File, table: str, runs: tuple[str, ...]) -> Any:
     axis, thick = axes[0, 0], 0.8 / len(runs)
     for i, run in enumerate(runs):
         values = [median(row, run) or np.nan for row in rows]
-        axis.barh(np.arange(len(rows)) + i * thick, values, thick, label=NAMES[run])
+        axis.barh(np.arange(len(rows)) + i * thick, values, thick, label=NAMES[run], color=COLOURS[run])
     axis.set_yticks(np.arange(len(rows)) + 0.4 - thick / 2, [row["title"] for row in rows], fontsize=7)
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="seconds, compilation apart")
@@ -95,11 +100,23 @@ def scaling(file: File) -> Any:
             for run in ("sequential", "blocks", "diagonal", "dense", "newton"):
                 x, y = curve(file, table, run, what)
                 if x and not (run == "sequential" and what != "seconds"):
-                    axis.plot(x, y, "o-", label=NAMES[run], markersize=3)
+                    axis.plot(x, y, "o-", label=NAMES[run], markersize=3, color=COLOURS[run])
+            if what == "seconds":
+                _mark_crossover(file, table, axis)
             axis.set(xscale="log", yscale="log", xlabel=CURVES[table], ylabel=what.replace("_", " "))
             if axis.lines:
                 axis.legend(fontsize=7)
     return figure
+
+
+def _mark_crossover(file: File, table: str, axis: Any) -> None:
+    """A line where blocks begin to pay, if the curves cross."""
+    x, blocks = curve(file, table, "blocks")
+    _, sequential = curve(file, table, "sequential")
+    if len(blocks) == len(sequential) > 0:
+        at = crossover(x, (np.array(sequential) / np.array(blocks)).tolist())
+        if np.isfinite(at):
+            axis.axvline(at, color="0.6", linewidth=0.8, linestyle=":")
 
 
 def alternatives(file: File) -> Any:

@@ -250,7 +250,7 @@ def logistic_mala(num_chains: int = 2, num_steps: int = 2048, num_rows: int = 10
     return _mala(f"logistic {num_rows} x 25, MALA 0.0015", posterior, 0.0015, start, num_steps, "N(0, 0.1^2)")
 
 
-def embeddings_mala(num_steps: int = 32_768, num_rows: int = 1000, num_features: int = 768) -> Problem:
+def embeddings_mala(num_steps: int = 16_384, num_rows: int = 1000, num_features: int = 768) -> Problem:
     """MALA on a logistic regression of 768-dimensional embeddings (arXiv 2508.18413), ours synthetic."""
     posterior = embeddings_logistic(num_rows, num_features)
     start = {"beta": jax.random.normal(jax.random.key(1), (1, num_features))}

@@ -82,7 +82,7 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     runs.update(planned(problem, chains, report))
     runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
     if problem.dimension <= MAX_DENSE:
-        runs["newton"] = partial(chains.in_blocks, parsample.DEER(block_size=1))
+        runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
     note = {}
     if problem.name.startswith("banana"):
         try:
@@ -136,6 +136,11 @@ def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[
     return {"auto_first": auto_first, "auto": auto}
 
 
+def newton(num_steps: int) -> parsample.DEER:
+    """Newton's method with b = 1, to the end, whether or not it pays: published figures count its sweeps so."""
+    return parsample.DEER(1, Dense(), max_iters=500, stall_after=num_steps)
+
+
 # Lanes that coalescing blocks are tried with.
 LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (32, 256, 2048)}
 
@@ -177,8 +182,8 @@ def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
     runs = {
         "sequential": partial(_rollouts, recursion),
         "blocks": partial(_solve, recursion, best),
-        "newton": partial(_solve, recursion, parsample.DEER(1)),
-        "quasi_newton": partial(_solve, recursion, parsample.DEER(1, Diagonal())),
+        "newton": partial(_solve, recursion, newton(recursion.num_steps)),
+        "quasi_newton": partial(_solve, recursion, replace(newton(recursion.num_steps), linearization=Diagonal())),
     }
     return {
         "title": recursion.name,
@@ -217,9 +222,9 @@ def network_row(gain: float, num_units: int, options: Options) -> Row:
     recursion = mean_field_network(gain, num_units, 64 if options.scale == "tiny" else 1000)
     found = parsample.lyapunov_exponent(recursion.step, recursion.initial_states[0], recursion.inputs[0])
     once = replace(options, repeats=min(options.repeats, 1))
-    # The published figures count sweeps to the end, whether or not they pay.
-    newton = parsample.DEER(1, Dense(), max_iters=300, stall_after=recursion.num_steps)
-    runs = {"newton": partial(_solve, recursion, newton)}
+    # A sweep with D tangents of D units takes a while; beyond the published gains it may take a thousand of them.
+    method = replace(newton(recursion.num_steps), max_iters=200)
+    runs = {"newton": partial(_solve, recursion, method)}
     return {
         "title": recursion.name,
         "work": recursion.identity(),
