@@ -1,78 +1,83 @@
-"""Peak memory of one command: a long run of ten parameters, with its file and its summary.
+"""Group "memory": peak memory of one command, a long run of ten parameters with its file and its summary.
 
-``python -m benchmarks.memory [--num-samples 1000000 10000000]`` runs ``parsample sample models/eight_schools.py`` with
-one chain in blocks, in a process of its own for each length and format, and writes
-``benchmarks/results/memory_cpu.json``.
+``python -m benchmarks.memory ARGUMENTS`` is the child process that a job starts, the command ``parsample ARGUMENTS``: a
+process's peak includes all that it did before.
 """
 
-import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-MODEL = Path(__file__).parent.parent / "models" / "eight_schools.py"
+import jax
+
+from benchmarks.suite import Job, Options, Row
+
+ROOT = Path(__file__).parent.parent
 FORMATS = {".nc": "h5netcdf", ".zarr": "zarr"}
 
-CHILD = """
-import resource, sys
-import jax
-from parsample.cli import main
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-jax.block_until_ready(jax.numpy.zeros(1) + 1)
-baseline = peak()
-code = main(sys.argv[1:], owns_process=True)
-print(code, baseline, peak())
-"""
+def jobs(options: Options) -> Iterator[Job]:
+    """Eight schools in blocks, by length and format."""
+    for num_samples in (2048,) if options.scale == "tiny" else (1_000_000, 10_000_000):
+        for suffix in (".nc",) if options.scale == "tiny" else FORMATS:
+            yield Job("memory", f"{num_samples} draws, {suffix[1:]}", partial(memory_row, num_samples, suffix))
 
 
-def measured(num_samples: int, out: Path) -> dict[str, Any]:
+def memory_row(num_samples: int, suffix: str, _options: Options) -> Row:
     """One run: its peak, over what importing the command takes, and what the file holds."""
-    import xarray  # noqa: PLC0415 - a process's peak counts for those that it starts
+    import xarray  # noqa: PLC0415 - only this group reads files
 
-    arguments = ["sample", str(MODEL), "--num-samples", str(num_samples), "--num-chains", "1"]
-    arguments += ["--method", "deer", "--no-progress"]  # in blocks, which takes more memory than step by step
-    begin = time.perf_counter()
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments, "--out", str(out)], check=True, capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - begin
-    code, baseline, peak = map(int, child.stdout.splitlines()[-1].split())
-    with xarray.open_datatree(out, engine=FORMATS[out.suffix]) as tree:
-        held = dict(tree["posterior"].sizes)
-        known = {name: tree.attrs[name] for name in ("status", "plan")}
+    with tempfile.TemporaryDirectory(dir=ROOT) as directory:
+        out = Path(directory) / f"run{suffix}"
+        arguments = ["sample", str(ROOT / "models" / "eight_schools.py"), "--num-samples", str(num_samples)]
+        # In blocks, which takes more memory than step by step.
+        arguments += ["--num-chains", "1", "--method", "deer", "--no-progress", "--out", str(out)]
+        begin = time.perf_counter()
+        found = _child(arguments)
+        seconds = time.perf_counter() - begin
+        with xarray.open_datatree(out, engine=FORMATS[suffix]) as tree:
+            num_draws = tree["posterior"].sizes["draw"]
+            status, plan = tree.attrs["status"], tree.attrs["plan"]
+        file_bytes = sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file())
+    once = {"median": seconds, "quartile_1": seconds, "quartile_3": seconds, "repeats": 1}
     return {
-        "format": out.suffix,
-        "num_draws": held["draw"],
-        "exit_code": code,
-        **known,
-        "seconds": seconds,
-        "baseline_bytes": baseline,
-        "peak_bytes": peak,
-        "over_baseline_mib": (peak - baseline) / 2**20,
-        "file_bytes": sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file()),
+        "x": num_samples,
+        "title": "eight_schools",
+        "work": {"T": num_draws, "num_chains": 1, "format": suffix},
+        "runs": {"command": {"seconds": once, "status": status, "peak_bytes": found["peak_bytes"]}},
+        "plan": plan,
+        **found,
+        "over_baseline_mib": (found["peak_bytes"] - found["baseline_bytes"]) / 2**20,
+        "file_bytes": file_bytes,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num-samples", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    options = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
-        for num_samples in options.num_samples:
-            for suffix in FORMATS:
-                rows.append(measured(num_samples, Path(directory) / f"{num_samples}{suffix}"))
-                print(rows[-1])
-    from benchmarks.timing import write  # noqa: PLC0415 - JAX is needed only to name the device
+def _child(arguments: list[str]) -> dict[str, Any]:
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", *arguments], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    if child.returncode:
+        raise RuntimeError(child.stderr[-4000:])
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
 
-    print(write("memory_cpu", rows))
+
+def main(arguments: list[str]) -> None:
+    """What the child process does and prints."""
+    from benchmarks.timing import resident_peak  # noqa: PLC0415 - as the command itself would begin
+    from parsample.cli import main as command  # noqa: PLC0415
+
+    jax.block_until_ready(jax.numpy.zeros(1) + 1)
+    baseline = resident_peak()
+    code = command(arguments, owns_process=True)
+    print(json.dumps({"exit_code": code, "baseline_bytes": baseline, "peak_bytes": resident_peak()}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,10 +1,13 @@
-"""One way to time things: interleaved, compilation apart, median and quartiles, with device and versions."""
+"""One way to time things: interleaved, compilation apart, median and quartiles, with certificate and peak memory."""
 
+import contextlib
 import gc
 import importlib.metadata
-import json
+import importlib.util
+import math
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+import parsample
 from parsample.conditions import device_name
-
-RESULTS = Path(__file__).parent / "results"
 
 # What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
 COMPILE_EVENTS = (
@@ -24,9 +26,11 @@ COMPILE_EVENTS = (
     "/jax/core/compile/backend_compile_duration",
 )
 
+PACKAGES = ("jax", "jaxlib", "blackjax", "numpy", "arviz", "parsample", "numpyro", "nutpie")
+
 
 class CompileTime:
-    """Seconds spent compiling since the last `reset`, as JAX itself reports them."""
+    """Seconds spent compiling since the process began, as JAX itself reports them."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -36,60 +40,151 @@ class CompileTime:
         if event in COMPILE_EVENTS:
             self.seconds += duration
 
-    def reset(self) -> None:
-        """Forget what was spent so far."""
-        self.seconds = 0.0
-
 
 compile_time = CompileTime()
 
 
+# A round in which less than this share of its time, or this many seconds, went into compiling counts as compiled.
+COMPILED_SHARE, COMPILED_SECONDS = 0.02, 2e-3
+
+# Rounds that compile again, because a plan came out differently, are repeated at most so often.
+MAX_ATTEMPTS = 3
+
+
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The result of `run`, its seconds without compilation, and the seconds of compilation."""
+    """The result of `run`, its seconds, and how many went into compiling (summed over threads, so perhaps more)."""
     gc.collect()
-    compile_time.reset()
-    begin = time.perf_counter()
+    begin, compiled = time.perf_counter(), compile_time.seconds
     result = jax.block_until_ready(run())
-    total = time.perf_counter() - begin
-    return result, total - compile_time.seconds, compile_time.seconds
+    return result, time.perf_counter() - begin, compile_time.seconds - compiled
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and quartiles of each run's seconds, after one round that compiles; the rounds alternate."""
-    first = {name: timed(run)[1:] for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
+def steadily(run: Callable[[], Any]) -> tuple[Any, float, bool]:
+    """The result of `run` and its seconds, once it does not compile; and whether it did so to the last attempt."""
+    for _ in range(MAX_ATTEMPTS):
+        result, seconds, compiling = timed(run)
+        if compiling <= max(COMPILED_SHARE * seconds, COMPILED_SECONDS):
+            return result, seconds, False
+    return result, seconds, True
+
+
+def better_of_two(run: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of `run`, and the shorter of two times after a call that compiles: for searches."""
+    timed(run)
+    _, first, _ = steadily(run)
+    result, second, _ = steadily(run)
+    return result, min(first, second)
+
+
+def measure(
+    runs: dict[str, Callable[[], Any]],
+    repeats: int,
+    seconds: float = math.inf,
+    deadline: float = math.inf,
+    apart: Callable[[Any], float] = lambda _: 0.0,
+) -> dict[str, dict[str, Any]]:
+    """Seconds, compile time, peak memory and certificate of each run, keyed like `runs`.
+
+    One round compiles, then the rounds alternate between the runs, so that all see the same weather. There is one such
+    round in any case; no other begins when they have taken `seconds`, or after `deadline` (by `time.perf_counter`).
+    What `apart` says of a result is left out of its seconds. Compile time is what the first call took longer.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():
+        reset_peak()
+        result, once, _ = timed(run)
+        records[name] = {"first_call_seconds": once - apart(result), "peak_bytes": peak_bytes(), "recompiled": 0}
+    begin = time.perf_counter()
+    for done in range(repeats):
+        if done and time.perf_counter() > min(begin + seconds, deadline):
+            break
         for name, run in runs.items():
-            seconds[name].append(timed(run)[1])
+            result, once, recompiled = steadily(run)
+            times[name].append(once - apart(result))
+            records[name].update(certificate(result), recompiled=records[name]["recompiled"] + recompiled)
+    for name, record in records.items():
+        record["seconds"] = quartiles(times[name])
+        record["compile_seconds"] = max(record["first_call_seconds"] - record["seconds"]["median"], 0.0)
+    return records
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and number of measurements."""
+    first, median, third = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
+    return {"median": median, "quartile_1": first, "quartile_3": third, "repeats": len(values)}
+
+
+def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) -> dict[str, Any]:
+    """The record of a run of `measured_steps` steps as if it had had `num_steps`, and saying so."""
+    if measured_steps == num_steps:
+        return record
+    factor = num_steps / measured_steps
+    seconds = {name: value * (1 if name == "repeats" else factor) for name, value in record["seconds"].items()}
+    return {**record, "seconds": seconds, "extrapolated_from": measured_steps}
+
+
+def certificate(result: Any) -> dict[str, Any]:
+    """Status, defect, sweeps and work of what a run returned; what is no solution was evaluated step by step.
+
+    Of several solutions, as a list or of chains side by side, the worst; and their mean work.
+    """
+    if isinstance(result, parsample.SampleResult):
+        num_iters = max(int(window.num_iters.max()) for window in result.windows)
+        status, defect, work = int(result.status), result.defect, result.evals_per_step
+    elif isinstance(result, parsample.Solution):
+        status, num_iters = int(np.max(result.status)), int(np.max(result.num_iters))
+        defect, work = float(np.max(result.defect)), float(np.mean(result.evals_per_step))
+    elif isinstance(result, list) and result and isinstance(result[0], parsample.Solution):
+        found = [certificate(one) for one in result]
+        status = max(parsample.Status[one["status"]] for one in found)
+        num_iters, defect = max(one["num_iters"] for one in found), max(one["defect"] for one in found)
+        work = float(np.mean([one["evals_per_step"] for one in found]))
+    else:
+        status, num_iters, defect, work = int(parsample.Status.SEQUENTIAL), 0, 0.0, 1.0
     return {
-        name: {
-            "median": float(np.median(values)),
-            "quartile_1": float(np.quantile(values, 0.25)),
-            "quartile_3": float(np.quantile(values, 0.75)),
-            "first_compile": first[name][1],
-        }
-        for name, values in seconds.items()
+        "status": parsample.Status(status).name,
+        "defect": defect,
+        "num_iters": num_iters,
+        "evals_per_step": work,
     }
+
+
+def reset_peak() -> None:
+    """Let the high-water mark of this process's memory begin anew, where the kernel permits it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Peak memory: of the accelerator since the process began, or of this process on a CPU since `reset_peak`."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "peak_bytes_in_use" in statistics:
+        return int(statistics["peak_bytes_in_use"])
+    return resident_peak()
+
+
+def resident_peak() -> int:
+    """The high-water mark of this process's memory in bytes."""
+    listing = Path("/proc/self/status")
+    for line in listing.read_text().splitlines() if listing.exists() else []:
+        # Not that of `getrusage`, which counts what the process was before it became this programme.
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def environment() -> dict[str, Any]:
     """Device and versions that a figure belongs to."""
     device = jax.devices()[0]
-    names = ("jax", "jaxlib", "blackjax", "numpy", "parsample")
+    installed = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     return {
         "device": f"{device.device_kind} ({os.cpu_count()} cores, {device_name(device)})"
         if device.platform == "cpu"
         else device.device_kind,
+        "platform": device.platform,
         "num_devices": jax.local_device_count(),
         "dtype": str(jax.numpy.result_type(float)),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        "versions": {name: importlib.metadata.version(name) for name in installed},
     }
-
-
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write the rows of a table, with the environment they were measured in."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    return path

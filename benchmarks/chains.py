@@ -1,0 +1,152 @@
+"""Chains of one problem, evaluated in each of the ways that the suite compares."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+import parsample
+from benchmarks.problems import Problem
+from parsample.check import Report, examine
+from parsample.compilation import outermost_jit
+from parsample.costs import StepCosts
+from parsample.deer import solve
+from parsample.grid import Team, ceil_div, first_devices, mesh_of
+from parsample.run import parallel_method
+from parsample.solution import sequential_solution
+from parsample.transition import AlgorithmDynamics, begin, rollout
+
+
+def position_and_acceptance(state: Any, info: Any) -> tuple[Any, Any]:
+    """What every evaluation keeps of each step."""
+    return state.position, info.is_accepted
+
+
+class Chains:
+    """The chains of a problem, with the keys that ``blackjax.util.run_inference_algorithm`` would use.
+
+    `parsample.evaluate_inference_algorithm` takes one chain; this puts many of them side by side, as the sampler does,
+    and lets plan, guesses and devices be chosen one by one.
+    """
+
+    def __init__(self, problem: Problem, num_steps: int | None = None) -> None:
+        self.problem = problem
+        self.num_steps = num_steps or problem.num_steps
+        self.mesh = mesh_of(None)
+        self.dynamics = AlgorithmDynamics(problem.algorithm, position_and_acceptance)
+        self.rng_keys = jax.random.split(jax.random.key(0), problem.num_chains)
+        begun = jax.vmap(partial(begin, self.dynamics))(self.rng_keys, problem.positions)
+        self.chain_keys, self.states, self.starts = begun
+
+    @cached_property
+    def _blackjax(self) -> Callable:
+        def one(rng_key: jax.Array, position: Any) -> Any:
+            return blackjax.util.run_inference_algorithm(
+                rng_key,
+                self.problem.algorithm,
+                self.num_steps,
+                initial_position=position,
+                transform=position_and_acceptance,
+            )
+
+        # BlackJAX compiles anew at every call; compiled once, its best case is what we compare with.
+        return jax.jit(jax.vmap(one) if self.problem.num_chains > 1 else _first(one))
+
+    def blackjax(self) -> Any:
+        """Step by step, by BlackJAX."""
+        return self._blackjax(self.rng_keys, self.problem.positions)
+
+    def sequential(self) -> parsample.Solution:
+        """Step by step, by parsample."""
+        return _sequential(self.dynamics, self.num_steps, self.mesh, self.states, self.starts, self.chain_keys)
+
+    def in_blocks(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> parsample.Solution:
+        """In blocks, whose starts are taken in turn from `guesses`, as shape (n, D); None: the start of the chain."""
+        return _in_blocks(
+            self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
+        )
+
+    def prepare(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> None:
+        """Compile what `in_blocks` runs for these arguments."""
+        _in_blocks.prepare(
+            self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
+        )
+
+    def check(self, costs: StepCosts | None = None) -> Report:
+        """What the check finds and plans for all chains."""
+        state = jax.tree.map(lambda leaf: leaf[0], self.states)
+        starts = self.starts if len(self.starts) > 1 else self.starts[0]
+        return examine(
+            self.dynamics,
+            state,
+            starts,
+            self.chain_keys[0],
+            self.num_steps,
+            num_chains=self.problem.num_chains,
+            costs=costs,
+            mesh=self.mesh,
+        )
+
+    def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None, Any]:
+        """Arguments of `in_blocks`: what ``method="deer"`` runs after this check, whether or not it pays."""
+        method = parallel_method(report.plan.fallback, self.num_steps)
+        return method, first_devices(self.mesh, report.costs.num_devices), report.block_starts
+
+    def as_planned(self, report: Report) -> parsample.Solution:
+        """What ``method="auto"`` runs after this check."""
+        method = report.plan.method
+        if isinstance(method, parsample.Sequential):
+            return self.sequential()
+        return self.in_blocks(method, *self.best_blocks(report)[1:])
+
+
+def _first(one: Callable) -> Callable:
+    """`one` for the only chain, without a vmap around it."""
+
+    def of_one(*arguments: Any) -> Any:
+        return one(*jax.tree.map(lambda leaf: leaf[0], arguments))
+
+    return of_one
+
+
+@outermost_jit(0, 1, 2)
+def _sequential(
+    dynamics: AlgorithmDynamics, num_steps: int, mesh: Mesh | None, states: Any, starts: jax.Array, keys: jax.Array
+) -> parsample.Solution:
+    def one(state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
+        transition, inputs = dynamics(state, rng_key, num_steps)
+        final, path, history = rollout(transition, start, inputs)
+        return sequential_solution(path, history, final)
+
+    if len(starts) == 1:
+        return _first(one)(states, starts, keys)
+    return Team(mesh=mesh).each_chain(one, len(starts))(states, starts, keys)
+
+
+@outermost_jit(0, 1, 2, 3)
+def _in_blocks(
+    dynamics: AlgorithmDynamics,
+    num_steps: int,
+    method: parsample.DEER,
+    mesh: Mesh | None,
+    states: Any,
+    starts: jax.Array,
+    keys: jax.Array,
+    guesses: Any,
+) -> parsample.Solution:
+    num_blocks = ceil_div(num_steps, method.block_size)
+
+    def one(axis_name: str | None, state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
+        transition, inputs = dynamics(state, rng_key, num_steps)
+        block_starts = None if guesses is None else jnp.asarray(guesses)[np.arange(num_blocks) % len(guesses)]
+        solution = solve(transition, start, inputs, method, block_starts=block_starts, axis_name=axis_name, mesh=mesh)
+        return solution._replace(states=None)
+
+    if len(starts) == 1:
+        return _first(partial(one, None))(states, starts, keys)
+    return jax.vmap(partial(one, "chains"), axis_name="chains")(states, starts, keys)

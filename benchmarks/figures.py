@@ -1,0 +1,206 @@
+"""The figures of the suite, one PNG per group, device and precision."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.report import CURVES, File, curve, median
+from benchmarks.scaling import crossover
+
+NAMES = {
+    "blackjax": "BlackJAX",
+    "sequential": "sequential",
+    "auto_first": "auto, first",
+    "auto": "auto",
+    "blocks": "blocks",
+    "diagonal": "diagonal",
+    "dense": "dense",
+    "newton": "Newton, b = 1",
+    "c_loop": "C",
+    "floor": "one batch",
+}
+
+
+# Every run has its colour, whichever others are drawn beside it.
+COLOURS = {run: f"C{i}" for i, run in enumerate(NAMES)}
+
+
+def draw(files: list[File], folder: Path) -> list[Path]:
+    """Draw what can be drawn; the paths of the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for file in files:
+        plot = FIGURES.get(file.group)
+        figure = None if plot is None else plot(file)
+        if figure is not None:
+            versions, environment = file.environment["versions"], file.environment
+            where = f"{environment['device']}, {environment['dtype']}, jax {versions['jax']}"
+            figure.suptitle(f"{file.group}: {where}", fontsize=9)
+            path = folder / f"{file.group}_{file.label}.png"
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            paths.append(path)
+    return paths
+
+
+def _panels(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.4) -> tuple[Any, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    return figure, axes
+
+
+def _bars(file: File, table: str, runs: tuple[str, ...]) -> Any:
+    """Times of several runs of each row, side by side."""
+    rows = [row for row in file.table(table) if any(median(row, run) for run in runs)]
+    if not rows:
+        return None
+    figure, axes = _panels(1, width=9, height=0.6 * len(rows) + 1.5)
+    axis, thick = axes[0, 0], 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        values = [median(row, run) or np.nan for row in rows]
+        axis.barh(np.arange(len(rows)) + i * thick, values, thick, label=NAMES[run], color=COLOURS[run])
+    axis.set_yticks(np.arange(len(rows)) + 0.4 - thick / 2, [row["title"] for row in rows], fontsize=7)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel="seconds, compilation apart")
+    axis.legend(fontsize=7)
+    return figure
+
+
+def reference(file: File) -> Any:
+    """Times of every row."""
+    return _bars(file, "reference", ("blackjax", "sequential", "auto_first", "auto", "blocks", "newton", "c_loop"))
+
+
+def models(file: File) -> Any:
+    """Times of the sampler."""
+    return _bars(file, "models", ("sequential", "auto"))
+
+
+def limit(file: File) -> Any:
+    """Solves beside the batched evaluation of all their steps."""
+    return _bars(file, "limit", ("sequential", "blocks", "floor"))
+
+
+def scaling(file: File) -> Any:
+    """Time, work and sweeps against everything that is varied: where curves cross, blocks begin to pay."""
+    tables = [table for table in CURVES if file.table(table)]
+    if not tables:
+        return None
+    figure, axes = _panels(len(tables), 3)
+    for column, table in zip(axes.T, tables, strict=True):
+        for what, axis in zip(("seconds", "evals_per_step", "num_iters"), column, strict=True):
+            for run in ("sequential", "blocks", "diagonal", "dense", "newton"):
+                x, y = curve(file, table, run, what)
+                if x and not (run == "sequential" and what != "seconds"):
+                    axis.plot(x, y, "o-", label=NAMES[run], markersize=3, color=COLOURS[run])
+            if what == "seconds":
+                _mark_crossover(file, table, axis)
+            axis.set(xscale="log", yscale="log", xlabel=CURVES[table], ylabel=what.replace("_", " "))
+            if axis.lines:
+                axis.legend(fontsize=7)
+    return figure
+
+
+def _mark_crossover(file: File, table: str, axis: Any) -> None:
+    """A line where blocks begin to pay, if the curves cross."""
+    x, blocks = curve(file, table, "blocks")
+    _, sequential = curve(file, table, "sequential")
+    if len(blocks) == len(sequential) > 0:
+        at = crossover(x, (np.array(sequential) / np.array(blocks)).tolist())
+        if np.isfinite(at):
+            axis.axvline(at, color="0.6", linewidth=0.8, linestyle=":")
+
+
+def alternatives(file: File) -> Any:
+    """Smallest effective sample size per second, and seconds to 10,000 with and without compilation."""
+    rows = file.table("alternatives")
+    if not rows:
+        return None
+    posteriors = list(dict.fromkeys(row["title"] for row in rows))
+    samplers = list(dict.fromkeys(row["name"].split(", ")[1] for row in rows))
+    measures = {
+        "ess_per_second": "smallest bulk ESS per second",
+        "seconds_to_ess": "seconds to ESS 10,000",
+        "seconds_to_ess_with_compilation": "seconds to ESS 10,000, compilation included",
+    }
+    figure, axes = _panels(len(measures), height=0.5 * len(posteriors) + 2)
+    thick = 0.8 / len(samplers)
+    for axis, (measure, title) in zip(axes[0], measures.items(), strict=True):
+        for i, sampler in enumerate(samplers):
+            found = {row["title"]: row[measure] for row in rows if row["name"].endswith(f", {sampler}")}
+            values = [found.get(posterior, np.nan) for posterior in posteriors]
+            axis.barh(np.arange(len(posteriors)) + i * thick, values, thick, label=sampler)
+        axis.set_yticks(np.arange(len(posteriors)) + 0.4 - thick / 2, posteriors, fontsize=7)
+        axis.invert_yaxis()
+        axis.set(xscale="log", xlabel=title)
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def plans(file: File) -> Any:
+    """Predicted against measured seconds, and every setting searched against the choice."""
+    rows = file.table("plans")
+    if not rows:
+        return None
+    figure, axes = _panels(2)
+    predicted = np.array([row["predicted_seconds"] for row in rows])
+    measured = np.array([median(row, "planned") for row in rows], float)
+    ends = np.array([min(predicted.min(), measured.min()), max(predicted.max(), measured.max())])
+    axes[0, 0].plot(measured, predicted, "o")
+    axes[0, 0].plot(ends, ends, "k-", linewidth=0.8)
+    axes[0, 0].fill_between(ends, 0.75 * ends, 1.25 * ends, alpha=0.2, label="within 25%")
+    axes[0, 0].set(xscale="log", yscale="log", xlabel="measured seconds", ylabel="predicted seconds")
+    axes[0, 0].legend(fontsize=7)
+    for i, (row, chosen) in enumerate(zip(rows, measured, strict=True)):
+        searched = [entry["seconds"] / chosen for entry in row["search"]]
+        axes[0, 1].plot(searched, [i] * len(searched), "o", color="0.7", markersize=4)
+        axes[0, 1].plot(1 / row["chosen_over_best"], i, "r|", markersize=12)
+    axes[0, 1].axvline(1, color="k", linewidth=0.8)
+    axes[0, 1].set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=6)
+    axes[0, 1].set(xscale="log", xlabel="time over that of the plan (red: best)")
+    return figure
+
+
+def profile(file: File) -> Any:
+    """Time per step against lanes, and forms of the affine solve beside one iteration."""
+    lanes, solves = file.table("lanes"), file.table("affine")
+    if not lanes and not solves:
+        return None
+    figure, axes = _panels(2)
+    for title in dict.fromkeys(row["title"] for row in lanes):
+        rows = [row for row in lanes if row["title"] == title]
+        for run, line in zip(rows[0]["seconds_per_step"], ("-", "--", ":", "-."), strict=False):
+            values = [row["seconds_per_step"][run] or np.nan for row in rows]
+            axes[0, 0].plot([row["x"] for row in rows], values, line, label=f"{title}, {run.replace('_', ' ')}")
+    axes[0, 0].set(xscale="log", yscale="log", xlabel="lanes", ylabel="seconds per step of all lanes")
+    for title in dict.fromkeys(row["title"] for row in solves):
+        rows = [row for row in solves if row["title"] == title]
+        x = [row["x"] for row in rows]
+        axes[0, 1].plot(x, [row["iteration_seconds"] for row in rows], "o-", label=f"{title}, one iteration")
+        for run, line in (("sequential_solve", "--"), ("associative_solve", ":")):
+            values = [median(row, run) or np.nan for row in rows]
+            axes[0, 1].plot(x, values, line, label=f"{title}, {run.replace('_', ' ')}")
+    axes[0, 1].set(xscale="log", yscale="log", xlabel="T", ylabel="seconds")
+    for axis in axes[0]:
+        if axis.lines:
+            axis.legend(fontsize=6)
+    return figure
+
+
+FIGURES: dict[str, Callable[[File], Any]] = {
+    "reference": reference,
+    "models": models,
+    "scaling": scaling,
+    "alternatives": alternatives,
+    "limit": limit,
+    "plans": plans,
+    "profile": profile,
+}

@@ -1,0 +1,122 @@
+"""Group "profile": what a step of many lanes costs, unrolled or not, and the share of the affine solve in Newton's."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import parsample
+from benchmarks import problems
+from benchmarks.chains import Chains, position_and_acceptance
+from benchmarks.problems import Problem
+from benchmarks.suite import Job, Options, Row
+from parsample import affine
+from parsample.compilation import outermost_jit
+from parsample.linearize import Dense, Zero
+from parsample.transition import AlgorithmDynamics
+
+# Lane counts whose step is timed, and the number of steps timed together.
+LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": (1, 64, 1024, 16_384, 131_072)}
+STEPS = {"tiny": 8, "cpu": 64, "gpu": 64}
+UNROLLED = {"tiny": (1, 4), "cpu": (1, 4, 16), "gpu": (1, 4)}
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """Lanes and unrolling for a cheap and an expensive chain; the affine solve for several lengths."""
+    tiny = options.scale == "tiny"
+    yield from _lanes_of("mixture", problems.mixture_mala, options)
+    if not tiny:
+        yield from _lanes_of("real logistic", problems.real_logistic, options)
+    lengths = {"tiny": (64,), "cpu": (1024, 16_384), "gpu": (1024, 131_072)}[options.scale]
+    for num_steps in lengths:
+        for dimension in (4,) if tiny else (2, 16):
+            yield Job("affine", f"T = {num_steps}, D = {dimension}", partial(affine_row, num_steps, dimension))
+    if not tiny:
+        yield from _lanes_of("banana", problems.banana_hmc, options)
+
+
+def _lanes_of(name: str, make: Any, options: Options) -> Iterator[Job]:
+    for lanes in LANES[options.scale]:
+        yield Job("lanes", f"{name}, {lanes} lanes", partial(lanes_row, make, lanes))
+
+
+def lanes_row(make: Any, lanes: int, options: Options) -> Row:
+    """A step of so many lanes at once, in a sweep and in a plain loop that is unrolled by several factors.
+
+    Of the sweep, the difference between long and short blocks counts: what starting it takes drops out.
+    """
+    problem: Problem = make(lanes)
+    side_by_side, num_steps = Chains(problem, 16), STEPS[options.scale]
+    runs = {
+        f"unroll_{factor}": partial(
+            _lanes, side_by_side.dynamics, num_steps, factor, side_by_side.states, side_by_side.chain_keys
+        )
+        for factor in UNROLLED[options.scale]
+    }
+    lengths = (num_steps, 4 * num_steps)
+    for length in lengths:
+        chains = Chains(make(1, lanes * length))
+        runs[f"sweep_{length}"] = partial(chains.in_blocks, parsample.DEER(length, Zero(), max_iters=1))
+    records = options.measure(runs)
+    seconds = {name: record["seconds"]["median"] for name, record in records.items()}
+    short, long = (seconds.pop(f"sweep_{length}") for length in lengths)
+    per_step = {name: value / num_steps for name, value in seconds.items()}
+    return {
+        "x": lanes,
+        "title": problem.name,
+        "work": {"num_lanes": lanes, "num_steps": num_steps, "D": problem.dimension},
+        "runs": records,
+        "seconds_per_step": {"sweep": max(long - short, 0.0) / (lengths[1] - lengths[0]), **per_step},
+    }
+
+
+@outermost_jit(0, 1, 2)
+def _lanes(dynamics: AlgorithmDynamics, num_steps: int, unroll: int, states: Any, keys: jax.Array) -> Any:
+    def one(key: jax.Array, state: Any) -> Any:
+        new_state, info = dynamics.algorithm.step(key, state)
+        return new_state, position_and_acceptance(new_state, info)
+
+    def advance(states: Any, t: jax.Array) -> Any:
+        return jax.vmap(one)(jax.vmap(lambda key: jax.random.fold_in(key, t))(keys), states)
+
+    return jax.lax.scan(advance, states, jnp.arange(num_steps), unroll=unroll)
+
+
+def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
+    """The affine solve alone, in both forms, against one iteration of Newton's method with b = 1.
+
+    One iteration is the difference of four and two, halved: what starting and finishing takes drops out.
+    """
+    problem = problems.laplace_hmc(problems.synthetic_logistic(100, dimension), 1, num_steps)
+    chains = Chains(problem)
+    key_matrix, key_defect = jax.random.split(jax.random.key(0))
+    # Of spectral radius below 1, as a predictable chain's.
+    matrices = 0.5 / dimension**0.5 * jax.random.normal(key_matrix, (num_steps, dimension, dimension))
+    defects = jax.random.normal(key_defect, (num_steps, dimension))
+    runs = {
+        "solve": partial(_solved, affine.solve, matrices, defects),
+        "sequential_solve": partial(_solved, affine.solve_sequential, matrices, defects),
+        "associative_solve": partial(_solved, affine.solve_associative, matrices, defects),
+    }
+    for count in (2, 4):
+        # Tolerance 0 is never met, so exactly so many sweeps are run.
+        method = parsample.DEER(1, Dense(), atol=0.0, rtol=0.0, max_iters=count, stall_after=num_steps)
+        runs[f"newton_{count}"] = partial(chains.in_blocks, method)
+    records = options.measure(runs)
+    medians = {name: record["seconds"]["median"] for name, record in records.items()}
+    iteration = (medians["newton_4"] - medians["newton_2"]) / 2
+    return {
+        "x": num_steps,
+        "title": f"D = {dimension}",
+        "work": problem.identity(),
+        "runs": records,
+        "iteration_seconds": iteration,
+        "solve_share": medians["solve"] / iteration if iteration > 0 else None,
+    }
+
+
+@outermost_jit(0)
+def _solved(solve: Any, matrices: jax.Array, defects: jax.Array) -> jax.Array:
+    return solve(matrices, defects)

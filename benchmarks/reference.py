@@ -1,0 +1,234 @@
+"""Group "reference": work that others have published figures for, by BlackJAX, step by step, in blocks, and in C."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+import parsample
+from benchmarks import native, problems
+from benchmarks.chains import Chains, position_and_acceptance
+from benchmarks.problems import Problem
+from benchmarks.recursions import Recursion, eight_schools_gibbs, mean_field_network
+from benchmarks.suite import Job, Options, Row
+from benchmarks.timing import better_of_two, certificate, extrapolated
+from parsample import run as plug
+from parsample.compilation import outermost_jit
+from parsample.grid import ceil_div
+from parsample.linearize import Dense, Diagonal, Zero
+
+# Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
+# its authors published them. Networks: arXiv 2508.16817.
+PUBLISHED = {
+    "banana": (
+        "sequential 0.27 s (2 CPU cores), 22.6 s (A100); parallel 139 iterations, 2.9 s (2 CPU cores), 0.135 s (A100), "
+        "error 1.2e-3; C, one core, 0.019 s"
+    ),
+    "mixture": "sequential 0.33 s (2 CPU cores); parallel 97 iterations, 0.56 s (2 CPU cores)",
+    "logistic": (
+        "sequential 0.20 s (2 CPU cores); parallel 14 iterations, 10 s (2 CPU cores); 20 to 30 times sequential on a "
+        "GPU at best"
+    ),
+    "embeddings": 'windowed; "more than 3 times" sequential (GPU)',
+    "gibbs": (
+        "sequential 0.18 s (2 CPU cores); DEER 37 and 19 iterations, 2.6 s; quasi-DEER 105 to 110, 0.64 s (2 CPU cores)"
+    ),
+}
+NETWORKS = {
+    0.5: "LLE -0.65, 4 iterations",
+    0.8: "LLE -0.19, 5 iterations",
+    1.0: "LLE -0.014, 8 iterations",
+    1.2: "LLE 0.00, 33 iterations",
+}
+
+# Above this dimension a dense linearization costs too much to be tried.
+MAX_DENSE = 64
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """One job per row of the published table, then our own, then iterations on networks."""
+    tiny = options.scale == "tiny"
+    steps: dict[str, Any] = {"num_steps": 2048} if tiny else {}
+    small: dict[str, Any] = {"num_steps": 256, "num_rows": 50} if tiny else {}
+    gibbs = Job("reference", "gibbs", partial(recursion_row, partial(eight_schools_gibbs, 512 if tiny else 10_000)))
+    for key, problem in (
+        ("banana", partial(problems.banana_hmc, **steps)),
+        ("logistic", partial(problems.logistic_mala, **small)),
+        ("gibbs", None),
+        ("mixture", partial(problems.mixture_mala, **steps)),
+        ("embeddings", partial(problems.embeddings_mala, **small, **({"num_features": 8} if tiny else {}))),
+    ):
+        yield gibbs if problem is None else Job("reference", key, partial(chain_row, problem, PUBLISHED[key]))
+    if not tiny:
+        yield Job("reference", "real logistic", partial(chain_row, problems.real_logistic, ""))
+        large = partial(problems.large_logistic, 1, 20_000)
+        yield Job("reference", "large logistic", partial(chain_row, large, ""))
+    for gain in (0.5,) if tiny else NETWORKS:
+        yield Job("networks", f"g = {gain}", partial(network_row, gain, 8 if tiny else 100))
+
+
+def chain_row(make: Callable[[], Problem], published: str, options: Options) -> Row:
+    """One problem: BlackJAX, our rollout, what is planned, the best blocks of those tried, Newton's method, and C."""
+    problem = make()
+    chains = Chains(problem)
+    measured_steps = options.sequential_steps(problem.num_steps)
+    short = Chains(problem, measured_steps)
+    report = chains.check()
+    best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains, report)
+    runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
+    runs.update(planned(problem, chains, report))
+    runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
+    if problem.dimension <= MAX_DENSE:
+        runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
+    note = {}
+    if problem.name.startswith("banana"):
+        try:
+            native.banana_hmc(1)
+            start = tuple(float(x) for x in problem.positions["x"][0])
+            runs["c_loop"] = partial(native.banana_hmc, problem.num_steps, start)
+        except native.NoCompilerError as reason:
+            note["c_loop_skipped"] = str(reason)
+    records = options.measure(runs)
+    for name in ("blackjax", "sequential"):
+        records[name] = extrapolated(records[name], problem.num_steps, measured_steps)
+    accepted = np.mean(np.asarray(short.sequential().outputs[1]))
+    return {
+        "title": problem.name,
+        "work": {**problem.identity(), "acceptance_rate": float(accepted)},
+        "runs": records,
+        "blocks_setting": describe(best),
+        "tried": tried,
+        "plan": str(report.plan),
+        "lle": report.lle,
+        "published": published,
+        **note,
+    }
+
+
+def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[str, Callable[[], Any]]:
+    """``method="auto"``, measuring step costs every time ("auto_first") or knowing them ("auto").
+
+    One chain goes through the public function; several, which that does not take, through the same parts of it.
+    """
+    if problem.num_chains > 1:
+        return {
+            "auto_first": lambda: chains.as_planned(chains.check()),
+            "auto": lambda: chains.as_planned(chains.check(report.costs)),
+        }
+    position = jax.tree.map(lambda leaf: leaf[0], problem.positions)
+
+    def auto() -> parsample.Solution:
+        return parsample.evaluate_inference_algorithm(
+            chains.rng_keys[0],
+            problem.algorithm,
+            problem.num_steps,
+            initial_position=position,
+            transform=position_and_acceptance,
+        )
+
+    def auto_first() -> parsample.Solution:
+        plug.forget_costs()
+        return auto()
+
+    return {"auto_first": auto_first, "auto": auto}
+
+
+def newton(num_steps: int) -> parsample.DEER:
+    """Newton's method with b = 1, to the end, whether or not it pays: published figures count its sweeps so."""
+    return parsample.DEER(1, Dense(), max_iters=500, stall_after=num_steps)
+
+
+# Lanes that coalescing blocks are tried with.
+LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (32, 256, 2048)}
+
+
+def candidates(num_steps: int, num_chains: int, options: Options) -> list[parsample.DEER]:
+    """Coalescing blocks of several sizes, of which the best is shown; the tried ones are listed with it."""
+    counts = {max(2, lanes // num_chains) for lanes in LANES[options.scale]}
+    return [parsample.DEER(ceil_div(num_steps, count), Zero()) for count in sorted(counts) if 2 * count <= num_steps]
+
+
+def best_of(
+    methods: list[parsample.DEER], chains: Chains, report: parsample.Report
+) -> tuple[parsample.DEER, list[Row]]:
+    """The fastest of some settings, by the better of two runs each, and what each took."""
+    tried = []
+    for method in methods:
+        run = partial(chains.in_blocks, method, chains.mesh, report.block_starts)
+        tried.append(_tried(describe(method), run))
+    fastest = min(range(len(methods)), key=lambda i: tried[i]["seconds"])
+    return methods[fastest], tried
+
+
+def _tried(name: str, run: Callable[[], Any]) -> Row:
+    result, seconds = better_of_two(run)
+    return {"setting": name, "seconds": seconds, **certificate(result)}
+
+
+def describe(method: parsample.DEER) -> str:
+    """Settings in a few words."""
+    return f"b = {method.block_size}, {type(method.linearization).__name__}"
+
+
+def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
+    """The Gibbs sampler: step by step, by Newton's method with b = 1, and by the fastest of some block sizes."""
+    recursion = make()
+    methods = [*candidates(recursion.num_steps, recursion.num_chains, options), parsample.DEER(16)]
+    tried = [_tried(describe(method), partial(_solve, recursion, method)) for method in methods]
+    best = methods[min(range(len(methods)), key=lambda i: tried[i]["seconds"])]
+    runs = {
+        "sequential": partial(_rollouts, recursion),
+        "blocks": partial(_solve, recursion, best),
+        "newton": partial(_solve, recursion, newton(recursion.num_steps)),
+        "quasi_newton": partial(_solve, recursion, replace(newton(recursion.num_steps), linearization=Diagonal())),
+    }
+    return {
+        "title": recursion.name,
+        "work": recursion.identity(),
+        "runs": options.measure(runs),
+        "blocks_setting": describe(best),
+        "tried": tried,
+        "published": PUBLISHED["gibbs"],
+    }
+
+
+def _solve(recursion: Recursion, method: parsample.DEER) -> list[parsample.Solution]:
+    """One chain after another, each on all devices."""
+    return [
+        parsample.deer(
+            recursion.step,
+            recursion.initial_states[chain],
+            jax.tree.map(lambda leaf, chain=chain: leaf[chain], recursion.inputs),
+            **vars(method),
+        )
+        for chain in range(recursion.num_chains)
+    ]
+
+
+def _rollouts(recursion: Recursion) -> Any:
+    return _roll_all(recursion.step, recursion.initial_states, recursion.inputs)
+
+
+@outermost_jit(0)
+def _roll_all(step: Callable, states: Any, inputs: Any) -> Any:
+    return jax.vmap(partial(parsample.rollout, step))(states, inputs)
+
+
+def network_row(gain: float, num_units: int, options: Options) -> Row:
+    """Sweeps that Newton's method with b = 1 takes on a network of this gain, and its Lyapunov exponent."""
+    recursion = mean_field_network(gain, num_units, 64 if options.scale == "tiny" else 1000)
+    found = parsample.lyapunov_exponent(recursion.step, recursion.initial_states[0], recursion.inputs[0])
+    once = replace(options, repeats=min(options.repeats, 1))
+    # A sweep with D tangents of D units takes a while; beyond the published gains it may take a thousand of them.
+    method = replace(newton(recursion.num_steps), max_iters=200)
+    runs = {"newton": partial(_solve, recursion, method)}
+    return {
+        "title": recursion.name,
+        "work": recursion.identity(),
+        "runs": once.measure(runs),
+        "lle": float(found.lle),
+        "published": NETWORKS[gain],
+    }

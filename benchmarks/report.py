@@ -1,0 +1,377 @@
+"""Figures, and the tables of README.md, from the JSON of all groups: ``python -m benchmarks.report``.
+
+Tables go between ``<!-- results:NAME -->`` and ``<!-- end -->``, one per device and precision; figures to
+``benchmarks/results/figures/``.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.scaling import crossover, exponent
+from benchmarks.suite import RESULTS, Row, device_label, is_measured
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+class File(NamedTuple):
+    """One file of results."""
+
+    group: str
+    environment: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        """Device and precision, as part of a file name."""
+        return f"{device_label(self.environment)}_{self.environment['dtype']}"
+
+    def table(self, name: str) -> list[Row]:
+        """The measured rows of a table."""
+        return [row for row in self.rows if row["table"] == name and is_measured(row)]
+
+
+def load(folder: Path) -> list[File]:
+    """All results in a folder, by name."""
+    contents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [
+        File(content["group"], content["environment"], content["rows"]) for content in contents if "group" in content
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None or not np.isfinite(seconds):
+        return "-"
+    if seconds >= 100:
+        return f"{seconds:,.0f} s"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def median(row: Row, run: str) -> float | None:
+    """Median seconds of a run, if it was made."""
+    return row["runs"].get(run, {}).get("seconds", {}).get("median")
+
+
+def gain(row: Row, run: str, baseline: str = "sequential") -> str:
+    """How many times faster than the baseline."""
+    ours, theirs = median(row, run), median(row, baseline)
+    return "-" if not ours or not theirs else f"{theirs / ours:.2g}x"
+
+
+def cell(row: Row, run: str) -> str:
+    """The time of a run, marked where a part was measured and the rest extrapolated."""
+    mark = "*" if "extrapolated_from" in row["runs"].get(run, {}) else ""
+    return duration(median(row, run)) + mark
+
+
+def markdown(header: Sequence[str], body: list[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def reference(file: File) -> str:
+    """Work that others have published."""
+    rows = file.table("reference")
+    header = (
+        "chain",
+        "BlackJAX",
+        "sequential",
+        "auto, first",
+        "auto",
+        "best blocks",
+        "Newton, b = 1",
+        "C",
+        "published",
+    )
+    runs = ("blackjax", "sequential", "auto_first", "auto", "blocks")
+    body = []
+    for row in rows:
+        work, newton = row["work"], row["runs"].get("newton")
+        chains = f", {work['num_chains']} chains" if work.get("num_chains", 1) > 1 else ""
+        iterations = f" ({newton['num_iters']} iterations)" if newton else ""
+        cells = [cell(row, run) for run in runs]
+        cells[-1] += f" ({row['blocks_setting']})" if "blocks_setting" in row else ""
+        title = f"{row['title']}, T = {work['T']:,}{chains}"
+        body.append([title, *cells, cell(row, "newton") + iterations, cell(row, "c_loop"), row.get("published") or "-"])
+    networks = file.table("networks")
+    if not networks:
+        return markdown(header, body)
+    lines = [
+        [row["title"], f"{row['lle']:+.3f}", str(row["runs"]["newton"]["num_iters"]), row["published"]]
+        for row in networks
+    ]
+    return markdown(header, body) + "\n\n" + markdown(("network", "LLE", "iterations", "published"), lines)
+
+
+def models(file: File) -> str:
+    """The sampler on model files."""
+    header = (
+        "model",
+        "T",
+        "LLE",
+        "verdict",
+        "sequential",
+        "auto, check included",
+        "gain",
+        "defect",
+        "evaluations per step",
+    )
+    body = []
+    for row in file.table("models"):
+        auto = row["runs"]["auto"]
+        lle = "-" if row["lle"] is None else f"{row['lle']:+.2f}"
+        verdict = "parallel" if row["parallel"] else "sequential"
+        figures = (f"{auto['defect']:.1e}", f"{auto['evals_per_step']:.2f}")
+        times = (cell(row, "sequential"), cell(row, "auto"), gain(row, "auto"))
+        body.append([row["title"], f"{row['work']['T']:,}", lle, verdict, *times, *figures])
+    return markdown(header, body)
+
+
+def work(file: File) -> str:
+    """Evaluations per step in blocks."""
+    body = []
+    for row in file.table("work"):
+        run = row["runs"]["blocks"]
+        body.append([row["title"], f"{run['evals_per_step']:.2f}", f"{run['defect']:.1e}", run["status"]])
+    return markdown(("in blocks", "evaluations per step", "largest defect", "status"), body)
+
+
+CURVES = {
+    "steps": "steps T (banana)",
+    "dimensions": "dimension D (Gaussian)",
+    "rows": "rows of data (logistic, D = 10)",
+    "chains": "chains K (logistic, 569 rows)",
+    "blocks": "block size b (banana)",
+    "newton": "steps T (Newton, b = 1)",
+}
+
+
+def curve(file: File, table: str, run: str, what: str = "seconds") -> tuple[list[float], list[float]]:
+    """One curve of group "scaling": x, and seconds, work or sweeps of a run."""
+    rows = [row for row in sorted(file.table(table), key=lambda row: row["x"]) if run in row["runs"]]
+    values = [median(row, run) if what == "seconds" else row["runs"][run][what] for row in rows]
+    return [row["x"] for row in rows], [value or float("nan") for value in values]
+
+
+def scaling(file: File) -> str:
+    """Exponents and crossovers."""
+    body = []
+    for table, title in CURVES.items():
+        for run in ("sequential", "blocks", "newton"):
+            x, seconds = curve(file, table, run)
+            if not x or (table == "blocks" and run == "sequential"):
+                continue
+            crossing = "-"
+            if run == "blocks" and table != "blocks":
+                ratio = np.array(curve(file, table, "sequential")[1]) / np.array(seconds)
+                at = crossover(x, ratio.tolist())
+                crossing = _crossing(ratio, at)
+            span = f"{x[0]:,} to {x[-1]:,}"
+            work, sweeps = curve(file, table, run, "evals_per_step")[1], curve(file, table, run, "num_iters")[1]
+            most = "-" if run == "sequential" else f"{max(sweeps):.0f}"
+            power = f"{exponent(x, seconds):.2f}"
+            body.append([title, run, span, power, f"{work[0]:.2f} to {work[-1]:.2f}", most, crossing])
+    header = ("against", "evaluation", "from, to", "exponent of time", "work per step", "most sweeps", "blocks pay")
+    return markdown(header, body)
+
+
+def _crossing(ratio: np.ndarray, at: float) -> str:
+    if np.isfinite(at):
+        return f"from {at:,.0f}"
+    return "everywhere" if (ratio > 1).all() else "nowhere" if (ratio <= 1).all() else "at the low end"
+
+
+def alternatives(file: File) -> str:
+    """What a user would pick instead."""
+    rows = file.table("alternatives")
+    header = (
+        "posterior", "sampler", "chains x draws", "smallest ESS", "ESS per s", "to first draw", "ESS 10,000",
+        "with compilation", "gradients per ESS",
+    )  # fmt: skip
+    body = []
+    for row in rows:
+        sampler = row["name"].split(", ")[1]
+        per = row["gradients_per_ess"]
+        peers = [other["ess_per_second"] for other in rows if other["title"] == row["title"]]
+        rate = f"{row['ess_per_second']:,.0f}"
+        body.append(
+            [
+                f"{row['title']} (D = {row['work']['D']})",
+                sampler,
+                f"{row['work']['chains']} x {row['work']['draws']:,}",
+                f"{row['smallest_bulk_ess']:,.0f}",
+                f"**{rate}**" if row["ess_per_second"] == max(peers) else rate,
+                duration(row["seconds_to_first_draw"]),
+                duration(row["seconds_to_ess"]),
+                duration(row["seconds_to_ess_with_compilation"]),
+                "-" if per is None else f"{per:.3g}",
+            ]
+        )
+    return markdown(header, body)
+
+
+def limit(file: File) -> str:
+    """Distance to one batched evaluation of everything."""
+    device = file.table("device")
+    header = (
+        "chain",
+        "sequential",
+        "blocks",
+        "one batch of all steps",
+        "blocks over batch",
+        "hardware bound of gradients",
+    )
+    body = []
+    for row in file.table("limit"):
+        bound = "-"
+        if device:
+            operations = row["gradient_operations"] / device[0]["operations_per_second"]
+            traffic = row["gradient_bytes"] / device[0]["bytes_per_second"]
+            what = "operations" if operations > traffic else "bytes"
+            bound = f"{duration(max(operations, traffic))} ({what})"
+        title = f"{row['title']}, T = {row['work']['T']:,}"
+        times = [cell(row, run) for run in ("sequential", "blocks", "floor")]
+        body.append([title, *times, f"{row['ratio']:.2f}", bound])
+    return markdown(header, body)
+
+
+def plans(file: File) -> str:
+    """Predictions and choices."""
+    rows = file.table("plans")
+    header = (
+        "chain",
+        "plan",
+        "predicted",
+        "measured",
+        "ratio",
+        "best found",
+        "choice over best",
+        "check",
+        "share of run",
+    )
+    body = [
+        [
+            row["title"],
+            row["plan"].split(";")[0],
+            duration(row["predicted_seconds"]),
+            cell(row, "planned"),
+            f"{row['predicted_over_measured']:.2f}",
+            row["best"],
+            f"{row['chosen_over_best']:.2f}",
+            duration(row["check_seconds"]),
+            f"{100 * row['check_share']:.0f}%",
+        ]
+        for row in rows
+    ]
+    if not rows:
+        return markdown(header, body)
+    error = np.median([abs(row["predicted_over_measured"] - 1) for row in rows])
+    worst = max(row["chosen_over_best"] for row in rows)
+    summary = (
+        f"Median error of the prediction {100 * error:.0f}%; the choice is at worst {100 * (worst - 1):.0f}% slower."
+    )
+    return markdown(header, body) + f"\n\n{summary}"
+
+
+def memory(file: File) -> str:
+    """Peak memory."""
+    body = [
+        [
+            f"{row['x']:,}",
+            row["work"]["format"],
+            f"{row['over_baseline_mib']:.0f} MiB",
+            f"{row['file_bytes'] / 2**20:.0f} MiB",
+            duration(median(row, "command")),
+        ]
+        for row in file.table("memory")
+    ]
+    return markdown(("draws", "format", "peak over what importing takes", "file", "time of the command"), body)
+
+
+def profile(file: File) -> str:
+    """The share of the affine solve in one iteration of Newton's method."""
+    body = [
+        [
+            row["title"],
+            f"{row['x']:,}",
+            duration(row["iteration_seconds"]),
+            *(cell(row, run) for run in ("sequential_solve", "associative_solve")),
+            "-" if row["solve_share"] is None else f"{100 * row['solve_share']:.0f}%",
+        ]
+        for row in file.table("affine")
+    ]
+    return markdown(("dimension", "T", "one iteration", "solve, sequential", "solve, associative", "share"), body)
+
+
+# Tables by the name in the markers: the group that they come from, and how they are written.
+TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
+    "reference": ("reference", reference),
+    "models": ("models", models),
+    "work": ("models", work),
+    "scaling": ("scaling", scaling),
+    "alternatives": ("alternatives", alternatives),
+    "limit": ("limit", limit),
+    "plans": ("plans", plans),
+    "memory": ("memory", memory),
+    "profile": ("profile", profile),
+}
+
+
+def section(name: str, files: list[File]) -> str:
+    """One table per device and precision, each under a line that says where it was measured."""
+    group, write = TABLES[name]
+    parts = []
+    for file in files:
+        if file.group == group:
+            versions = file.environment["versions"]
+            where = f"{file.environment['device']}, {file.environment['dtype']}, jax {versions['jax']}"
+            left_out = sum(not is_measured(row) for row in file.rows)
+            note = f"; {left_out} jobs of this group skipped or failed" if left_out else ""
+            parts.append(f"{where} (`python -m benchmarks.run {group}`){note}:\n\n{write(file)}")
+    return "\n\n".join(parts) or f"Not measured yet (`python -m benchmarks.run {group}`)."
+
+
+def rewritten(text: str, files: list[File]) -> str:
+    """A text with the tables between its markers replaced.
+
+    Raises
+    ------
+    ValueError
+        If a marker names no table.
+    """
+
+    def replace(match: re.Match) -> str:
+        name = match[1]
+        if name not in TABLES:
+            raise ValueError(f"results:{name} names no table; there are {', '.join(TABLES)}.")
+        return f"<!-- results:{name} -->\n\n{section(name, files)}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- results:(\w+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    from benchmarks.figures import draw  # noqa: PLC0415 - matplotlib is an extra, and takes a second
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--readme", type=Path, default=README, help="file whose marked tables are rewritten")
+    chosen = parser.parse_args(arguments)
+    files = load(chosen.results)
+    chosen.readme.write_text(rewritten(chosen.readme.read_text(), files))
+    for path in draw(files, chosen.results / "figures"):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,74 @@
+"""One group of the suite: ``python -m benchmarks.run GROUP``; results go to ``benchmarks/results/``.
+
+Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
+data, chains, block size), alternatives (NUTS by BlackJAX, NumPyro and nutpie), limit (how far from one batched
+evaluation of everything), plans (predicted against measured, chosen against best), memory, and profile (where a sweep
+spends its time).
+"""
+
+import argparse
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
+from benchmarks.timing import environment
+from parsample.compilation import use_cores
+
+GROUPS = ("reference", "models", "scaling", "alternatives", "limit", "plans", "memory", "profile")
+
+# What a group may take by default, on two CPU cores.
+BUDGET = 540.0
+
+
+def run_group(group: str, options: Options, resume: bool = False) -> list[Row]:
+    """Run a group in this process."""
+    module = importlib.import_module(f"benchmarks.{group}")
+    return run_jobs(group, module.jobs(options), options, resume)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("group", choices=GROUPS)
+    made.add_argument("--tiny", action="store_true", help="sizes that only show that everything works")
+    made.add_argument("--x64", action="store_true", help="float64")
+    made.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
+    made.add_argument("--repeats", type=int, default=5, help="timed rounds after the one that compiles")
+    made.add_argument("--budget", type=float, default=BUDGET, help="seconds after which further jobs are skipped")
+    made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
+    made.add_argument("--only", help='only jobs whose "table: name" contains this; the rest of the file stays')
+    made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if no job failed."""
+    chosen = parser().parse_args(arguments)
+    if jax.default_backend() == "cpu":
+        use_cores(chosen.cores)
+    if chosen.x64:
+        jax.config.update("jax_enable_x64", True)
+    print(environment(), flush=True)
+    options = Options(
+        scale="tiny" if chosen.tiny else "cpu" if jax.default_backend() == "cpu" else "gpu",
+        repeats=1 if chosen.tiny else chosen.repeats,
+        budget=chosen.budget,
+        job_seconds=chosen.job_seconds,
+        cores=chosen.cores,
+        only=chosen.only,
+        out=chosen.out,
+    )
+    rows = run_group(chosen.group, options, chosen.resume)
+    skipped = sum("skipped" in row for row in rows)
+    failed = sum("error" in row for row in rows)
+    print(f"{sum(map(is_measured, rows))} jobs done, {skipped} skipped, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

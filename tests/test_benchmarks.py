@@ -1,0 +1,260 @@
+"""The benchmark suite, rehearsed in tiny sizes through the same entry points; times are not looked at."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import parsample
+from benchmarks import gpu, native, problems, recursions, reference, samplers, scaling, suite, timing
+from benchmarks import report as reporting
+from benchmarks.chains import Chains
+from benchmarks.run import GROUPS, run_group
+from parsample.linearize import Zero
+
+TINY = suite.Options(scale="tiny", repeats=1, cores=1)
+
+# Runs that have been timed say all of this.
+RECORD = {
+    "seconds",
+    "first_call_seconds",
+    "compile_seconds",
+    "peak_bytes",
+    "status",
+    "defect",
+    "num_iters",
+    "evals_per_step",
+}
+
+
+def rehearse(group, out, only=None):
+    """The rows of a group, all measured, and as they stand in its file."""
+    rows = run_group(group, replace(TINY, out=out, only=only))
+    assert [row.get("error") for row in rows] == [None] * len(rows)
+    content = json.loads(next(out.glob(f"{group}_*.json")).read_text())
+    assert content["rows"] == rows
+    assert content["environment"]["versions"]["jax"] == jax.__version__
+    assert {"device", "dtype", "num_devices"} <= set(content["environment"])
+    return rows
+
+
+def check_runs(rows):
+    """Every run is a record with a certificate, and every path is a chain of its kernel."""
+    assert rows
+    for row in rows:
+        for record in row["runs"].values():
+            assert set(record) >= RECORD, row["name"]
+            assert parsample.Status[record["status"]].is_exact
+            assert record["seconds"]["quartile_1"] <= record["seconds"]["median"] <= record["seconds"]["quartile_3"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Results of the groups, or parts of them, that are quickly rehearsed."""
+    out = tmp_path_factory.mktemp("results")
+    return out, {
+        "reference": rehearse("reference", out, "networks"),
+        "limit": rehearse("limit", out),
+        "profile": rehearse("profile", out, "lanes: mixture, 8"),
+        "scaling": rehearse("scaling", out, "newton: T = 256"),
+    }
+
+
+def test_rows_say_what_was_run_and_how_it_ended(quick):
+    _, groups = quick
+    for group in ("reference", "limit", "scaling"):
+        check_runs(groups[group])
+    assert groups["profile"][0]["seconds_per_step"]["unroll_1"] > 0
+    assert groups["scaling"][0]["runs"]["newton"]["status"] == "CONVERGED"
+    assert groups["reference"][0]["runs"]["newton"]["num_iters"] <= 30
+
+
+def test_one_batch_of_all_steps_gives_the_path_again(quick):
+    _, groups = quick
+    row = groups["limit"][-1]
+    assert row["runs"]["blocks"]["status"] == "CONVERGED"
+    assert row["floor_agreement"] == 1.0
+
+
+def test_the_report_writes_tables_and_figures(quick, tmp_path):
+    out, _ = quick
+    readme = tmp_path / "README.md"
+    shutil.copy(reporting.README, readme)
+    assert reporting.main(["--results", str(out), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert "mixture, MALA 0.5, T = 2,048" in text
+    assert "Not measured yet (`python -m benchmarks.run plans`)" in text
+    assert len(list((out / "figures").glob("*.png"))) >= 3
+    # Written again, nothing changes; what is outside the markers stays.
+    assert reporting.rewritten(text, reporting.load(out)) == text
+    outside = re.compile(r"(<!-- results:\w+ -->).*?(<!-- end -->)", re.DOTALL)
+    assert outside.sub("", text) == outside.sub("", reporting.README.read_text())
+
+
+def test_readme_shows_the_committed_results():
+    text = reporting.README.read_text()
+    assert set(re.findall(r"<!-- results:(\w+) -->", text)) == set(reporting.TABLES)
+    assert reporting.rewritten(text, reporting.load(suite.RESULTS)) == text
+
+
+def test_a_marker_that_names_no_table_is_refused():
+    with pytest.raises(ValueError, match="results:speed names no table"):
+        reporting.rewritten("<!-- results:speed -->\n<!-- end -->", [])
+
+
+@pytest.mark.slow
+def test_the_script_for_gpus_runs_all_groups(tmp_path):
+    assert gpu.main(["--tiny", "--repeats", "1", "--seconds", "1200", "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "gpu_summary.json").read_text())
+    assert {entry["ended"] for entry in summary.values()} == {"done"}
+    files = {file.group: file for file in reporting.load(tmp_path)}
+    assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"memory"}
+    for group, file in files.items():
+        assert any(map(suite.is_measured, file.rows))
+        for row in file.rows:
+            assert suite.is_measured(row) or "is not installed" in row["skipped"]
+        # Those of the profile are stopped on purpose, after a given number of sweeps.
+        if group not in ("alternatives", "models", "profile"):
+            check_runs(file.rows)
+    check_runs(files["models"].table("models"))
+    readme = tmp_path / "README.md"
+    shutil.copy(reporting.README, readme)
+    assert reporting.main(["--results", str(tmp_path), "--readme", str(readme)]) == 0
+    assert readme.read_text().count("Not measured yet") == 1
+    assert len(list((tmp_path / "figures").glob("*.png"))) == len(files)
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own(tmp_path):
+    row = rehearse("memory", tmp_path)[0]
+    assert (row["exit_code"], row["work"]["T"]) == (0, 2048)
+    assert row["runs"]["command"]["status"] == "CONVERGED"
+    assert 0 < row["over_baseline_mib"] < 1000
+
+
+def test_the_script_for_gpus_survives_a_group_that_is_cut_off(tmp_path):
+    assert gpu.main(["limit", "--tiny", "--seconds", "0.5", "--out", str(tmp_path)]) == 1
+    summary = json.loads((tmp_path / "gpu_summary.json").read_text())
+    assert summary["limit"]["ended"].startswith("cut off")
+    assert summary["figures"]["ended"] == "done"
+    assert sum(gpu.SHARES.values()) <= gpu.TOTAL <= 540
+
+
+def test_one_failing_job_does_not_cost_the_others(tmp_path):
+    def fail(_options):
+        raise RuntimeError("out of luck")
+
+    calls = []
+    ran = suite.Job("t", "runs", lambda _options: calls.append(1) or {"runs": {}})
+    options = replace(TINY, out=tmp_path)
+    rows = suite.run_jobs("group", [suite.Job("t", "fails", fail), ran], options)
+    assert "out of luck" in rows[0]["error"]
+    assert suite.is_measured(rows[1])
+    # The next time, what is done stays done, and what failed is tried again.
+    rows = suite.run_jobs("group", [suite.Job("t", "fails", ran.run), ran], options, resume=True)
+    assert (len(calls), len(rows), all(map(suite.is_measured, rows))) == (2, 2, True)
+
+
+def test_beyond_the_budget_jobs_are_skipped_and_say_so(tmp_path):
+    job = suite.Job("t", "late", lambda _options: {"runs": {}})
+    rows = suite.run_jobs("group", [job], replace(TINY, out=tmp_path, budget=-1.0))
+    assert "budget" in rows[0]["skipped"]
+
+
+def test_after_the_first_no_round_begins_beyond_the_deadline():
+    calls = []
+    records = timing.measure({"run": lambda: calls.append(1)}, repeats=5, deadline=0.0)
+    assert len(calls) == 2  # one that compiles
+    assert records["run"]["seconds"]["repeats"] == 1
+    assert records["run"]["status"] == "SEQUENTIAL"
+
+
+def test_rounds_alternate_and_leave_out_what_is_told_apart():
+    order = []
+    runs = {name: lambda name=name: order.append(name) or 100.0 for name in "ab"}
+    records = timing.measure(runs, repeats=2, apart=lambda result: result)
+    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert all(-100 < record["seconds"]["median"] < -90 for record in records.values())
+
+
+def test_a_round_that_compiles_is_repeated():
+    calls = []
+
+    def run():
+        calls.append(1)
+        return jax.jit(lambda x: x + len(calls))(1.0) if len(calls) < 3 else 0.0
+
+    _, _, compiled_to_the_last = timing.steadily(run)
+    assert (len(calls), compiled_to_the_last) == (3, False)
+
+
+def test_extrapolated_times_say_from_what():
+    record = {"seconds": {"median": 2.0, "quartile_1": 1.0, "quartile_3": 3.0, "repeats": 5}}
+    longer = timing.extrapolated(record, 1000, 10)
+    assert longer["seconds"] == {"median": 200.0, "quartile_1": 100.0, "quartile_3": 300.0, "repeats": 5}
+    assert longer["extrapolated_from"] == 10
+    assert timing.extrapolated(record, 10, 10) == record
+
+
+def test_exponents_and_crossovers():
+    x = [1.0, 10.0, 100.0]
+    assert scaling.exponent(x, [3 * value**1.5 for value in x]) == pytest.approx(1.5)
+    assert scaling.crossover(x, [0.1, 0.1, 10.0]) == pytest.approx(10 * 10**0.5)
+    assert np.isnan(scaling.crossover(x, [2.0, 2.0, 2.0]))
+
+
+def test_the_loop_in_c_samples_the_banana():
+    try:
+        positions, acceptance = native.banana_hmc(1_000_000)
+    except native.NoCompilerError as reason:
+        pytest.skip(str(reason))
+    # Exact: N(0, 10^2), and variance 1 + 2 0.03^2 10^4 = 19; about 300 steps make an effective draw of the first.
+    assert positions.std(0) == pytest.approx([10.0, 19**0.5], rel=0.1)
+    assert abs(positions[:, 0].mean()) < 1.5
+    assert acceptance == pytest.approx(0.977, abs=0.01)
+
+
+def test_gibbs_in_blocks_is_gibbs_step_by_step():
+    recursion = recursions.eight_schools_gibbs(512)
+    solutions = reference._solve(recursion, parsample.DEER(128, Zero()))
+    assert timing.certificate(solutions)["status"] == "CONVERGED"
+    paths = np.stack([solution.states for solution in solutions])
+    np.testing.assert_allclose(paths, reference._rollouts(recursion), atol=1e-7)
+
+
+def test_chains_side_by_side_are_blackjax_chains():
+    chains = Chains(problems.mixture_mala(2, 600))
+    positions, _ = chains.blackjax()[1]
+    solution = chains.in_blocks(parsample.DEER(200, Zero()))
+    np.testing.assert_allclose(solution.outputs[0]["x"], positions["x"], atol=1e-7)
+    np.testing.assert_allclose(chains.sequential().outputs[0]["x"], positions["x"], atol=1e-7)
+    assert timing.certificate(solution)["status"] == "CONVERGED"
+
+
+@pytest.mark.parametrize("name", ["poisson_hierarchical", "state_space", "logistic_4000x40"])
+def test_posteriors_are_finite_where_they_start(name):
+    posterior = samplers.posterior_of(name, "tiny")
+    value, gradient = jax.value_and_grad(posterior.logdensity)(posterior.initial_position)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_metrics_of_regressions_are_those_at_the_mode():
+    problem = problems.laplace_hmc(problems.synthetic_logistic(50, 3), 4, 128)
+    # Starts are draws from the Gaussian at the mode: they scatter about it, and the chains accept.
+    assert problem.positions["beta"].shape == (4, 3)
+    assert np.asarray(Chains(problem).sequential().outputs[1]).mean() > 0.7
+
+
+def test_samplers_report_what_a_user_would_compare():
+    row = samplers.contest(
+        samplers.posterior_of("mixture", "tiny"), samplers.SAMPLERS["blackjax"], samplers.SIZES["tiny"]
+    )
+    assert 10 < row["smallest_bulk_ess"] < 1000
+    assert row["seconds_to_ess"] < row["seconds_to_ess_with_compilation"]
+    assert row["gradients_per_ess"] > 1
+    assert row["work"] == {"D": 2, "chains": 4, "draws": 50}
