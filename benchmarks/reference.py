@@ -81,7 +81,7 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
     runs.update(planned(problem, chains, report))
     runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
-    if problem.dimension <= MAX_DENSE:
+    if published and problem.dimension <= MAX_DENSE:  # what the published figures are of
         runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
     note = {}
     if problem.name.startswith("banana"):

@@ -17,8 +17,8 @@ from parsample.grid import ceil_div, piece_length, round_up
 from parsample.linearize import Dense, Zero
 from parsample.solution import DEER, Sequential
 
-# Chains shorter than this are over before a pilot is.
-MIN_STEPS = 2000
+# Chains shorter than this are over before a pilot of a few hundred steps of a dozen lanes is.
+MIN_STEPS = 4000
 
 # Gain below which blocks are not worth their trouble: predictions are off by that much.
 MIN_SPEEDUP = 1.15

@@ -114,6 +114,7 @@ def test_explicit_blocks_give_blackjax_own_chain_in_every_process():
     np.testing.assert_allclose(result["x"], expected(2), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_planned_blocks_are_the_same_in_every_process():
     # Of figures that each process measures by itself, no two would be the same.
     result = assert_same_in_all(found("planned blocks"))
