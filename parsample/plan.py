@@ -23,6 +23,9 @@ MIN_STEPS = 4000
 # Gain below which blocks are not worth their trouble: predictions are off by that much.
 MIN_SPEEDUP = 1.15
 
+# Seconds that blocks take beyond their sweeps, as measured on a CPU: starting programmes, putting the path together.
+SECONDS_BESIDE_SWEEPS = 2e-3
+
 # Predicted times whose ratio is closer to 1 than this are not told apart.
 INDIFFERENCE = 0.95
 
@@ -203,7 +206,7 @@ def _plan(
 ) -> Plan:
     num_blocks = ceil_div(sequential.num_steps, block_size)
     lanes = num_blocks * sequential.num_chains
-    seconds = steps_run * costs(lanes * evals_per_run)
+    seconds = SECONDS_BESIDE_SWEEPS + steps_run * costs(lanes * evals_per_run)
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
     settings = DEER(block_size=block_size, linearization=linearization, stall_after=max(6, math.ceil(2 * gain)))
     return Plan(
