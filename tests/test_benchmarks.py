@@ -64,6 +64,7 @@ def quick(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_run_and_how_it_ended(quick):
     _, groups = quick
     for group in ("reference", "limit", "scaling"):
@@ -73,6 +74,7 @@ def test_rows_say_what_was_run_and_how_it_ended(quick):
     assert groups["reference"][0]["runs"]["newton"]["num_iters"] <= 30
 
 
+@pytest.mark.slow
 def test_one_batch_of_all_steps_gives_the_path_again(quick):
     _, groups = quick
     row = groups["limit"][-1]
@@ -80,6 +82,7 @@ def test_one_batch_of_all_steps_gives_the_path_again(quick):
     assert row["floor_agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_report_writes_tables_and_figures(quick, tmp_path):
     out, _ = quick
     readme = tmp_path / "README.md"
@@ -250,6 +253,7 @@ def test_metrics_of_regressions_are_those_at_the_mode():
     assert np.asarray(Chains(problem).sequential().outputs[1]).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_samplers_report_what_a_user_would_compare():
     row = samplers.contest(
         samplers.posterior_of("mixture", "tiny"), samplers.SAMPLERS["blackjax"], samplers.SIZES["tiny"]

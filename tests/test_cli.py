@@ -128,6 +128,7 @@ def test_costs_are_of_one_kernel(capsys, tmp_path, model):
     assert_one_line(capsys.readouterr().err, "step costs are those of one kernel")
 
 
+@pytest.mark.slow
 def test_check_of_a_real_model(capsys, model):
     code = main(["check", model, *SIZES, "--num-samples", "2500"])
     out, err = capsys.readouterr()

@@ -44,6 +44,7 @@ def comparison() -> KernelComparison:
     return compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc",), **SETTINGS)
 
 
+@pytest.mark.slow
 def test_each_kernel_is_planned_as_the_sampler_would():
     found = check_sampler(KEY, gaussian, gaussian_start(), **SETTINGS)
     forecast = comparison()["hmc"]

@@ -60,6 +60,7 @@ def test_one_hiccup_does_not_count(monkeypatch):
     assert timing._seconds(lambda _: jnp.zeros(1), SHORTEST) == pytest.approx(1e-4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_left_to_the_first_device(monkeypatch):
     algorithm = blackjax.mala(gaussian, 0.1)
     dynamics = AlgorithmDynamics(algorithm, state_and_info)

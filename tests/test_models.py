@@ -127,7 +127,7 @@ def costs(monkeypatch):
 
 
 CASES = [(name, kernel) for name in NAMES for kernel in load(name).kernels]
-QUICK = {("logistic_regression", "hmc"), ("mixture", "mala")}
+QUICK = {("logistic_regression", "hmc")}
 
 
 def marked(cases: list[tuple[str, str]], quick: set[tuple[str, str]]) -> list:
@@ -161,6 +161,7 @@ def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
     assert_moments(name, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kernel"), [("eight_schools", "nuts")])
 def test_sequential_nuts_samples_the_reference_moments(name, kernel):
     result = draw(name, kernel, "sequential", 10_000)

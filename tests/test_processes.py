@@ -81,6 +81,7 @@ def test_each_process_knows_its_place():
         assert "devices must include some of this process" in str(result["refusal"])
 
 
+@pytest.mark.slow
 def test_a_path_is_whole_in_every_process():
     result = assert_same_in_all(found("any path"))
     assert list(result["status"]) == [Status.CONVERGED, Status.STALLED]
