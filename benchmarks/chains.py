@@ -15,8 +15,9 @@ from benchmarks.problems import Problem
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.costs import StepCosts
-from parsample.deer import solve
+from parsample.deer import finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
+from parsample.processes import gathered
 from parsample.run import parallel_method
 from parsample.solution import sequential_solution
 from parsample.transition import AlgorithmDynamics, begin, rollout
@@ -67,9 +68,13 @@ class Chains:
 
     def in_blocks(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> parsample.Solution:
         """In blocks, whose starts are taken in turn from `guesses`, as shape (n, D); None: the start of the chain."""
-        return _in_blocks(
+        solution = _in_blocks(
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
+        if (solution.status == parsample.Status.STALLED).any():
+            run = (self.dynamics, self.num_steps, method.block_size, self.states, self.chain_keys)
+            solution = _finish(*run, gathered(mesh, solution))
+        return solution
 
     def prepare(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> None:
         """Compile what `in_blocks` runs for these arguments."""
@@ -150,3 +155,20 @@ def _in_blocks(
     if len(starts) == 1:
         return _first(partial(one, None))(states, starts, keys)
     return jax.vmap(partial(one, "chains"), axis_name="chains")(states, starts, keys)
+
+
+@outermost_jit(0, 1, 2)
+def _finish(
+    dynamics: AlgorithmDynamics,
+    num_steps: int,
+    block_size: int,
+    states: Any,
+    keys: jax.Array,
+    solution: parsample.Solution,
+) -> parsample.Solution:
+    def one(state: Any, rng_key: jax.Array, solution: parsample.Solution) -> parsample.Solution:
+        return finish(*dynamics(state, rng_key, num_steps), solution, block_size)
+
+    if len(keys) > 1:
+        return jax.vmap(one)(states, keys, solution)
+    return one(*jax.tree.map(lambda leaf: leaf[0], (states, keys)), solution)

@@ -75,10 +75,7 @@ def compiling(*preparations: Callable[[], None]) -> Iterator[None]:
 
     XLA compiles outside Python's lock. What goes wrong here goes wrong again, and is told, when the function is called.
     """
-    if is_being_compiled() or not preparations:
-        yield
-        return
-    with ThreadPoolExecutor(max_workers=len(preparations)) as threads:
+    with ThreadPoolExecutor(max_workers=max(1, len(preparations))) as threads:  # starts none before it is given work
         for prepare in preparations:
             threads.submit(prepare)
         yield

@@ -238,6 +238,13 @@ def test_chains_side_by_side_are_blackjax_chains():
     assert timing.certificate(solution)["status"] == "CONVERGED"
 
 
+def test_chains_that_stall_are_finished_before_their_time_is_taken():
+    chains = Chains(problems.mixture_mala(1, 200))
+    solution = chains.in_blocks(parsample.DEER(10, Zero(), stall_after=1))
+    assert timing.certificate(solution)["status"] == "STALLED"
+    np.testing.assert_allclose(solution.outputs[0]["x"], chains.sequential().outputs[0]["x"], atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["poisson_hierarchical", "state_space", "logistic_4000x40"])
 def test_posteriors_are_finite_where_they_start(name):
     posterior = samplers.posterior_of(name, "tiny")
