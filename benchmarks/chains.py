@@ -76,9 +76,9 @@ class Chains:
             solution = _finish(*run, gathered(mesh, solution))
         return solution
 
-    def prepare(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> None:
-        """Compile what `in_blocks` runs for these arguments."""
-        _in_blocks.prepare(
+    def lower(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> Any:
+        """The programme that `in_blocks` runs for these arguments, to be compiled."""
+        return _in_blocks.lower(
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
 

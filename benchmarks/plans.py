@@ -118,6 +118,6 @@ def _prepared(
     """Block counts and their settings, compiled two by two."""
     methods = [(count, parsample.DEER(ceil_div(chains.num_steps, count), Zero())) for count in counts]
     for pair in batched(methods, 2):
-        with compiling(*(partial(chains.prepare, method, team, report.block_starts) for _, method in pair)):
+        with compiling(*(partial(chains.lower, method, team, report.block_starts) for _, method in pair)):
             pass  # nothing may be timed beside a compilation
         yield from pair

@@ -35,4 +35,7 @@ reference = {
     },
 }
 
+# With the usual target of 0.8, nuts misses the neck in one run of four: the sd of v comes out as 0.96.
+settings = {"target_acceptance_rate": 0.9}
+
 kernels = ("nuts", "hmc", "mala")

@@ -193,7 +193,7 @@ def examine(
         Devices that would share the run; None: one.
     """
     chains = (dynamics, parameters, starts, rng_key, num_steps)
-    beside = preparations(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
+    beside = lowerings(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
     with compiling(*beside):
         pilot = run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
         pilot = agreed(mesh, jax.device_get(pilot))
@@ -232,7 +232,7 @@ def examine(
     )
 
 
-def preparations(
+def lowerings(
     dynamics: Dynamics,
     parameters: Any,
     starts: Float[Any, "N D"] | Float[Any, " D"],
@@ -242,11 +242,11 @@ def preparations(
     num_chains: int = 1,
     scale: Any = None,
     mesh: Mesh | None = None,
-) -> list[Callable[[], None]]:
-    """What compiles the programmes that `examine` begins with; shapes will do in place of arrays."""
+) -> list[Callable[[], Any]]:
+    """What lowers the programmes that `examine` begins with; shapes will do in place of arrays."""
     start = jax.ShapeDtypeStruct(starts.shape[-1:], starts.dtype)
-    pilot = partial(run_pilot.prepare, dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
-    return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).prepare]
+    pilot = partial(run_pilot.lower, dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+    return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).lower]
 
 
 def _pilot_lengths(num_steps: int) -> tuple[int, int]:

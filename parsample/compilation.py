@@ -1,7 +1,7 @@
 """How the programmes that this library starts are compiled."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, update_wrapper
 from typing import Any
@@ -31,12 +31,8 @@ class Programme:
         """Run it."""
         return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
 
-    def prepare(self, *arguments: Any) -> None:
-        """Compile for these arguments, or their shapes, and run nothing."""
-        self.lower(*arguments).compile()
-
     def lower(self, *arguments: Any) -> Any:
-        """The programme for these arguments, before it is compiled."""
+        """The programme for these arguments, or their shapes, before it is compiled; it is traced only once."""
         return self._jit.lower(*arguments)
 
     def eval_shape(self, *arguments: Any) -> Any:
@@ -70,15 +66,15 @@ def outermost_jit(*static_argnums: int) -> Callable[[Callable], Programme]:
 
 
 @contextmanager
-def compiling(*preparations: Callable[[], None]) -> Iterator[None]:
-    """Run calls of ``prepare``, each in a thread of its own, beside the body; at its end all is compiled.
+def compiling(*lowerings: Callable[[], Any]) -> Iterator[list[Future]]:
+    """Compile what these calls of ``lower`` return, each in a thread of its own, beside the body, which is given them.
 
-    XLA compiles outside Python's lock. What goes wrong here goes wrong again, and is told, when the function is called.
+    XLA compiles outside Python's lock. Tracing stays in the caller's thread, because it runs the caller's own code under
+    the caller's own settings (``jax.enable_x64`` holds for a thread). A compilation that fails here fails again, and is
+    told, when the function is called.
     """
-    with ThreadPoolExecutor(max_workers=max(1, len(preparations))) as threads:  # starts none before it is given work
-        for prepare in preparations:
-            threads.submit(prepare)
-        yield
+    with ThreadPoolExecutor(max_workers=max(1, len(lowerings))) as threads:  # starts none before it is given work
+        yield [threads.submit(lower().compile) for lower in lowerings]
 
 
 def use_cores(number: int) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.check import Report, examine, preparations
+from parsample.check import Report, examine, lowerings
 from parsample.compilation import compiling
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs
@@ -76,7 +77,9 @@ def prepare(
     costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
     warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
     checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
-    with compiling(*_checks_ahead(warming, key_check, num_samples, mesh) if checked and costs is None else ()):
+    ahead = _checks_ahead(warming, key_check, num_samples, mesh) if checked and costs is None else []
+    with compiling(partial(warmup.lower, *warming), *ahead) as compiled:
+        compiled[0].result()
         adaptation = agreed(mesh, jax.block_until_ready(warmup(*warming)))
     clock.lap("warmup")
     settings = {
@@ -138,12 +141,12 @@ def _pilot_starts(adaptation: Adaptation) -> Array:
     return states[:: max(1, states.shape[0] // 64)]
 
 
-def _checks_ahead(warming: tuple, key_check: Array, num_samples: int, mesh: Mesh | None) -> list[Callable[[], None]]:
-    """What compiles the check's programmes beside the warm-up, from the shapes of what that will find."""
+def _checks_ahead(warming: tuple, key_check: Array, num_samples: int, mesh: Mesh | None) -> list[Callable[[], Any]]:
+    """What lowers the check's programmes, to be compiled beside the warm-up, from the shapes of what that will find."""
     dynamics, _, start, _, num_chains, _ = warming
     shapes = warmup.eval_shape(*warming)
     starts = jax.eval_shape(_pilot_starts, shapes)
-    return preparations(
+    return lowerings(
         dynamics, shapes.parameters, starts, key_check, num_samples, num_chains=num_chains, scale=start, mesh=mesh
     )
 

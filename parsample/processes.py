@@ -26,9 +26,9 @@ def is_first(mesh: Mesh | None) -> bool:
 def agreed(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """What the first process holds, in all that share `mesh`: arrays that local and common programmes take alike."""
     if not _spans_processes(mesh):
-        return tree
+        return tree if mesh is None and _on_first_device(tree) else untied(tree)
     leaves, structure = jax.tree.flatten(tree)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(map(_is_traced, leaves)):
         return tree
     # As bytes, all leaves travel in one message.
     values = [_to_host(leaf) for leaf in leaves]
@@ -61,6 +61,19 @@ def gathered(mesh: Mesh | None, tree: PyTree) -> PyTree:
     return tree if mesh is None or mesh.is_multi_process else jax.device_put(tree, jax.local_devices()[0])
 
 
+def _on_first_device(tree: PyTree) -> bool:
+    first = {jax.local_devices()[0]}
+    return all(leaf.devices() == first for leaf in jax.tree.leaves(tree) if _is_placed(leaf))
+
+
+def untied(tree: PyTree) -> PyTree:
+    """The same, tied to no device of this process: `gathered` results, and what users have put somewhere, are tied."""
+
+    return jax.tree.map(
+        lambda leaf: _from_host(_to_host(leaf), leaf) if _is_placed(leaf) and leaf.committed else leaf, tree
+    )
+
+
 @cache
 def _everywhere(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, WHOLE))
@@ -68,6 +81,14 @@ def _everywhere(mesh: Mesh) -> Callable[[PyTree], PyTree]:
 
 def _spans_processes(mesh: Mesh | None) -> TypeGuard[Mesh]:
     return mesh is not None and mesh.is_multi_process
+
+
+def _is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
+def _is_placed(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not _is_traced(leaf)
 
 
 def _to_host(leaf: Any) -> np.ndarray:

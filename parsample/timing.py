@@ -59,9 +59,9 @@ class Trial:
         """Run so many rounds."""
         return self.evaluate(*self._arguments, rounds)
 
-    def prepare(self) -> None:
-        """Compile it."""
-        self.evaluate.prepare(*self._arguments, 1)
+    def lower(self) -> Any:
+        """The programme, to be compiled."""
+        return self.evaluate.lower(*self._arguments, 1)
 
     @property
     def _arguments(self) -> tuple:
@@ -108,7 +108,7 @@ def measure_costs(
         for count in counts
         if count <= max_lanes
     ]
-    with compiling(*(trial.prepare for trial in trials[:2])):
+    with compiling(*(trial.lower for trial in trials[:2])):
         pass  # nothing may be timed beside a compilation
     long_enough = min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)
     for trial in trials:

@@ -20,7 +20,7 @@ from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
-from parsample.processes import gathered, whole
+from parsample.processes import gathered, untied, whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.store import Store
@@ -128,7 +128,7 @@ def _windows(
                     dynamics, window, adaptation.parameters, chain_keys, gathered(mesh, solution), first
                 )
             # The next window guesses from the block ends of this one.
-            states, draws, guesses = solution.final, solution.outputs, solution.block_ends
+            states, draws, guesses = untied(solution.final), solution.outputs, untied(solution.block_ends)
         else:
             rolled = roll_window(
                 dynamics, mesh, window[0] * window[1], adaptation.parameters, chain_keys, states, first

@@ -46,20 +46,42 @@ def test_what_was_prepared_beside_other_work_is_not_compiled_again():
 
     shape = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
     assert traced.eval_shape(2, shape).shape == (2,)
-    with compiling(lambda: traced.prepare(2, shape), lambda: traced.prepare(3, shape)):
+    with compiling(lambda: traced.lower(2, shape), lambda: traced.lower(3, shape)):
         pass
     assert traced(2, jnp.arange(2.0)).tolist() == [0.0, 1.0]
     assert traced(3, 2 * jnp.arange(2.0)).tolist() == [0.0, 8.0]
     assert sorted(traces) == [2, 3]
 
 
-def test_a_failure_beside_other_work_is_left_to_the_call():
-    @outermost_jit()
-    def broken(x: jax.Array) -> jax.Array:
-        raise ValueError("broken")
+@pytest.mark.usefixtures("float32")
+def test_it_is_traced_under_the_settings_of_the_caller_and_compiled_only_once():
+    compilations = []
 
-    with compiling(lambda: broken.prepare(1.0)):
+    def listen(event: str, _: float, **details: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(details["fun_name"])
+
+    @outermost_jit()
+    def third(x: jax.Array) -> jax.Array:
+        return x / jnp.asarray(3.0)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with compiling(lambda: third.lower(jax.ShapeDtypeStruct((2,), np.float32))) as (compiled,):
+            assert compiled.result() is not None
+        assert third(jnp.ones(2)).dtype == np.float32
+        assert compilations.count("jit(third)") == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_failure_beside_other_work_is_left_to_the_call():
+    class Broken:
+        def compile(self) -> None:
+            raise ValueError("broken")
+
+    with compiling(Broken) as (compiled,):
         done = 1
     assert done == 1
     with pytest.raises(ValueError, match="broken"):
-        broken(1.0)
+        compiled.result()

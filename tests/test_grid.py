@@ -13,6 +13,7 @@ from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, S
 from parsample.grid import SPLIT, WHOLE, Grid, Team, mesh_of
 
 DEVICES = jax.devices()
+KEY = jax.random.key(3)
 
 
 def test_eight_virtual_devices_are_there():
@@ -130,7 +131,7 @@ def test_devices_under_jit_and_vmap():
 @pytest.mark.parametrize("method", [DEER(50, Zero()), "auto", Sequential()], ids=str)
 def test_blackjax_own_chain_on_several_devices(method):
     algorithm = blackjax.mala(gaussian, 0.1)
-    arguments = (jax.random.key(3), algorithm, 400)
+    arguments = (KEY, algorithm, 400)
     expected = blackjax.util.run_inference_algorithm(*arguments, initial_position=gaussian_start())
     found = parsample.run_inference_algorithm(
         *arguments, initial_position=gaussian_start(), method=method, devices=DEVICES[:3]
@@ -158,6 +159,28 @@ def test_draws_do_not_depend_on_devices(method):
     assert shared.status is (Status.CONVERGED if method == "deer" else Status.SEQUENTIAL)
     assert shared.settings["num_devices"] == 2
     np.testing.assert_allclose(shared.positions["x"], alone.positions["x"], atol=1e-8)
+
+
+@pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+def test_arguments_may_lie_anywhere(place):
+    algorithm = blackjax.mala(gaussian, 0.1)
+    start = jax.device_put(gaussian_start(), place)
+    settings = {"method": DEER(50, Zero(), stall_after=1), "devices": DEVICES[:2]}  # stalls, and is finished on one
+    with pytest.warns(ParallelStallWarning):
+        halfway = parsample.evaluate_inference_algorithm(KEY, algorithm, 150, initial_position=start, **settings)
+    arguments = (KEY, algorithm, 150, halfway.final)
+    expected = parsample.run_inference_algorithm(*arguments, method="sequential")
+    with pytest.warns(ParallelStallWarning):
+        shared = parsample.run_inference_algorithm(*arguments, **settings)
+    for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+@pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+def test_inputs_may_lie_anywhere(place):
+    step, start, inputs = contraction(80)
+    solution = deer(step, jax.device_put(start, place), jax.device_put(inputs, place), devices=DEVICES[1:3])
+    np.testing.assert_allclose(solution.states["x"], rollout(step, start, inputs)["x"], atol=1e-9)
 
 
 def test_a_path_lies_where_it_was_computed():

@@ -10,7 +10,7 @@ import pytest
 from chains import gaussian, gaussian_start
 from mapped import lies_in_a_file
 
-from parsample import DEER, Dense, Status, Zero
+from parsample import DEER, Dense, ParallelStallWarning, Status, Zero
 from parsample.check import Report
 from parsample.costs import StepCosts
 from parsample.kernels import Draw
@@ -51,6 +51,15 @@ def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-8), result.positions, expected.positions)
     np.testing.assert_array_equal(result.sample_stats["diverging"], expected.sample_stats["diverging"])
     np.testing.assert_allclose(result.sample_stats["lp"], expected.sample_stats["lp"], atol=1e-7)
+
+
+def test_what_follows_a_window_that_stalled_on_two_devices_is_evaluated_step_by_step(monkeypatch):
+    monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
+    with pytest.warns(ParallelStallWarning):
+        result = run_anew("hmc", DEER(64, Zero(), stall_after=1), devices=jax.devices()[:2])
+    assert [window.status.max() for window in result.windows] == [Status.STALLED] + 3 * [Status.SEQUENTIAL]
+    expected = run("hmc", "sequential")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-8), result.positions, expected.positions)
 
 
 def test_draws_do_not_depend_on_where_they_lie(monkeypatch, tmp_path):
