@@ -69,7 +69,7 @@ def outermost_jit(*static_argnums: int) -> Callable[[Callable], Programme]:
 def compiling(*lowerings: Callable[[], Any]) -> Iterator[list[Future]]:
     """Compile what these calls of ``lower`` return, each in a thread of its own, beside the body, which is given them.
 
-    XLA compiles outside Python's lock. Tracing stays in the caller's thread, because it runs the caller's own code under
+    XLA compiles outside Python's lock. Tracing stays in the caller's thread: it runs the caller's own code under
     the caller's own settings (``jax.enable_x64`` holds for a thread). A compilation that fails here fails again, and is
     told, when the function is called.
     """

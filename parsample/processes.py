@@ -68,7 +68,6 @@ def _on_first_device(tree: PyTree) -> bool:
 
 def untied(tree: PyTree) -> PyTree:
     """The same, tied to no device of this process: `gathered` results, and what users have put somewhere, are tied."""
-
     return jax.tree.map(
         lambda leaf: _from_host(_to_host(leaf), leaf) if _is_placed(leaf) and leaf.committed else leaf, tree
     )
