@@ -15,8 +15,8 @@ from benchmarks.problems import Problem
 from benchmarks.recursions import Recursion, eight_schools_gibbs, mean_field_network
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import better_of_two, certificate, extrapolated
-from parsample import run as plug
 from parsample.compilation import outermost_jit
+from parsample.costs import forget_costs
 from parsample.grid import ceil_div
 from parsample.linearize import Dense, Diagonal, Zero
 
@@ -130,7 +130,7 @@ def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[
         )
 
     def auto_first() -> parsample.Solution:
-        plug.forget_costs()
+        forget_costs()
         return auto()
 
     return {"auto_first": auto_first, "auto": auto}

@@ -123,6 +123,29 @@ class StepCosts:
             ) from error
 
 
+# Step costs belong to chains and the devices that run them: in one process they are measured once.
+_known: dict[tuple, StepCosts] = {}
+MAX_KNOWN = 64
+
+
+def known_costs(chains: tuple) -> StepCosts | None:
+    """What was remembered of these chains: their dynamics, conditions and mesh."""
+    return _known.get(chains)
+
+
+def remember_costs(chains: tuple, costs: StepCosts) -> None:
+    """Let them be known when the same chains are planned again, if they say what lanes would gain."""
+    if len(_known) >= MAX_KNOWN:
+        forget_costs()
+    if len(costs.lanes) > 1:
+        _known[chains] = costs
+
+
+def forget_costs() -> None:
+    """Have step costs measured anew, for instance because the machine was busy when they were."""
+    _known.clear()
+
+
 def checked_costs(costs: Any, wanted: Conditions, num_devices: int) -> StepCosts | None:
     """The `costs` argument of a run under conditions `wanted` on so many devices; None: they are to be measured."""
     if costs is None:

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from parsample.check import Report, examine, lowerings
 from parsample.compilation import compiling
 from parsample.conditions import Conditions
-from parsample.costs import StepCosts, checked_costs
+from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
 from parsample.grid import Team, ceil_div, mesh_of, round_up
 from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, KernelDynamics, Layout
 from parsample.plan import MIN_STEPS, Plan, sequential_plan
@@ -74,7 +74,7 @@ def prepare(
     clock = _Clock()
     start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
     conditions = Conditions.of(dynamics, start, num_samples, num_chains, mesh)
-    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
+    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices) or known_costs((dynamics, conditions, mesh))
     warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
     checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
     ahead = _checks_ahead(warming, key_check, num_samples, mesh) if checked and costs is None else []
@@ -129,6 +129,9 @@ def planned(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Repo
         costs=prepared.costs,
         mesh=prepared.mesh,
     )
+    if prepared.costs is None:
+        conditions = Conditions.of(dynamics, starts[0], num_samples, num_chains, prepared.mesh)
+        remember_costs((dynamics, conditions, prepared.mesh), found.costs)
     if method == "auto":
         return found, found.plan
     settings = parallel_method(found.plan.fallback, num_samples)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.conditions import Conditions
-from parsample.costs import StepCosts, checked_costs
+from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
 from parsample.deer import finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
@@ -168,16 +168,6 @@ def evaluate_inference_algorithm(
     return solution
 
 
-# Step costs belong to an algorithm and a device: they are measured once.
-_known_costs: dict[tuple, StepCosts] = {}
-MAX_KNOWN_COSTS = 64
-
-
-def forget_costs() -> None:
-    """Have step costs measured anew, for instance because the machine was busy when they were."""
-    _known_costs.clear()
-
-
 def _examine(
     dynamics: AlgorithmDynamics,
     state: PyTree,
@@ -189,11 +179,9 @@ def _examine(
 ) -> Report:
     if costs is not None:  # the caller's, which are not taken for measured ones later
         return examine(dynamics, state, start, rng_key, num_steps, costs=costs, mesh=mesh)
-    key = (dynamics, start.shape, start.dtype, num_steps, mesh)
-    found = examine(dynamics, state, start, rng_key, num_steps, costs=_known_costs.get(key), mesh=mesh)
-    if len(_known_costs) >= MAX_KNOWN_COSTS:
-        forget_costs()
-    _known_costs[key] = found.costs
+    chains = (dynamics, Conditions.of(dynamics, start, num_steps, 1, mesh), mesh)
+    found = examine(dynamics, state, start, rng_key, num_steps, costs=known_costs(chains), mesh=mesh)
+    remember_costs(chains, found.costs)
     return found
 
 

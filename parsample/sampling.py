@@ -156,7 +156,8 @@ def sample(
         several processes, each must make this call and gets all draws, those of the first one's arguments.
     costs
         ``report.costs`` of an earlier run or `check_sampler`, or `parsample.StepCosts.load`, so that nothing is
-        measured again; None: they are measured.
+        measured again; None: they are measured, and known to later runs in this process with the same `logdensity_fn`,
+        kernel and numbers of draws and chains.
     scratch_dir
         A directory on disk for draws of more than 64 MiB: still numpy arrays, but in files without names, which vanish
         with them, so that memory does not grow with their number (nor does it in `parsample.export.save`). None: all

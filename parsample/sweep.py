@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.grid import Grid, Team, ceil_div
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
-from parsample.transition import Inputs, Transition, Vector, entry, write
+from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
 
 # Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
 # for another for a minute.
@@ -225,13 +225,7 @@ class Sweep:
         b = self.grid.block_size
         return Lanes(
             path=jnp.full((b, *starts.shape), jnp.nan, starts.dtype),
-            outputs=jax.tree.map(lambda leaf: _zeros((b, *leaf.shape), leaf.dtype), output),
-            carries=jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), carries),
-            images=_zeros(images.shape, images.dtype),
+            outputs=jax.tree.map(lambda leaf: zeros((b, *leaf.shape), leaf.dtype), output),
+            carries=jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), carries),
+            images=zeros(images.shape, images.dtype),
         )
-
-
-def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return jax.random.split(jax.random.key(0), shape)
-    return jnp.zeros(shape, dtype)

@@ -22,15 +22,15 @@ from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, first_devices, round
 from parsample.linearize import Zero
 from parsample.processes import agreed
 from parsample.sweep import Sweep, default_tolerance
-from parsample.transition import Dynamics, rollout
+from parsample.transition import Dynamics, rollout, zeros
 
 # Lane counts whose step is timed, in multiples of the number of chains.
 LANE_FACTORS = (32, 256, 2048, 16384)
 
-# A round of each measurement evaluates this part of a run, in at least so many steps; all together may take this share
-# of the time of a sequential run.
+# A round of each measurement evaluates this part of a run, in at least so many steps (few, where evaluating its lanes
+# one by one would take more than `LONGEST`); all together may take this share of the time of a sequential run.
 TIMED_PARTS = 1024
-MIN_TIMED_STEPS = 8
+MIN_TIMED_STEPS, FEW_TIMED_STEPS = 8, 2
 MAX_TIMING_SHARE = 0.04
 
 # A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which
@@ -69,8 +69,15 @@ class Trial:
         return dynamics, self.team, self.lanes, self.num_steps, *arrays
 
 
-def _trial(evaluate: Programme, mesh: Mesh | None, lanes: int, num_evaluations: int, chains: tuple) -> Trial:
-    steps = max(num_evaluations // (TIMED_PARTS * lanes), MIN_TIMED_STEPS)
+def _trial(
+    evaluate: Programme,
+    mesh: Mesh | None,
+    lanes: int,
+    num_evaluations: int,
+    chains: tuple,
+    fewest: int = MIN_TIMED_STEPS,
+) -> Trial:
+    steps = max(num_evaluations // (TIMED_PARTS * lanes), fewest)
     return Trial(evaluate, Team(mesh=mesh), lanes, steps, chains)
 
 
@@ -104,7 +111,14 @@ def measure_costs(
         mesh = first_devices(mesh, 1)
     counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in LANE_FACTORS]
     trials = [
-        _trial(_first_sweep, mesh, count, num_chains * num_steps, alone.chains)
+        _trial(
+            _first_sweep,
+            mesh,
+            count,
+            num_chains * num_steps,
+            alone.chains,
+            MIN_TIMED_STEPS if count * seconds[0] < num_chains * LONGEST else FEW_TIMED_STEPS,
+        )
         for count in counts
         if count <= max_lanes
     ]
@@ -113,7 +127,7 @@ def measure_costs(
     long_enough = min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)
     for trial in trials:
         # At worst, a lane costs what it did among fewer.
-        expected = 4 * MIN_TIMED_STEPS * seconds[-1] * trial.lanes / lanes[-1]
+        expected = 4 * trial.num_steps * seconds[-1] * trial.lanes / lanes[-1]
         if len(seconds) > 1 and expected > MAX_TIMING_SHARE * sequential_seconds:
             break
         lanes.append(trial.lanes)
@@ -168,7 +182,9 @@ def _sequentially(
             carry, path, outputs = rollout(transition, so_far[0], inputs)
             return transition.reduce(carry), path, outputs
 
-        return jax.lax.fori_loop(1, rounds, again, again(0, (start,)))
+        # Written into before the first round too: else the rollout would be there, and be compiled, twice.
+        _, *rest = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), jax.eval_shape(again, 0, (start,)))
+        return jax.lax.fori_loop(0, rounds, again, (start, *rest))
 
     return team.each_chain(one, num_chains)(jax.random.split(jax.random.key(0), num_chains))
 

@@ -263,3 +263,10 @@ def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any,
 
     carry, (path, outputs) = jax.lax.scan(advance, transition.restore(start), jnp.arange(inputs.num_steps))
     return carry, path, outputs
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array to be written, which may be one of keys."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), shape)
+    return jnp.zeros(shape, dtype)

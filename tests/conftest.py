@@ -4,6 +4,9 @@ pyproject.toml turns warnings into errors. Nothing here imports parsample, so th
 types of all of it.
 """
 
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -18,6 +21,26 @@ def one_device_unasked():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("parsample.grid.default_devices", lambda: jax.local_devices()[:1])
         yield
+
+
+# Linux permits 65,530 maps a process, of which every compiled programme takes dozens; beyond, XLA ends the process.
+MAX_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True)
+def _few_programmes(request):
+    """Forget compiled programmes before there are too many; most tests compile their own."""
+    yield
+    maps = Path("/proc/self/maps")
+    if request.node.get_closest_marker("slow") and maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MAPS:
+        jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known():
+    """Step costs that another test measured, or made up."""
+    if costs := sys.modules.get("parsample.costs"):
+        costs.forget_costs()
 
 
 @pytest.fixture

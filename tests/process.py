@@ -29,7 +29,7 @@ import chains  # noqa: E402
 import numpy as np  # noqa: E402
 
 import parsample  # noqa: E402
-from parsample import DEER, ParallelStallWarning, Zero, costs, run  # noqa: E402
+from parsample import DEER, ParallelStallWarning, Zero, costs, timing  # noqa: E402
 from parsample.grid import mesh_of  # noqa: E402
 from parsample.processes import is_first  # noqa: E402
 
@@ -90,9 +90,9 @@ def blackjax_chain(method: Any, num_runs: int = 1) -> dict:
 
 def planned_blocks() -> dict:
     """Step costs measured on all devices, however short the run; at few lane counts, each of which is compiled."""
-    costs.SECONDS_TO_SHARE, costs.LANE_FACTORS = 0.0, (32,)
+    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (32,)
     result = blackjax_chain("deer")
-    (measured,) = run._known_costs.values()
+    (measured,) = costs._known.values()
     return {**result, "seconds": measured.seconds}
 
 
@@ -108,7 +108,7 @@ def draws(method: Any) -> dict:
 
 def reports() -> dict:
     """Two runs of the check that would differ between processes, were they left to themselves."""
-    costs.SECONDS_TO_SHARE, costs.LANE_FACTORS = 0.0, (32,)
+    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (32,)
     algorithm = blackjax.mala(chains.gaussian, 0.1)
     settings = {"devices": jax.devices()}
     one = parsample.check(own_key(), algorithm, chains.gaussian_start(), num_steps=20_000, **settings)

@@ -128,15 +128,27 @@ def costs(monkeypatch):
 
 CASES = [(name, kernel) for name in NAMES for kernel in load(name).kernels]
 QUICK = {("logistic_regression", "hmc")}
+# Every model, every kernel and every verdict.
+CHOSEN = {
+    ("banana", "hmc"),
+    ("eight_schools", "nuts"),
+    ("eight_schools_centered", "hmc"),
+    ("funnel", "nuts"),
+    ("ill_conditioned_gaussian", "mala"),
+    ("latent_gaussian_process", "hmc"),
+    ("logistic_regression", "mala"),
+    ("mixture", "hmc"),
+}
 
 
-def marked(cases: list[tuple[str, str]], quick: set[tuple[str, str]]) -> list:
-    """The cases, all but the quick ones marked slow."""
-    return [pytest.param(*case, marks=[] if case in quick else [pytest.mark.slow]) for case in cases]
+def marked(case: tuple[str, str]) -> Any:
+    """All but the quick one are slow, and those that are not chosen are left for an exhaustive run."""
+    marks = [] if case in QUICK else [pytest.mark.slow] if case in CHOSEN else [pytest.mark.exhaustive]
+    return pytest.param(*case, marks=marks)
 
 
 @pytest.mark.usefixtures("costs")
-@pytest.mark.parametrize(("name", "kernel"), marked(CASES, QUICK))
+@pytest.mark.parametrize(("name", "kernel"), [marked(case) for case in CASES])
 def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
     num_samples = 50_000 if (name, kernel) == ("funnel", "mala") else 10_000  # it lingers in the mouth of the funnel
     with warnings.catch_warnings(record=True) as caught:
@@ -158,14 +170,6 @@ def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
         assert "will be evaluated sequentially" in str(caught[0].message)
     for ours, theirs in zip(jax.tree.leaves(result.positions), jax.tree.leaves(expected.positions), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
-    assert_moments(name, result)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "kernel"), [("eight_schools", "nuts")])
-def test_sequential_nuts_samples_the_reference_moments(name, kernel):
-    result = draw(name, kernel, "sequential", 10_000)
-    assert (result.status, result.defect) == (Status.SEQUENTIAL, 0)
     assert_moments(name, result)
 
 

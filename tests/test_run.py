@@ -28,6 +28,7 @@ from parsample import (
 
 T = 400
 CHECK = importlib.import_module("parsample.check")  # the module, which the function of that name hides
+COSTS = importlib.import_module("parsample.costs")
 KEY = jax.random.key(11)
 
 # Target: log density, start, step sizes of mala and of the others.
@@ -45,7 +46,7 @@ METHODS = {
     "deer": "deer",
     "auto": "auto",
 }
-# The default run has every kernel, target and method; the slow one every combination.
+# The default run has every kernel, target and method.
 DEFAULT = {
     ("mala", "gaussian", "zero-128"),
     ("mala", "gaussian", "dense-16"),
@@ -56,10 +57,16 @@ DEFAULT = {
     ("nuts", "logistic", "zero-128"),
     ("mala", "gaussian", "auto"),
 }
-CASES = [
-    pytest.param(*case, marks=[] if case in DEFAULT else [pytest.mark.slow])
-    for case in itertools.product(KERNELS, TARGETS, METHODS)
-]
+
+
+def marked(kernel: str, target: str, method: str) -> Any:
+    """Of those that are not run by default, the slow run has every pair; the exhaustive one has every combination."""
+    place = list(KERNELS).index(kernel) + list(METHODS).index(method) - list(TARGETS).index(target)
+    slow = pytest.mark.exhaustive if place % len(TARGETS) else pytest.mark.slow
+    return pytest.param(kernel, target, method, marks=[] if (kernel, target, method) in DEFAULT else [slow])
+
+
+CASES = [marked(*case) for case in itertools.product(KERNELS, TARGETS, METHODS)]
 
 _built: dict[tuple[str, str], Any] = {}
 _expected: dict[tuple[str, str], Any] = {}
@@ -156,7 +163,6 @@ def test_transform_is_what_the_history_holds(method):
 def test_auto_does_what_the_check_plans(monkeypatch, roomy):
     times = (1e-6, 1e-6, 1e-6) if roomy else (1e-6, 1e-3, 1e-2)
     monkeypatch.setattr(CHECK, "measure_costs", lambda *arguments, **settings: StepCosts((1, 8, 64), times))
-    monkeypatch.setattr(importlib.import_module("parsample.run"), "_known_costs", {})
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
@@ -178,15 +184,13 @@ def no_measuring(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_measuring")
-def test_costs_that_are_given_are_not_measured_nor_remembered(monkeypatch):
-    known: dict = {}
-    monkeypatch.setattr(importlib.import_module("parsample.run"), "_known_costs", known)
+def test_costs_that_are_given_are_not_measured_nor_remembered():
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
     roomy = StepCosts((1, 8, 64), (1e-6,) * 3)
     solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
-    assert (Status(int(solution.status)), known) == (Status.CONVERGED, {})
+    assert (Status(int(solution.status)), COSTS._known) == (Status.CONVERGED, {})
     assert float(solution.defect) < 1e-9
     assert_same((solution.final, solution.outputs), theirs)
 
