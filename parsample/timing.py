@@ -4,6 +4,7 @@ Whole programmes are timed, as a solve would run them: random numbers, transitio
 it takes to start a programme is longer than its run; there the difference between a short and a long run counts.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from parsample.processes import agreed
 from parsample.sweep import Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout, zeros
 
-# Lane counts whose step is timed, in multiples of the number of chains.
-LANE_FACTORS = (32, 256, 2048, 16384)
+# Lane counts whose step is timed, in multiples of the number of chains; where fewer than the first are of use, the
+# largest power of two that is, but for those that could hardly pay.
+LANE_FACTORS = (64, 512, 4096, 32768)
+FEWEST_LANES = 4
 
 # A round of each measurement evaluates this part of a run, in at least so many steps (few, where evaluating its lanes
 # one by one would take more than `LONGEST`); all together may take this share of the time of a sequential run.
@@ -109,7 +112,8 @@ def measure_costs(
     sequential_seconds = seconds[0] * num_steps
     if mesh is not None and sequential_seconds < SECONDS_TO_SHARE:
         mesh = first_devices(mesh, 1)
-    counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in LANE_FACTORS]
+    factors = _lane_factors(max_lanes / num_chains)
+    counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in factors]
     trials = [
         _trial(
             _first_sweep,
@@ -120,7 +124,6 @@ def measure_costs(
             MIN_TIMED_STEPS if count * seconds[0] < num_chains * LONGEST else FEW_TIMED_STEPS,
         )
         for count in counts
-        if count <= max_lanes
     ]
     with compiling(*(trial.lower for trial in trials[:2])):
         pass  # nothing may be timed beside a compilation
@@ -136,6 +139,12 @@ def measure_costs(
             break
     conditions = Conditions.of(dynamics, start, num_steps, num_chains, mesh)
     return StepCosts(tuple(lanes), tuple(seconds), Team(mesh=mesh).num_devices, conditions)
+
+
+def _lane_factors(most: float) -> list[int]:
+    if most >= LANE_FACTORS[0]:
+        return [factor for factor in LANE_FACTORS if factor <= most]
+    return [2 ** int(math.log2(most))] if most >= FEWEST_LANES else []
 
 
 def _seconds_per_step(trial: Trial, long_enough: float, mesh: Mesh | None) -> float:

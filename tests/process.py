@@ -90,7 +90,7 @@ def blackjax_chain(method: Any, num_runs: int = 1) -> dict:
 
 def planned_blocks() -> dict:
     """Step costs measured on all devices, however short the run; at few lane counts, each of which is compiled."""
-    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (32,)
+    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (64,)
     result = blackjax_chain("deer")
     (measured,) = costs._known.values()
     return {**result, "seconds": measured.seconds}
@@ -108,7 +108,7 @@ def draws(method: Any) -> dict:
 
 def reports() -> dict:
     """Two runs of the check that would differ between processes, were they left to themselves."""
-    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (32,)
+    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (64,)
     algorithm = blackjax.mala(chains.gaussian, 0.1)
     settings = {"devices": jax.devices()}
     one = parsample.check(own_key(), algorithm, chains.gaussian_start(), num_steps=20_000, **settings)

@@ -74,7 +74,7 @@ def test_a_short_run_is_left_to_the_first_device(monkeypatch):
     assert measured(0.1 * SECONDS_TO_SHARE * 8 / 1000).num_devices == 1
     shared = measured(10 * SECONDS_TO_SHARE * 8 / 1000)
     assert shared.num_devices == 2
-    assert shared.lanes[:2] == (1, 32)
+    assert shared.lanes[:2] == (1, 64)
     assert len(shared.lanes) == len(shared.seconds)
     name = device_name(jax.devices()[0])
     assert shared.conditions == Conditions("", 3, "float64", 1, 1000, "cpu", name)
