@@ -22,11 +22,11 @@ from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs
 from parsample.grid import Team, mesh_of
 from parsample.pilot import Pilot, newton_sweeps, run_pilot
-from parsample.plan import Plan, make_plan
+from parsample.plan import MIN_MEETINGS_PER_BLOCK, Plan, make_plan
 from parsample.processes import agreed
 from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
-from parsample.timing import measure_costs, sequential_trial
+from parsample.timing import measure_costs, nearest_power, sequential_trial
 from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
 from parsample.validation import checked_count, checked_position, checked_start
 
@@ -199,9 +199,9 @@ def examine(
         pilot = agreed(mesh, jax.device_get(pilot))
     start = pilot.ends[0]
     if costs is None:
-        costs = measure_costs(
-            dynamics, parameters, start, num_steps, num_chains, _useful_lanes(pilot, num_steps * num_chains), mesh
-        )
+        useful = _useful_lanes(pilot, num_steps * num_chains)
+        many = useful / MIN_MEETINGS_PER_BLOCK
+        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains, useful, many, mesh)
 
     def newton(settings: DEER, pilot_steps: int) -> float:
         return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))
@@ -251,7 +251,8 @@ def lowerings(
 
 def _pilot_lengths(num_steps: int) -> tuple[int, int]:
     """Steps with tangents, and steps for which pairs are watched."""
-    return int(np.clip(num_steps // 1250, 40, 250)), int(np.clip(num_steps // 100, 256, 4000))
+    similar = nearest_power(num_steps)
+    return int(np.clip(similar // 1250, 40, 250)), int(np.clip(similar // 100, 256, 4000))
 
 
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:

@@ -80,8 +80,13 @@ def _trial(
     chains: tuple,
     fewest: int = MIN_TIMED_STEPS,
 ) -> Trial:
-    steps = max(num_evaluations // (TIMED_PARTS * lanes), fewest)
+    steps = max(nearest_power(num_evaluations) // (TIMED_PARTS * lanes), fewest)
     return Trial(evaluate, Team(mesh=mesh), lanes, steps, chains)
+
+
+def nearest_power(num_steps: int) -> int:
+    """Of two: what is compiled for trials and pilots of one run serves those of similar length."""
+    return 2 ** round(math.log2(num_steps))
 
 
 def sequential_trial(
@@ -99,12 +104,14 @@ def measure_costs(
     num_steps: int,
     num_chains: int,
     max_lanes: float,
+    many_lanes: float,
     mesh: Mesh | None = None,
 ) -> StepCosts:
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
-    All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use. Of several
-    devices in `mesh` only the first of each process is used if the run is short.
+    All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use, and beyond
+    the first count more than `many_lanes` of little. Of several devices in `mesh` only the first of each process is
+    used if the run is short.
     """
     everyone = mesh
     alone = sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh)
@@ -112,7 +119,7 @@ def measure_costs(
     sequential_seconds = seconds[0] * num_steps
     if mesh is not None and sequential_seconds < SECONDS_TO_SHARE:
         mesh = first_devices(mesh, 1)
-    factors = _lane_factors(max_lanes / num_chains)
+    factors = _lane_factors(max_lanes / num_chains, many_lanes / num_chains)
     counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in factors]
     trials = [
         _trial(
@@ -141,10 +148,11 @@ def measure_costs(
     return StepCosts(tuple(lanes), tuple(seconds), Team(mesh=mesh).num_devices, conditions)
 
 
-def _lane_factors(most: float) -> list[int]:
-    if most >= LANE_FACTORS[0]:
-        return [factor for factor in LANE_FACTORS if factor <= most]
-    return [2 ** int(math.log2(most))] if most >= FEWEST_LANES else []
+def _lane_factors(most: float, many: float) -> list[int]:
+    """What to time; every count is another programme to be compiled."""
+    if most < LANE_FACTORS[0]:
+        return [2 ** int(math.log2(most))] if most >= FEWEST_LANES else []
+    return [LANE_FACTORS[0], *(factor for factor in LANE_FACTORS[1:] if factor <= many)]
 
 
 def _seconds_per_step(trial: Trial, long_enough: float, mesh: Mesh | None) -> float:

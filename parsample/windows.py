@@ -155,17 +155,22 @@ def _window_shape(
         if math.isnan(expected):
             pieces = max(pieces, min(50, plan.num_steps // MIN_STEPS))
         else:
-            pieces = max(pieces, int(expected / WINDOW_SECONDS))
+            pieces = max(pieces, _windows_of(expected))
         return 1, piece_length(plan.num_steps, pieces, period)
     block_size, shorter = plan.method.block_size, 1
     if found is not None and isinstance(plan.method.linearization, Zero) and np.isfinite(found.coalescence).all():
         # Blocks may be cut as long as meeting takes a small part of each.
         meeting = Meetings.of(found.coalescence).slowest(plan.num_blocks * plan.num_chains)
         most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
-        shorter = min(most, max(pieces, int(np.nan_to_num(plan.seconds) / WINDOW_SECONDS)))
+        shorter = min(most, max(pieces, _windows_of(np.nan_to_num(plan.seconds))))
         block_size = piece_length(block_size, shorter, period)
     blocks = ceil_div(plan.num_blocks, ceil_div(pieces, shorter))
     return min(round_up(blocks, num_devices), plan.num_blocks), block_size
+
+
+def _windows_of(seconds: float) -> int:
+    """In how many windows to evaluate so much, a power of two: when a run is repeated, its programmes fit again."""
+    return 2 ** int(math.log2(max(seconds / WINDOW_SECONDS, 1)))
 
 
 @outermost_jit(0, 1, 2, 3)

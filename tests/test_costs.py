@@ -1,6 +1,7 @@
 """What a step costs: timings that no noise of a programme's start touches."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_a_short_run_is_left_to_the_first_device(monkeypatch):
 
     def measured(per_round: float) -> StepCosts:
         Machine(monkeypatch, 0.0, per_round)
-        return measure_costs(dynamics, state, start, 1000, 1, 1e9, mesh)
+        return measure_costs(dynamics, state, start, 1000, 1, 1e9, 1e9, mesh)
 
     assert measured(0.1 * SECONDS_TO_SHARE * 8 / 1000).num_devices == 1
     shared = measured(10 * SECONDS_TO_SHARE * 8 / 1000)
@@ -167,3 +168,19 @@ def test_a_check_with_costs_measures_nothing_and_plans_the_same(monkeypatch, tmp
     assert again.costs == first.costs
     assert "step costs" not in str(again)
     assert "step costs" in str(check(key, algorithm, gaussian_start(), num_steps=40_000, costs=known))
+
+
+@pytest.mark.parametrize(
+    ("most", "many", "factors"),
+    [
+        (3.0, 1.0, []),
+        (5.0, 1.0, [4]),
+        (63.0, 12.0, [32]),
+        (64.0, 12.0, [64]),
+        (5000.0, 511.0, [64]),
+        (5000.0, 1000.0, [64, 512]),
+        (math.inf, math.inf, [64, 512, 4096, 32768]),
+    ],
+)
+def test_more_lanes_are_timed_where_they_may_gain(most, many, factors):
+    assert timing._lane_factors(most, many) == factors

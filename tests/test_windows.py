@@ -146,9 +146,11 @@ def test_a_long_run_by_newtons_method_has_windows_too():
     assert block_size % 16 == 0
 
 
-def test_a_sequential_run_that_is_timed_has_a_window_a_second():
-    num_blocks, steps = _window_shape(sequential_plan(100_000, 4, seconds=20 * WINDOW_SECONDS), None, 1, 80)
-    assert (num_blocks, steps) == (1, 5000)
+@pytest.mark.parametrize("seconds", [16, 20, 31])
+def test_a_sequential_run_that_is_timed_has_windows_of_a_second_or_two(seconds):
+    # Sixteen, whatever the noise in their timing: what was compiled for one run serves the next.
+    num_blocks, steps = _window_shape(sequential_plan(100_000, 4, seconds=seconds * WINDOW_SECONDS), None, 1, 80)
+    assert (num_blocks, steps) == (1, 6250)
 
 
 def test_a_short_run_is_one_window():
