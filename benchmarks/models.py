@@ -5,16 +5,19 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 import parsample
 from benchmarks import problems
 from benchmarks.chains import Chains
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import certificate
+from parsample.windows import draws_of
 
 # Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
 WORK: tuple[tuple[str, str], ...] = (
     ("eight_schools", "nuts"),
+    ("logistic_regression", "nuts"),
     ("logistic_regression", "hmc"),
     ("mixture", "mala"),
 )
@@ -77,14 +80,44 @@ def model_row(stem: str, num_samples: int, options: Options) -> Row:
 
 
 def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) -> Row:
-    """Evaluations per step of the sampler in blocks: a count, which no noise touches."""
+    """Evaluations per step of the sampler in blocks: a count, which no noise touches; and what lanes wait for."""
     settings = {"target_acceptance_rate": None} if kernel == "mala" else {}
     result = sampler(stem, num_samples, kernel=kernel, method="deer", **settings)
-    return {"title": f"{stem}, {kernel}", "work": {"T": num_samples}, "runs": {"blocks": certificate(result)}}
+    window = result.windows[0]
+    num_draws = min(draws_of(window), num_samples)
+    leapfrogs = result.sample_stats["n_steps"][0, :num_draws] if kernel != "mala" else np.ones(num_draws)
+    return {
+        "title": f"{stem}, {kernel}",
+        "work": {"T": num_samples, "num_lanes": draws_of(window) // window.block_size},
+        "runs": {"blocks": certificate(result)},
+        "evals_if_gathered": evals_if_gathered(result.report, window.block_size),
+        "lockstep": lockstep(leapfrogs, window.block_size),
+    }
 
 
 def chain_work(problem: problems.Problem, _options: Options) -> Row:
-    """Evaluations per step of a BlackJAX chain in blocks."""
+    """The same of a BlackJAX chain, whose trajectories are all of one length."""
     chains = Chains(problem)
-    solution = chains.in_blocks(*chains.best_blocks(chains.check()))
-    return {"title": problem.name, "work": problem.identity(), "runs": {"blocks": certificate(solution)}}
+    report = chains.check()
+    method, mesh, guesses = chains.best_blocks(report)
+    solution = chains.in_blocks(method, mesh, guesses)
+    return {
+        "title": problem.name,
+        "work": {**problem.identity(), "num_lanes": solution.block_ends.shape[-2]},
+        "runs": {"blocks": certificate(solution)},
+        "evals_if_gathered": evals_if_gathered(report, method.block_size),
+        "lockstep": 1.0,
+    }
+
+
+def evals_if_gathered(report: parsample.Report | None, block_size: int) -> float | None:
+    """Evaluations per step if every lane stopped as soon as it has met, as pairs of the pilot did, and cost nothing."""
+    if report is None or not np.isfinite(report.coalescence).all():
+        return None
+    return float(1 + report.coalescence.mean() / block_size)
+
+
+def lockstep(num_leapfrogs: np.ndarray, block_size: int) -> float:
+    """Leapfrogs of the longest trajectory among all lanes over those of a mean one: what side by side costs."""
+    lanes = num_leapfrogs[: len(num_leapfrogs) // block_size * block_size].reshape(-1, block_size)
+    return float(lanes.max(0).mean() / lanes.mean())

@@ -137,12 +137,23 @@ def models(file: File) -> str:
 
 
 def work(file: File) -> str:
-    """Evaluations per step in blocks."""
+    """Evaluations per step in blocks, and what lanes wait for."""
     body = []
     for row in file.table("work"):
-        run = row["runs"]["blocks"]
-        body.append([row["title"], f"{run['evals_per_step']:.2f}", f"{run['defect']:.1e}", run["status"]])
-    return markdown(("in blocks", "evaluations per step", "largest defect", "status"), body)
+        run, gathered = row["runs"]["blocks"], row.get("evals_if_gathered")
+        body.append(
+            [
+                row["title"],
+                f"{row['work']['num_lanes']:,}" if "num_lanes" in row["work"] else "-",
+                f"{run['evals_per_step']:.2f}",
+                f"{gathered:.2f}" if gathered else "-",
+                f"{row['lockstep']:.2f}" if "lockstep" in row else "-",
+                f"{run['defect']:.1e}",
+                run["status"],
+            ]
+        )
+    header = ("in blocks", "lanes", "evaluations per step", "at best, if lanes that met were dropped")
+    return markdown((*header, "longest trajectory of the lanes / mean", "largest defect", "status"), body)
 
 
 CURVES = {
