@@ -15,9 +15,8 @@ from benchmarks.problems import Problem
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.costs import StepCosts
-from parsample.deer import finish, solve
+from parsample.deer import completed, finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
-from parsample.processes import gathered
 from parsample.run import parallel_method
 from parsample.solution import sequential_solution
 from parsample.transition import AlgorithmDynamics, begin, rollout
@@ -71,10 +70,8 @@ class Chains:
         solution = _in_blocks(
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
-        if (solution.status == parsample.Status.STALLED).any():
-            run = (self.dynamics, self.num_steps, method.block_size, self.states, self.chain_keys)
-            solution = _finish(*run, gathered(mesh, solution))
-        return solution
+        run = (self.dynamics, self.num_steps, method.block_size, self.states, self.chain_keys)
+        return completed(solution, mesh, partial(_finish, *run))
 
     def lower(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> Any:
         """The programme that `in_blocks` runs for these arguments, to be compiled."""

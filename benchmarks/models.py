@@ -17,6 +17,7 @@ from parsample.windows import draws_of
 # Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
 WORK: tuple[tuple[str, str], ...] = (
     ("eight_schools", "nuts"),
+    ("funnel", "nuts"),
     ("logistic_regression", "nuts"),
     ("logistic_regression", "hmc"),
     ("mixture", "mala"),
@@ -84,14 +85,13 @@ def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) ->
     settings = {"target_acceptance_rate": None} if kernel == "mala" else {}
     result = sampler(stem, num_samples, kernel=kernel, method="deer", **settings)
     window = result.windows[0]
-    num_draws = min(draws_of(window), num_samples)
-    leapfrogs = result.sample_stats["n_steps"][0, :num_draws] if kernel != "mala" else np.ones(num_draws)
     return {
         "title": f"{stem}, {kernel}",
         "work": {"T": num_samples, "num_lanes": draws_of(window) // window.block_size},
         "runs": {"blocks": certificate(result)},
         "evals_if_gathered": evals_if_gathered(result.report, window.block_size),
-        "lockstep": lockstep(leapfrogs, window.block_size),
+        # Of the other kernels all lanes take steps of one length at a time.
+        "lockstep": lockstep(result.sample_stats["n_steps"][0]) if kernel == "nuts" else 1.0,
     }
 
 
@@ -117,7 +117,8 @@ def evals_if_gathered(report: parsample.Report | None, block_size: int) -> float
     return float(1 + report.coalescence.mean() / block_size)
 
 
-def lockstep(num_leapfrogs: np.ndarray, block_size: int) -> float:
-    """Leapfrogs of the longest trajectory among all lanes over those of a mean one: what side by side costs."""
-    lanes = num_leapfrogs[: len(num_leapfrogs) // block_size * block_size].reshape(-1, block_size)
+def lockstep(num_leapfrogs: np.ndarray, num_lanes: int = 64) -> float:
+    """Leapfrogs of the longest trajectory among so many lanes over those of a mean one: what side by side costs."""
+    block_size = len(num_leapfrogs) // num_lanes
+    lanes = num_leapfrogs[: block_size * num_lanes].reshape(num_lanes, block_size)
     return float(lanes.max(0).mean() / lanes.mean())

@@ -153,7 +153,7 @@ def work(file: File) -> str:
             ]
         )
     header = ("in blocks", "lanes", "evaluations per step", "at best, if lanes that met were dropped")
-    return markdown((*header, "longest trajectory of the lanes / mean", "largest defect", "status"), body)
+    return markdown((*header, "longest of 64 trajectories / mean", "largest defect", "status"), body)
 
 
 CURVES = {

@@ -8,6 +8,7 @@ Inside blocks the path is the chain's own, so the largest defect certifies the w
 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from parsample import affine
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import Zero, bounded
+from parsample.processes import gathered, whole
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
 from parsample.solution import DEER, Solution
 from parsample.status import Status
@@ -293,6 +295,18 @@ def finish(transition: Transition, inputs: Inputs, solution: Solution, block_siz
         ends = jnp.minimum(block_size * (1 + jnp.arange(len(solution.block_ends))), num_steps) - 1
         solution = solution._replace(block_ends=jnp.where(first < num_steps, states[ends], solution.block_ends))
     return solution
+
+
+def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Solution], Solution]) -> Solution:
+    """What a programme around `solve` returned over `mesh`, whole in every process; and finished, if it stalled.
+
+    `finish_it` is the programme around `finish`, of which nothing is compiled before a path stalls. Traced solutions
+    have no status yet, so for them it is always there.
+    """
+    if isinstance(solution.status, jax.core.Tracer):
+        return finish_it(gathered(mesh, solution))
+    solution = whole(mesh, solution)
+    return finish_it(gathered(mesh, solution)) if (solution.status == Status.STALLED).any() else solution
 
 
 def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """`deer` and `rollout` for any recursion ``state = step(state, input)``: the solver as users call it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.compilation import is_being_compiled, outermost_jit
-from parsample.deer import finish, solve
+from parsample.deer import completed, finish, solve
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
-from parsample.processes import agreed, gathered, whole
+from parsample.processes import agreed
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.transition import Inputs, as_inputs, from_step
@@ -101,12 +102,8 @@ def deer(
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     initial_state, entries, starts, units, key = agreed(mesh, (initial_state, entries, starts, units, key))
     solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
-    is_traced = isinstance(solution.status, jax.core.Tracer)
-    if not is_traced:
-        solution = whole(mesh, solution)
-    if is_traced or solution.status == Status.STALLED:
-        solution = _finish(step, block_size, initial_state, entries, gathered(mesh, solution))
-    if not is_traced:
+    solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
+    if not isinstance(solution.status, jax.core.Tracer):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 

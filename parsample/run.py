@@ -1,6 +1,7 @@
 """The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -14,11 +15,11 @@ from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
-from parsample.deer import finish, solve
+from parsample.deer import completed, finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
-from parsample.processes import agreed, gathered, whole
+from parsample.processes import agreed
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
@@ -159,11 +160,9 @@ def evaluate_inference_algorithm(
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
-        solution = whole(mesh, solution)
-        if solution.status == Status.STALLED:
-            solution = _finish(
-                dynamics, num_steps, resolved.block_size, initial_state, rng_key, gathered(mesh, solution)
-            )
+        solution = completed(
+            solution, mesh, partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
+        )
     report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
 

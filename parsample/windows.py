@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,12 @@ from tqdm.auto import tqdm
 
 from parsample.check import Report
 from parsample.compilation import outermost_jit
-from parsample.deer import finish, solve
+from parsample.deer import completed, finish, solve
 from parsample.grid import Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
-from parsample.processes import gathered, untied, whole
+from parsample.processes import untied, whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
 from parsample.store import Store
@@ -122,11 +123,9 @@ def _windows(
             solution = _solve_window(
                 dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
             )
-            solution = whole(mesh, solution)
-            if (solution.status == Status.STALLED).any():
-                solution = _finish_window(
-                    dynamics, window, adaptation.parameters, chain_keys, gathered(mesh, solution), first
-                )
+            solution = completed(
+                solution, mesh, partial(_finish_window, dynamics, window, adaptation.parameters, chain_keys, first)
+            )
             # The next window guesses from the block ends of this one.
             states, draws, guesses = untied(solution.final), solution.outputs, untied(solution.block_ends)
         else:
@@ -212,8 +211,8 @@ def _finish_window(
     window: tuple[int, int],
     parameters: KernelParameters,
     chain_keys: Array,
-    solution: Solution,
     first: Array,
+    solution: Solution,
 ) -> Solution:
     """A window that stalled, for all chains at once, evaluated step by step from the exact prefix that they share."""
 
