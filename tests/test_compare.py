@@ -54,6 +54,7 @@ def test_each_kernel_is_planned_as_the_sampler_would():
     assert forecast.ess_per_second == pytest.approx(forecast.ess_per_draw * 12_000 / found.plan.seconds)
 
 
+@pytest.mark.slow
 def test_gradients_are_the_leapfrog_steps_taken():
     result = sample(KEY, gaussian, gaussian_start(), method="sequential", progress_bar=False, **SETTINGS)
     cycle = np.asarray(result.adaptation.parameters.num_integration_steps)

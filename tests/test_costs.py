@@ -151,6 +151,7 @@ def test_the_first_devices_of_a_mesh():
     assert first_devices(None, 1) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::parsample.ParallelStallWarning")
 def test_a_check_with_costs_measures_nothing_and_plans_the_same(monkeypatch, tmp_path):
     algorithm, key = blackjax.mala(gaussian, 0.1), jax.random.key(0)

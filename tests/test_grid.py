@@ -140,7 +140,8 @@ def test_blackjax_own_chain_on_several_devices(method):
         np.testing.assert_allclose(a, b, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", [pytest.param("deer", marks=pytest.mark.slow), "sequential"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["deer", "sequential"])
 def test_draws_do_not_depend_on_devices(method):
     def draws(devices: list) -> parsample.SampleResult:
         return parsample.sample(
@@ -161,7 +162,7 @@ def test_draws_do_not_depend_on_devices(method):
     np.testing.assert_allclose(shared.positions["x"], alone.positions["x"], atol=1e-8)
 
 
-@pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+@pytest.mark.parametrize("place", [pytest.param(DEVICES[0], marks=pytest.mark.slow), DEVICES[3]], ids=str)
 def test_arguments_may_lie_anywhere(place):
     algorithm = blackjax.mala(gaussian, 0.1)
     start = jax.device_put(gaussian_start(), place)

@@ -127,7 +127,6 @@ def costs(monkeypatch):
 
 
 CASES = [(name, kernel) for name in NAMES for kernel in load(name).kernels]
-QUICK = {("logistic_regression", "hmc")}
 # Every model, every kernel and every verdict.
 CHOSEN = {
     ("banana", "hmc"),
@@ -136,15 +135,14 @@ CHOSEN = {
     ("funnel", "nuts"),
     ("ill_conditioned_gaussian", "mala"),
     ("latent_gaussian_process", "hmc"),
-    ("logistic_regression", "mala"),
+    ("logistic_regression", "hmc"),
     ("mixture", "hmc"),
 }
 
 
 def marked(case: tuple[str, str]) -> Any:
-    """All but the quick one are slow, and those that are not chosen are left for an exhaustive run."""
-    marks = [] if case in QUICK else [pytest.mark.slow] if case in CHOSEN else [pytest.mark.exhaustive]
-    return pytest.param(*case, marks=marks)
+    """Those that are not chosen are left for an exhaustive run."""
+    return pytest.param(*case, marks=pytest.mark.slow if case in CHOSEN else pytest.mark.exhaustive)
 
 
 @pytest.mark.usefixtures("costs")

@@ -159,7 +159,7 @@ def test_transform_is_what_the_history_holds(method):
     assert_same(run_inference_algorithm(KEY, algorithm, T, **arguments, method=method), theirs)
 
 
-@pytest.mark.parametrize("roomy", [True, False])
+@pytest.mark.parametrize("roomy", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_auto_does_what_the_check_plans(monkeypatch, roomy):
     times = (1e-6, 1e-6, 1e-6) if roomy else (1e-6, 1e-3, 1e-2)
     monkeypatch.setattr(CHECK, "measure_costs", lambda *arguments, **settings: StepCosts((1, 8, 64), times))

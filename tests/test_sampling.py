@@ -66,9 +66,10 @@ def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: f
 
 
 SLOW_NUTS = pytest.param("nuts", marks=pytest.mark.slow)  # its pilot takes long to compile
+SLOW_MALA = pytest.param("mala", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("kernel", [kernel if kernel != "nuts" else SLOW_NUTS for kernel in KERNELS])
+@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, SLOW_NUTS])
 def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
     result, expected = run(kernel, BLOCKS), run(kernel)
     assert (result.status, expected.status) == (Status.CONVERGED, Status.SEQUENTIAL)
@@ -77,7 +78,7 @@ def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
     assert 1 <= result.evals_per_step < 2
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "mala", SLOW_NUTS])
+@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, SLOW_NUTS])
 def test_deer_gives_the_draws_of_the_sequential_run(kernel):
     result = run(kernel, "deer")
     assert result.status is Status.CONVERGED
@@ -109,7 +110,7 @@ def test_sequential_settings_are_the_method_of_that_name():
     assert_same_draws(result, run("hmc"), tolerance=0)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", ["hmc", "mala", SLOW_NUTS])
 def test_result_has_the_shapes_names_and_statistics_promised(kernel):
     result = run(kernel)
     assert jax.tree.structure(result.positions) == jax.tree.structure(gaussian_start())
@@ -216,6 +217,7 @@ def largest_jump(result: SampleResult, logdensity_fn: Any) -> float:
     return float(jnp.abs(images - whitened).max())
 
 
+@pytest.mark.slow
 def test_a_chain_that_cannot_meet_is_finished_step_by_step_with_a_warning():
     with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
         result = run_banana("deer")
@@ -260,6 +262,7 @@ def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
     assert abs(result.positions.mean() - math.sqrt(math.pi / 2)) < 0.2
 
 
+@pytest.mark.slow
 def test_float32_is_certified_too():
     with jax.enable_x64(False):
         start = jax.tree.map(np.asarray, gaussian_start())
