@@ -8,15 +8,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# One D x D matrix per block, or only its diagonal.
-BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"]
+# One matrix per block: D x D; only its diagonal; or, for a state of K equal parts, n = D / K small ones, each of which
+# couples one coordinate of every part.
+BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"] | Float[Array, "C n K K"]
 
 
-def apply(matrices: Float[Array, "... D D"] | Float[Array, "... D"], vectors: Float[Array, "... D"]) -> Array:
-    """Products A v, where `matrices` holds full matrices or, with as many axes as `vectors`, their diagonals."""
+def apply(matrices: Array, vectors: Float[Array, "... D"]) -> Array:
+    """Products A v, where `matrices` has as many axes as `vectors` (diagonals), one more, or two more (small blocks)."""
     if matrices.ndim == vectors.ndim:
         return matrices * vectors
-    return jnp.einsum("...ij,...j->...i", matrices, vectors, precision="highest")
+    if matrices.ndim == vectors.ndim + 1:
+        return jnp.einsum("...ij,...j->...i", matrices, vectors, precision="highest")
+    parts = vectors.reshape(*vectors.shape[:-1], matrices.shape[-1], -1)
+    return jnp.einsum("...nab,...bn->...an", matrices, parts, precision="highest").reshape(vectors.shape)
+
+
+def multiply(second: Array, first: Array, is_diagonal: bool) -> Array:
+    """Products of matrices, or of diagonals."""
+    return second * first if is_diagonal else jnp.einsum("...ij,...jk->...ik", second, first, precision="highest")
+
+
+def transpose(matrices: Array, is_diagonal: bool) -> Array:
+    """Transposes of matrices, or of diagonals."""
+    return matrices if is_diagonal else jnp.swapaxes(matrices, -1, -2)
 
 
 def solve_sequential(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
@@ -37,9 +51,7 @@ def solve_associative(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> 
     def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         matrix_1, defect_1 = first
         matrix_2, defect_2 = second
-        if matrix_1.ndim == defect_1.ndim:
-            return matrix_2 * matrix_1, matrix_2 * defect_1 + defect_2
-        product = jnp.einsum("...ij,...jk->...ik", matrix_2, matrix_1, precision="highest")
+        product = multiply(matrix_2, matrix_1, is_diagonal=matrix_1.ndim == defect_1.ndim)
         return product, apply(matrix_2, defect_1) + defect_2
 
     return jax.lax.associative_scan(compose, (_shifted(matrices), defects))[1]

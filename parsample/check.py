@@ -12,23 +12,25 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from parsample.compilation import compiling
+from parsample.adapters import RecursionDynamics, spread_out
+from parsample.compilation import compiling, outermost_jit
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs
 from parsample.grid import Team, mesh_of
-from parsample.pilot import Pilot, newton_sweeps, run_pilot
+from parsample.pilot import NUM_RESTARTS, Pilot, newton_sweeps, run_pilot
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, Plan, make_plan
 from parsample.processes import agreed
 from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
 from parsample.timing import measure_costs, nearest_power, sequential_trial
-from parsample.transition import AlgorithmDynamics, Dynamics, Vector, begin
-from parsample.validation import checked_count, checked_position, checked_start
+from parsample.transition import AlgorithmDynamics, Dynamics, Inputs, Vector, as_inputs, begin, from_step, rollout
+from parsample.validation import checked_count, checked_position, checked_recursion, checked_start
 
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
@@ -104,25 +106,29 @@ class Report:
 
 def check(
     rng_key: Array,
-    inference_algorithm: SamplingAlgorithm,
+    inference_algorithm: SamplingAlgorithm | Callable,
     initial_position: PyTree,
     *,
-    num_steps: int = 100_000,
+    num_steps: int | None = None,
+    inputs: PyTree = None,
     devices: Sequence[jax.Device] | None = None,
     costs: StepCosts | None = None,
 ) -> Report:
-    """Whether a long chain of this algorithm can be evaluated in parallel, measured by a short pilot.
+    """Whether a long chain of this algorithm, or a recursion, can be evaluated in parallel, measured by a short pilot.
 
     Parameters
     ----------
     rng_key
         Key of the pilot; the chain's own keys are not touched.
     inference_algorithm
-        A BlackJAX sampling algorithm.
+        A BlackJAX sampling algorithm; or a function ``step(state, input) -> state``, with its `inputs`.
     initial_position
-        Pytree of floating-point arrays, as for ``inference_algorithm.init``.
+        Pytree of floating-point arrays, as for ``inference_algorithm.init``; or the initial state of the recursion.
     num_steps
-        Length of the run that is being planned. The pilot takes a few percent of its time.
+        Length of the run that is being planned; None: 100,000, or that of the inputs. The pilot takes a few percent of
+        its time.
+    inputs
+        Of a recursion, with leading axis T; the pilot looks at stretches of them.
     devices
         JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
         make this call, and all get the same report.
@@ -144,16 +150,36 @@ def check(
     ParallelStallWarning
         If it will not pay, with cause and remedy.
     """
-    checked_count("num_steps", num_steps)
     mesh = mesh_of(devices)
-    position = checked_position(initial_position)
-    dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-    chain_key, state, start = agreed(mesh, begin(dynamics, rng_key, position))
-    checked_start(state)
-    costs = checked_costs(costs, Conditions.of(dynamics, start, num_steps, 1, mesh), Team(mesh=mesh).num_devices)
-    report = examine(dynamics, state, start, chain_key, num_steps, costs=costs, mesh=mesh)
+    dynamics: Dynamics
+    if isinstance(inference_algorithm, SamplingAlgorithm):
+        if inputs is not None:
+            raise ValueError("inputs drive a function step(state, input); a BlackJAX algorithm draws its own.")
+        num_steps = checked_count("num_steps", 100_000 if num_steps is None else num_steps)
+        dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
+        chain_key, parameters, starts = begin(dynamics, rng_key, checked_position(initial_position))
+        checked_start(parameters)
+    else:
+        entries = as_inputs(inputs)
+        checked_recursion(inference_algorithm, initial_position, entries.sequence)
+        num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
+        dynamics, chain_key = RecursionDynamics(inference_algorithm), rng_key
+        parameters = (initial_position, entries.sequence)
+        starts = _typical_states(inference_algorithm, min(sum(_pilot_lengths(num_steps)), num_steps), *parameters)
+    chain_key, parameters, starts = agreed(mesh, (chain_key, parameters, starts))
+    conditions = Conditions.of(dynamics, jnp.atleast_2d(starts)[0], num_steps, 1, mesh)
+    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
+    report = examine(dynamics, parameters, starts, chain_key, num_steps, costs=costs, mesh=mesh)
     report.warn()
     return report
+
+
+@outermost_jit(0, 1)
+def _typical_states(step: Callable, num_steps: int, state: PyTree, sequence: PyTree) -> Float[Array, "N D"]:
+    """States along the beginning of a recursion's path, from which pilots of the same inputs go different ways."""
+    transition, start = from_step(step, state)
+    first = Inputs(jax.tree.map(lambda leaf: leaf[:num_steps], sequence))
+    return spread_out(rollout(transition, start, first)[1], 2 * NUM_RESTARTS)
 
 
 def _position_only(state: Any, _info: Any) -> Any:

@@ -2,7 +2,7 @@
 
 T steps are cut into C blocks of b steps with starts x_c. One iteration runs all blocks (`sweep`), compares each
 block's end e_{c-1} with the next one's start (*defect* d_c = e_{c-1} - x_c), and corrects the starts by
-``delta_c = A_{c-1} delta_{c-1} + d_c`` (`affine`). After k iterations the first k blocks are exact whatever A is.
+``delta_c = A_{c-1} delta_{c-1} + d_c`` (`corrections`). After k iterations the first k blocks are exact whatever A is.
 Inside blocks the path is the chain's own, so the largest defect certifies the whole of it. See Lim et al., arXiv
 2309.12252, Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and A = 0
 it is multiple shooting (Bellen & Zennaro 1989).
@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from parsample import affine
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
-from parsample.linearize import Zero, bounded
+from parsample.linearize import bounded
 from parsample.processes import gathered, whole
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
 from parsample.solution import DEER, Solution
@@ -60,6 +59,7 @@ def solve(
     probe_key: Array | None = None,
     axis_name: str | None = None,
     mesh: Mesh | None = None,
+    enough: Int[Array, ""] | int | None = None,
 ) -> Solution:
     """The path of `transition` from `start`, by block DEER; one that stalled is left for `finish`.
 
@@ -79,6 +79,8 @@ def solve(
         Name of a vmapped axis of chains to be solved in lockstep, which keeps the loops free of masks.
     mesh
         Devices over which to spread the blocks; None: one device.
+    enough
+        Leading steps that are wanted: what has met beyond them is in ``exact_prefix``. None: all.
     """
     team = Team(axis_name, mesh)
     grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
@@ -88,7 +90,9 @@ def solve(
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
         sweep = Sweep(transition, method.linearization, inputs._replace(sequence=sequence), grid, team, seeds)
         first = _begin(sweep, starts, scale, method)
-        last = jax.lax.while_loop(lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale), first)
+        last = jax.lax.while_loop(
+            lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, enough), first
+        )
         return _conclude(sweep, last)
 
     spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
@@ -120,7 +124,9 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
     )
 
 
-def _iterate(sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, it: _Iterate) -> _Iterate:
+def _iterate(
+    sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, enough: Array | int | None, it: _Iterate
+) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
     # A new splice lies beyond the one before (of any chain in lockstep), which it overwrites: there is only ever one.
     spliced = jnp.any(it.splice.difference != 0)
@@ -133,7 +139,7 @@ def _iterate(sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, it
     sizes = tolerance.size(defects)
     exact = tolerance.vouches(splice.difference, splice.state)
     met = exact & tolerance.vouches(defects, it.starts)
-    heard = sweep.team.gather(_tidings(exact & (defects == 0).all(-1), met | ~running, sizes, arrivals))
+    heard = sweep.team.gather(_tidings(exact & (defects == 0).all(-1), met | ~running, sizes, defects, arrivals))
     progress = advance(it.progress, heard, sweep.grid)
     it = _Iterate(
         starts=it.starts,
@@ -144,7 +150,7 @@ def _iterate(sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, it
         steps_run=it.steps_run + splice.step,
         scale=tolerance.scale,
         progress=progress,
-        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team),
+        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team, enough),
     )
     starts = _correct(it, defects, arrivals, sweep, method, tolerance)
     # Idle lanes stay where they are, so that no sweep waits for them to meet.
@@ -187,11 +193,15 @@ def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[A
 
 
 def _tidings(
-    exact: Bool[Array, " C"], met: Bool[Array, " C"], sizes: Float[Array, " C"], arrivals: Float[Array, "C D"]
+    exact: Bool[Array, " C"],
+    met: Bool[Array, " C"],
+    sizes: Float[Array, " C"],
+    defects: Float[Array, "C D"],
+    arrivals: Float[Array, "C D"],
 ) -> Tidings:
-    num_exact = jnp.where(exact.all(), len(exact), jnp.argmin(exact))
+    num_exact, num_met = (jnp.where(flags.all(), len(flags), jnp.argmin(flags)) for flags in (exact, met))
     lost = ~jnp.isfinite(entry(arrivals, jnp.minimum(num_exact, len(exact) - 1))).all()
-    return Tidings(num_exact, lost, (~met).sum(), sizes.max())
+    return Tidings(num_exact, lost, (~met).sum(), num_met, sizes.max(), jnp.square(defects).sum())
 
 
 def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
@@ -204,10 +214,10 @@ def _correct(
     it: _Iterate, defects: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> Float[Array, "C D"]:
     """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact."""
-    if isinstance(method.linearization, Zero):
+    if method.is_fixed_point:
         starts = arrivals
     else:
-        deltas = _newton_step(it, defects, sweep, method)
+        deltas = _corrections(it, defects, sweep, method, tolerance.scale)
         starts = arrivals + (deltas - defects)
         if method.max_step is not None:
             size = tolerance.size(deltas)[:, None]
@@ -221,31 +231,38 @@ def _correct(
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts)
 
 
-def _newton_step(it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER) -> Float[Array, "C D"]:
+def _corrections(
+    it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, scale: Vector
+) -> Float[Array, "C D"]:
     """Corrections delta_c of this device's block starts."""
     matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
     if method.clip is not None:
         matrices = method.clip * bounded(matrices / method.clip)
+    coordinates = method.linearization.coordinates
+    known = defects if coordinates is None else coordinates.into(defects)
     # Every device solves for all blocks: that costs less than a second exchange would.
-    gathered = sweep.team.gather((matrices, defects))
-    deltas = affine.solve(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered))
-    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
+    gathered = sweep.team.gather((matrices, known))
+    deltas = method.correction(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered), scale)
+    deltas = jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
+    return deltas if coordinates is None else coordinates.out_of(deltas)
 
 
 def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     """The certificate; of a path that stalled, the exact prefix is of use, and `final` is the carry after it."""
     grid, team = sweep.grid, sweep.team
-    stalled = it.stopped == int(Status.STALLED)
+    stalled, converged = it.stopped == int(Status.STALLED), it.stopped == int(Status.CONVERGED)
+    met_front = it.progress.met_fronts[it.progress.num_iters - 1]
     # The first block starts where the chain does: it is exact.
     done = jnp.where(stalled, jnp.maximum(team.least(it.progress.front), 1), grid.num_blocks)
+    done = jnp.where(converged, jnp.minimum(met_front, done), done)
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
     finals = team.gather(entry(it.lanes.carries, last))
     work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
     finite = jnp.isfinite(it.lanes.path).all()
     jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
     worst = jnp.argmax(jumps[0])
-    work = works.sum() + jnp.maximum(grid.num_steps - done * grid.block_size, 0)
-    exact_prefix = jnp.where(stalled, done, it.progress.front) * grid.block_size
+    work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
+    exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
     return Solution(
         states=grid.flatten(it.lanes.path),
         outputs=grid.flatten(it.lanes.outputs),
@@ -257,9 +274,9 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         num_iters=it.progress.num_iters,
         evals_per_step=work.astype(it.scale.dtype) / grid.num_steps,
         defect_history=it.progress.defects,
-        exact_prefix=jnp.where(
-            it.stopped == int(Status.CONVERGED), grid.num_steps, jnp.minimum(exact_prefix, grid.num_steps)
-        ),
+        merit_history=it.progress.merits,
+        prefix_history=jnp.minimum(it.progress.met_fronts * grid.block_size, grid.num_steps),
+        exact_prefix=jnp.minimum(exact_prefix, grid.num_steps),
         block_defects=it.block_defects,
     )
 

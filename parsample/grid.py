@@ -159,6 +159,10 @@ class Grid:
         """Step number of every entry; beyond T where it is idle."""
         return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
 
+    def places_before(self) -> Int[Array, " C"]:
+        """Step after whose state each block starts, counted from 0; -1 for the first."""
+        return self.block_size * jnp.arange(self.num_blocks) - 1
+
     def running(self, first_lane: Array | int, step: Array) -> Bool[Array, " l"]:
         """Which lanes of the device whose lanes begin at `first_lane` are not idle at `step`."""
         lanes = first_lane + jnp.arange(self.lanes_per_device)

@@ -1,8 +1,8 @@
-"""How fast a chain forgets: its largest Lyapunov exponent, and the steps until two paths meet.
+"""How fast a chain forgets, from its derivatives: Lyapunov exponents, and the norms of its Jacobians.
 
-The exponent (LLE) is the mean log growth of a small difference between two paths that share their randomness, in
-nats per step. Negative: the chain is predictable, and can be evaluated in parallel (Gonzalez et al., arXiv 2508.16817).
-It cannot see the jumps of accept-reject decisions; coalescence can, so both are measured.
+The largest exponent (LLE) is the mean log growth of a small difference between two paths that share their randomness.
+Negative: the chain is predictable, and can be evaluated in parallel (Gonzalez et al., arXiv 2508.16817). Exponents are
+in nats per step, or per unit of time where a step is said to take `dt`.
 """
 
 from collections.abc import Callable
@@ -10,47 +10,71 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-from parsample.grid import ALONE, Team
+from parsample.compilation import outermost_jit
 from parsample.linearize import push_forward
-from parsample.sweep import Tolerance, default_tolerance
-from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
-from parsample.validation import checked_recursion
+from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout
+from parsample.validation import checked_count, checked_recursion
 
 
 class LyapunovExponent(NamedTuple):
-    """The largest Lyapunov exponent of a chain.
+    """The largest Lyapunov exponent of a chain, and what its tangents did on the way.
 
     Attributes
     ----------
     lle
-        Mean log growth of a tangent, nats per step.
+        Mean log growth of all tangents after the discarded steps, nats per step, or per unit of time.
     se
-        Standard error of `lle` by batch means, nats per step.
+        Standard error of `lle` by batch means, in the same unit.
+    spread
+        Standard deviation of the exponent between tangents from different directions, in the same unit; NaN of one.
     growth
-        Log growth in each step, shape (T,), the discarded ones included.
+        Log growth of each tangent in each step, nats, shape (P, T), the discarded ones included.
+    num_discarded
+        Leading steps left out of `lle`.
+    dt
+        Time of a step.
     """
 
     lle: Float[Array, ""]
     se: Float[Array, ""]
-    growth: Float[Array, " T"]
+    spread: Float[Array, ""]
+    growth: Float[Array, "P T"]
+    num_discarded: int
+    dt: float
+
+    @property
+    def finite_time(self) -> Float[np.ndarray, " T"]:
+        """The exponent of each leading part of the path, of 1 to T steps, shape (T,): all lengths at once."""
+        growth = np.asarray(self.growth).mean(0)
+        return np.cumsum(growth) / (self.dt * np.arange(1, growth.size + 1))
+
+    @property
+    def overshoot(self) -> float:
+        """The least a >= 1 with ``growth over k steps <= log(a) + k lle dt``, for every stretch of the path."""
+        detrended = np.asarray(self.growth)[:, self.num_discarded :] - float(self.lle) * self.dt
+        level = np.concatenate([np.zeros_like(detrended[:, :1]), np.cumsum(detrended, axis=1)], axis=1)
+        return float(np.exp((level - np.minimum.accumulate(level, axis=1)).max()))
 
 
-class Coalescence(NamedTuple):
-    """How paths with shared randomness approach each other.
+class LyapunovSpectrum(NamedTuple):
+    """Lyapunov exponents in falling order.
 
     Attributes
     ----------
-    times
-        Steps after which each path stays within tolerance of the first one, shape (R - 1,); inf where it never does.
-    distances
-        Largest coordinate difference to the first path after each step, in units of the scale, shape (T, R - 1).
+    exponents
+        Shape (K,), nats per step, or per unit of time.
+    se
+        Their standard errors by batch means, shape (K,).
+    growth
+        Log growth of each direction in each step, nats, shape (T, K).
     """
 
-    times: Float[Array, " R"]
-    distances: Float[Array, "T R"]
+    exponents: Float[Array, " K"]
+    se: Float[Array, " K"]
+    growth: Float[Array, "T K"]
 
 
 def lyapunov_exponent(
@@ -59,12 +83,15 @@ def lyapunov_exponent(
     inputs: PyTree,
     *,
     rng_key: Array | None = None,
+    num_probes: int = 1,
     num_discarded: int = 0,
     num_batches: int = 20,
+    dt: float = 1.0,
 ) -> LyapunovExponent:
     """Largest Lyapunov exponent of ``state = step(state, input)`` along its path.
 
-    One random tangent is carried along by forward differentiation and rescaled at every step (Benettin et al. 1980).
+    Random tangents are carried along by forward differentiation and rescaled at every step (Benettin et al. 1980), in
+    O(T D) for each.
 
     Parameters
     ----------
@@ -75,17 +102,21 @@ def lyapunov_exponent(
     inputs
         Pytree with leading axis T.
     rng_key
-        Key of the first tangent.
+        Key of the first tangents.
+    num_probes
+        Number of tangents P.
     num_discarded
         Leading steps left out of the mean: those the chain takes to forget its start and the tangent to turn into
         the leading direction.
     num_batches
         Number of batches of the standard error.
+    dt
+        Time of a step, for a discretised flow: exponents are then per unit of time.
 
     Returns
     -------
     LyapunovExponent
-        In nats per step; ``-inf`` if the state is forgotten altogether in some step.
+        In nats per step, or per unit of time; ``-inf`` if the state is forgotten altogether in some step.
 
     Raises
     ------
@@ -94,15 +125,163 @@ def lyapunov_exponent(
     """
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)
+    checked_count("num_probes", num_probes)
+    _check_batches(entries.num_steps, num_discarded, num_batches)
+    _check_dt(dt)
+    growth = _growth(step, num_probes, initial_state, entries, jax.random.key(0) if rng_key is None else rng_key)
+    counted = growth[:, num_discarded:]
+    lle, se = batch_means(counted, num_batches)
+    spread = counted.mean(1).std(ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, growth.dtype)
+    return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
+
+
+def lyapunov_exponent_of_jacobians(jacobians: Float[Array, "T D D"], **settings: object) -> LyapunovExponent:
+    """Largest Lyapunov exponent of given Jacobians.
+
+    Parameters
+    ----------
+    jacobians
+        Those of each step, shape (T, D, D), or (T,) for a state of one dimension.
+    **settings
+        Of `lyapunov_exponent`.
+
+    Returns
+    -------
+    LyapunovExponent
+
+    Raises
+    ------
+    ValueError
+        If the Jacobians are not square, or too few.
+    """
+    given = jnp.asarray(jacobians)
+    given = given[:, None, None] if given.ndim == 1 else given
+    if given.ndim != 3 or given.shape[1] != given.shape[2]:
+        raise ValueError(f"jacobians must have shape (T, D, D) or (T,); got {jnp.shape(jacobians)}.")
+    # The recursion whose Jacobians they are.
+    return lyapunov_exponent(_apply, jnp.zeros(given.shape[2], given.dtype), given, **settings)  # type: ignore[arg-type]
+
+
+def lyapunov_spectrum(
+    step: Callable,
+    initial_state: PyTree,
+    inputs: PyTree,
+    *,
+    num_exponents: int | None = None,
+    num_discarded: int = 0,
+    num_batches: int = 20,
+    dt: float = 1.0,
+) -> LyapunovSpectrum:
+    """The largest Lyapunov exponents of ``state = step(state, input)`` along its path.
+
+    Tangents are carried along and made orthogonal in every step by a QR decomposition (Benettin et al. 1980), in
+    O(T D K^2).
+
+    Parameters
+    ----------
+    step, initial_state, inputs, num_discarded, num_batches, dt
+        As for `lyapunov_exponent`.
+    num_exponents
+        K; None: all D.
+
+    Returns
+    -------
+    LyapunovSpectrum
+
+    Raises
+    ------
+    ValueError
+        If fewer steps than batches are left, more exponents asked for than there are dimensions, or `inputs` do not
+        share a leading axis.
+    """
+    entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    _check_batches(entries.num_steps, num_discarded, num_batches)
+    _check_dt(dt)
+    dimension = sum(np.size(leaf) for leaf in jax.tree.leaves(initial_state))
+    number = dimension if num_exponents is None else checked_count("num_exponents", num_exponents)
+    if number > dimension:
+        raise ValueError(f"num_exponents={number} exceeds the {dimension} dimensions of the state.")
+    growth = _spectrum(step, number, initial_state, entries)
+    means, errors = jax.vmap(lambda values: batch_means(values, num_batches))(growth[num_discarded:].T)
+    return LyapunovSpectrum(means / dt, errors / dt, growth)
+
+
+def spectral_norms(step: Callable, initial_state: PyTree, inputs: PyTree) -> Float[Array, " T"]:
+    """Largest singular value of the Jacobian of each step of ``state = step(state, input)`` along its path.
+
+    Parameters
+    ----------
+    step, initial_state, inputs
+        As for `lyapunov_exponent`.
+
+    Returns
+    -------
+    Array, shape (T,).
+
+    Raises
+    ------
+    ValueError
+        If `inputs` do not share a leading axis.
+    """
+    entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    return _spectral_norms(step, initial_state, entries)
+
+
+def _apply(state: Array, jacobian: Array) -> Array:
+    return jnp.einsum("ij,j->i", jacobian, state, precision="highest")
+
+
+@outermost_jit(0, 1)
+def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
     transition, start = from_step(step, initial_state)
-    if not 0 <= num_discarded <= entries.num_steps - num_batches or num_batches < 2:
+    return jax.vmap(lambda key: log_growth(transition, start, inputs, key)[0])(jax.random.split(rng_key, num_probes))
+
+
+@outermost_jit(0, 1)
+def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs) -> Float[Array, "T K"]:
+    transition, start = from_step(step, initial_state)
+
+    def advance(loop: tuple, t: Array) -> tuple[tuple, Array]:
+        state, directions = loop
+        after, images, _ = push_forward(lambda x: (_reduced_step(transition, x, inputs, t), None), state, [directions])
+        orthogonal, triangle = jnp.linalg.qr(images[0].T)
+        return (after, orthogonal.T), jnp.log(jnp.abs(jnp.diagonal(triangle)))
+
+    # Axes in general position, so that no direction starts out orthogonal to the leading ones.
+    general = jax.random.normal(jax.random.key(0), (start.size, number), start.dtype)
+    return jax.lax.scan(advance, (start, jnp.linalg.qr(general)[0].T), jnp.arange(inputs.num_steps))[1]
+
+
+@outermost_jit(0)
+def _spectral_norms(step: Callable, initial_state: PyTree, inputs: Inputs) -> Float[Array, " T"]:
+    transition, start = from_step(step, initial_state)
+    _, path, _ = rollout(transition, start, inputs)
+    before = jnp.concatenate([start[None], path[:-1]])
+
+    def norm(place: tuple) -> Array:
+        state, t = place
+        return jnp.linalg.norm(jax.jacfwd(lambda x: _reduced_step(transition, x, inputs, t))(state), ord=2)
+
+    return jax.lax.map(norm, (before, jnp.arange(inputs.num_steps)), batch_size=64)
+
+
+def _reduced_step(transition: Transition, state: Vector, inputs: Inputs, t: Array) -> Vector:
+    return transition.reduce(transition.step(transition.restore(state), inputs.at(t))[0])
+
+
+def _check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
+    if not 0 <= num_discarded <= num_steps - num_batches or num_batches < 2:
         raise ValueError(
-            f"num_discarded={num_discarded} of T={entries.num_steps} steps leaves too few for "
+            f"num_discarded={num_discarded} of T={num_steps} steps leaves too few for "
             f"num_batches={num_batches} batches (at least 2): give more steps or discard fewer."
         )
-    key = jax.random.key(0) if rng_key is None else rng_key
-    growth, _ = log_growth(transition, start, entries, key)
-    return LyapunovExponent(*batch_means(growth[num_discarded:], num_batches), growth)
+
+
+def _check_dt(dt: float) -> None:
+    if not 0 < dt < np.inf:
+        raise ValueError(f"dt must be positive and finite; got {dt!r}.")
 
 
 def log_growth(
@@ -133,107 +312,3 @@ def batch_means(values: Float[Array, "... T"], num_batches: int) -> tuple[Float[
     length = values.shape[-1] // num_batches
     batches = values[..., : num_batches * length].reshape(-1, length).mean(-1)
     return values.mean(), batches.std(ddof=1) / jnp.sqrt(batches.size)
-
-
-def coalescence_times(
-    step: Callable,
-    initial_states: PyTree,
-    inputs: PyTree,
-    *,
-    scale: PyTree | None = None,
-    atol: float | None = None,
-    rtol: float | None = None,
-) -> Coalescence:
-    """Steps until paths of ``state = step(state, input)`` from different starts, with the same inputs, meet.
-
-    Parameters
-    ----------
-    step
-        ``step(state, input) -> state``.
-    initial_states
-        Pytree with leading axis R >= 2; the other paths are compared with the first.
-    inputs
-        Pytree with leading axis T, shared by all paths.
-    scale
-        Pytree like one state: the unit of distances, coordinate by coordinate. None: standard deviations of the first
-        path.
-    atol, rtol
-        Tolerance as in `parsample.DEER`.
-
-    Returns
-    -------
-    Coalescence
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two starts, or `inputs` do not share a leading axis.
-    """
-    entries = as_inputs(inputs)
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(initial_states)}
-    if len(lengths) != 1 or lengths.pop() in ((), (0,), (1,)):
-        shapes = jax.tree.map(jnp.shape, initial_states)
-        raise ValueError(
-            f"initial_states needs one leading axis of at least 2 starts in all arrays; got shapes {shapes}."
-        )
-    first_state = jax.tree.map(lambda leaf: leaf[0], initial_states)
-    checked_recursion(step, first_state, entries.sequence)
-    transition, first = from_step(step, first_state)
-    starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
-    if scale is None:
-        _, path, _ = rollout(transition, first, entries)
-        units = unit_of(path)
-    else:
-        units = ravel_pytree(scale)[0]
-    tolerance = default_tolerance(units, atol, rtol)
-    return coalesce(transition, starts, entries, tolerance, stop_early=False)[0]
-
-
-def unit_of(states: Float[Array, "T D"]) -> Vector:
-    """Standard deviation of states in each coordinate; 1 where they do not move."""
-    spread = states.std(0)
-    return jnp.where(spread > 0, spread, 1)
-
-
-def coalesce(
-    transition: Transition,
-    starts: Float[Array, "R D"],
-    inputs: Inputs,
-    tolerance: Tolerance,
-    *,
-    stop_early: bool,
-    max_steps: Int[Array, ""] | int | None = None,
-    team: Team = ALONE,
-) -> tuple[Coalescence, Int[Array, ""]]:
-    """Run paths from all starts on the same inputs, and measure their distance to the first.
-
-    With `stop_early` the run ends once all paths, of every group in lockstep, are within tolerance at
-    the same time, in any case after `max_steps`; distances beyond are NaN. Also returns the number of steps run.
-    """
-    num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
-    reduce = jax.vmap(transition.reduce)
-
-    def advance(loop: tuple) -> tuple:
-        t, _, last_apart, carries, distances = loop
-        carries = jax.vmap(lambda carry, entry: transition.step(carry, entry)[0], in_axes=(0, None))(
-            carries, inputs.at(t)
-        )
-        states = reduce(carries)
-        difference = states[1:] - states[:1]
-        apart = ~tolerance.accepts(difference, states[1:])
-        distances = write(distances, tolerance.size(difference), t)
-        return t + 1, team.least(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances
-
-    def unfinished(loop: tuple) -> Array:
-        t, all_met = loop[:2]
-        return (t < (num_steps if max_steps is None else max_steps)) & ~(all_met & stop_early)
-
-    distances = jnp.full((num_steps, num_others), jnp.nan, starts.dtype)
-    begin = (jnp.asarray(0), jnp.asarray(False), jnp.zeros((num_others,), int))
-    num_run, _, last_apart, _, distances = jax.lax.while_loop(
-        unfinished, advance, (*begin, jax.vmap(transition.restore)(starts), distances)
-    )
-    # A path that was apart after step n - 1 met at step n; one that was apart at the end has not met.
-    met = last_apart < num_run
-    times = jnp.where(met, last_apart + 1, jnp.inf).astype(starts.dtype)
-    return Coalescence(times, distances), num_run

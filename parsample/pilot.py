@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from parsample.coalescence import Coalescence, coalesce, unit_of
 from parsample.compilation import outermost_jit
 from parsample.deer import solve
 from parsample.grid import Team
-from parsample.lyapunov import Coalescence, batch_means, coalesce, log_growth, unit_of
+from parsample.lyapunov import batch_means, log_growth
 from parsample.solution import DEER
 from parsample.status import Status
 from parsample.sweep import default_tolerance

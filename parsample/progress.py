@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from parsample.grid import Grid, Team
-from parsample.linearize import Zero
 from parsample.solution import DEER
 from parsample.status import Status
 from parsample.transition import write
@@ -23,14 +22,20 @@ class Tidings(NamedTuple):
         Whether the first one that does not is reached by a state that is not finite.
     num_unmet
         Blocks whose start, or splice, is not within tolerance.
+    num_met
+        Blocks, from its first on without a gap, whose start is within tolerance.
     defect
         The largest defect.
+    squares
+        Sum of all squared defects, in units of the state.
     """
 
     num_exact: Int[Array, "*N"]
     lost: Bool[Array, "*N"]
     num_unmet: Int[Array, "*N"]
+    num_met: Int[Array, "*N"]
     defect: Float[Array, "*N"]
+    squares: Float[Array, "*N"]
 
 
 class Progress(NamedTuple):
@@ -46,36 +51,46 @@ class Progress(NamedTuple):
         Whether an exact block ends in NaN, which no further sweep will mend.
     defects
         Largest defect; NaN beyond `num_iters`.
-    fronts, unmet
-        Fronts, and numbers of blocks that have not met.
+    merits
+        Half the sum of all squared defects; NaN beyond `num_iters`.
+    fronts, met_fronts, unmet
+        Fronts, leading blocks within tolerance, and numbers of blocks that have not met.
     """
 
     num_iters: Int[Array, ""]
     front: Int[Array, ""]
     hopeless: Bool[Array, ""]
     defects: Float[Array, " H"]
+    merits: Float[Array, " H"]
     fronts: Int[Array, " H"]
+    met_fronts: Int[Array, " H"]
     unmet: Int[Array, " H"]
 
 
 def no_progress(max_sweeps: int, dtype: Any) -> Progress:
     """Before the first of at most `max_sweeps` sweeps."""
     zero, zeros = jnp.asarray(0), jnp.zeros((max_sweeps,), int)
-    return Progress(zero, zero, jnp.asarray(False), jnp.full((max_sweeps,), jnp.nan, dtype), zeros, zeros)
+    unknown = jnp.full((max_sweeps,), jnp.nan, dtype)
+    return Progress(zero, zero, jnp.asarray(False), unknown, unknown, zeros, zeros, zeros)
 
 
 def advance(progress: Progress, heard: Tidings, grid: Grid) -> Progress:
     """Progress after one more sweep, of which every device's tidings were `heard`."""
-    whole = heard.num_exact == grid.lanes_per_device
-    behind_front = jnp.cumprod(whole)
-    reached = jnp.concatenate([jnp.ones_like(behind_front[:1]), behind_front[:-1]]) == 1
-    front = jnp.minimum(jnp.sum(jnp.where(reached, heard.num_exact, 0)), grid.num_blocks)
+    front, reached = _leading(heard.num_exact, grid)
+    met_front, _ = _leading(heard.num_met, grid)
     # Slices, not `.at[]`: a scatter would keep XLA from compiling the whole loop into one function on CPUs.
-    histories = (progress.defects, progress.fronts, progress.unmet)
-    news = (heard.defect.max(), front, heard.num_unmet.sum())
-    defects, fronts, unmet = write(histories, news, progress.num_iters)
-    hopeless = jnp.any(reached & ~whole & heard.lost)
-    return Progress(progress.num_iters + 1, front, hopeless, defects, fronts, unmet)
+    histories = (progress.defects, progress.merits, progress.fronts, progress.met_fronts, progress.unmet)
+    news = (heard.defect.max(), heard.squares.sum() / 2, front, met_front, heard.num_unmet.sum())
+    histories = write(histories, news, progress.num_iters)
+    hopeless = jnp.any(reached & (heard.num_exact < grid.lanes_per_device) & heard.lost)
+    return Progress(progress.num_iters + 1, front, hopeless, *histories)
+
+
+def _leading(counts: Int[Array, " N"], grid: Grid) -> tuple[Int[Array, ""], Bool[Array, " N"]]:
+    """Leading blocks of all devices, from those of each, and which devices they reach."""
+    through = jnp.cumprod(counts == grid.lanes_per_device)
+    reached = jnp.concatenate([jnp.ones_like(through[:1]), through[:-1]]) == 1
+    return jnp.minimum(jnp.sum(jnp.where(reached, counts, 0)), grid.num_blocks), reached
 
 
 def stall_limit(method: DEER, grid: Grid, num_tangents: int) -> int:
@@ -90,11 +105,19 @@ def max_sweeps(method: DEER, grid: Grid, num_tangents: int) -> int:
     return min(grid.num_blocks, method.max_iters or grid.num_blocks, stall_limit(method, grid, num_tangents))
 
 
-def verdict(progress: Progress, method: DEER, grid: Grid, num_tangents: int, atol: Array, team: Team) -> Int[Array, ""]:
-    """A Status if this was the last sweep, else -1."""
+def verdict(
+    progress: Progress,
+    method: DEER,
+    grid: Grid,
+    num_tangents: int,
+    atol: Array,
+    team: Team,
+    enough: Int[Array, ""] | int | None = None,
+) -> Int[Array, ""]:
+    """A Status if this was the last sweep, else -1; `enough` leading steps will do, if given."""
     limit = stall_limit(method, grid, num_tangents)
     # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
-    patience = max(4, limit // 4) if isinstance(method.linearization, Zero) else max(8, limit // 2)
+    patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
     num_iters = progress.num_iters
     stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, grid.num_blocks, atol) > limit)
     stalled |= (num_iters >= limit) | progress.hopeless
@@ -102,7 +125,10 @@ def verdict(progress: Progress, method: DEER, grid: Grid, num_tangents: int, ato
     if method.max_iters is not None:
         ended = jnp.where(num_iters >= method.max_iters, int(Status.MAX_ITERS), ended)
     # Chains in lockstep stop when all have converged, or when one cannot.
-    converged = team.least(progress.unmet[num_iters - 1] == 0)
+    met = progress.unmet[num_iters - 1] == 0
+    if enough is not None:
+        met |= progress.met_fronts[num_iters - 1] * grid.block_size >= enough
+    converged = team.least(met)
     ended = -team.least(-ended)
     return jnp.where(converged, int(Status.CONVERGED), ended)
 

@@ -11,15 +11,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.compilation import is_being_compiled, outermost_jit
+from parsample.corrections import Correction, Newton
 from parsample.deer import completed, finish, solve
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
 from parsample.processes import agreed
+from parsample.sliding import slide
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.transition import Inputs, as_inputs, from_step
 from parsample.transition import rollout as sequential_rollout
-from parsample.validation import checked_recursion
+from parsample.validation import checked_count, checked_recursion
 
 
 def deer(
@@ -37,6 +39,8 @@ def deer(
     stall_after: int | None = None,
     clip: float | None = 1.0,
     max_step: float | None = 8.0,
+    correction: Correction | None = None,
+    window: int | None = None,
     rng_key: Array | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Solution:
@@ -57,7 +61,7 @@ def deer(
     block_size
         Steps per block, 1 to T; T need not be a multiple.
     linearization
-        `Dense`, `Diagonal`, `Identity` or `Zero`; None: `Dense`.
+        `Dense`, `Diagonal`, `BlockDiagonal`, `Identity` or `Zero`; None: `Dense`.
     initial_guess
         Pytree like `initial_state` with leading axis T: a guess of the path. None: `initial_state` everywhere.
     scale
@@ -65,6 +69,10 @@ def deer(
         the path found so far.
     atol, rtol, max_iters, stall_after, clip, max_step
         See `parsample.DEER`.
+    correction
+        `Newton`, `TrustRegion` or `GradientDescent`; None: `Newton`.
+    window
+        Steps that are solved at a time, sliding on as leading ones are found; on one device. None: all T.
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
@@ -91,36 +99,48 @@ def deer(
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)
     num_steps = entries.num_steps
-    method = DEER(block_size, linearization or Dense(), atol, rtol, max_iters, stall_after, clip, max_step)
+    settings = (atol, rtol, max_iters, stall_after, clip, max_step)
+    method = DEER(block_size, linearization or Dense(), *settings, correction or Newton())
     if block_size > num_steps:
         raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
-    starts = None
-    if initial_guess is not None:
-        starts = _block_starts(initial_guess, initial_state, Grid(num_steps, block_size))
+    if window is not None and checked_count("window", window, block_size) > num_steps:
+        raise ValueError(f"window={window} exceeds the T={num_steps} steps of inputs.")
+    guess = None if initial_guess is None else _checked_guess(initial_guess, initial_state, num_steps)
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
-    mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
-    initial_state, entries, starts, units, key = agreed(mesh, (initial_state, entries, starts, units, key))
-    solution = _deer(step, method, mesh, initial_state, entries, starts, units, key)
+    alone = devices is None and (is_being_compiled() or window is not None)
+    mesh = None if alone else mesh_of(devices)
+    if window is not None and mesh is not None:
+        raise ValueError(f"window={window} slides on one device; got {mesh.size} devices. Name one, or leave it out.")
+    initial_state, entries, guess, units, key = agreed(mesh, (initial_state, entries, guess, units, key))
+    solution = _deer(step, method, window, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
     if not isinstance(solution.status, jax.core.Tracer):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
-@outermost_jit(0, 1, 2)
+@outermost_jit(0, 1, 2, 3)
 def _deer(
     step: Callable,
     method: DEER,
+    window: int | None,
     mesh: Mesh | None,
     initial_state: PyTree,
     inputs: Inputs,
-    starts: Array | None,
+    guess: PyTree,
     scale: Array | None,
     rng_key: Array,
 ) -> Solution:
     transition, start = from_step(step, initial_state)
-    solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh)
+    path = None if guess is None else jax.vmap(transition.reduce)(guess)
+    chain, units = (transition, start, inputs, method), {"scale": scale, "probe_key": rng_key}
+    if window is not None:
+        solution = slide(*chain, window, guess=path, **units)
+    else:
+        places = jnp.maximum(Grid(inputs.num_steps, method.block_size).places_before(), 0)
+        starts = None if path is None else path[places]
+        solution = solve(*chain, block_starts=starts, mesh=mesh, **units)
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
@@ -162,14 +182,12 @@ def _rollout(step: Callable, initial_state: PyTree, inputs: Inputs) -> PyTree:
     return jax.vmap(transition.restore)(path)
 
 
-def _block_starts(guess: PyTree, initial_state: PyTree, grid: Grid) -> Array:
-    """Guessed states at the block starts; the first block starts at the initial state."""
+def _checked_guess(guess: PyTree, initial_state: PyTree, num_steps: int) -> PyTree:
     paths = jax.tree.map(jnp.shape, guess)
-    wanted = jax.tree.map(lambda leaf: (grid.num_steps, *jnp.shape(leaf)), initial_state)
+    wanted = jax.tree.map(lambda leaf: (num_steps, *jnp.shape(leaf)), initial_state)
     if paths != wanted:
         raise ValueError(f"initial_guess has shapes {paths}; it must have those of the path, {wanted}.")
-    before = jnp.maximum(jnp.arange(grid.num_blocks) * grid.block_size - 1, 0)
-    return jax.vmap(lambda t: ravel_pytree(jax.tree.map(lambda leaf: leaf[t], guess))[0])(before)
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, jnp.result_type(like)), guess, initial_state)
 
 
 def _checked_scale(scale: PyTree, initial_state: PyTree) -> Array:

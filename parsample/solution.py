@@ -1,12 +1,14 @@
 """What is asked of a solve, and what it answers: settings, path and certificate."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from parsample.linearize import Dense, Linearization
+from parsample.corrections import Correction, Newton
+from parsample.linearize import Dense, Linearization, Zero
 from parsample.status import Status
 from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Vector
@@ -22,7 +24,9 @@ class DEER:
     block_size
         Steps per block, 1 to T.
     linearization
-        `Dense`, `Diagonal`, `Identity` or `Zero`.
+        `Dense`, `Diagonal`, `BlockDiagonal`, `Identity` or `Zero`.
+    correction
+        How block starts are corrected: `Newton`, `TrustRegion` or `GradientDescent`.
     atol, rtol
         Two states count as the same where ``|difference| <= atol * scale + rtol * |state|``: `atol` in standard
         deviations of the chain. None: 1e-10 in float64 and 1e-5 in float32; 8 units of rounding.
@@ -45,6 +49,7 @@ class DEER:
     stall_after: int | None = None
     clip: float | None = 1.0
     max_step: float | None = 8.0
+    correction: Correction = field(default_factory=Newton)
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_iters", "stall_after"):
@@ -56,8 +61,18 @@ class DEER:
                 raise ValueError(f"{name} must not be negative; got {value!r}.")
         if not isinstance(self.linearization, Linearization):
             raise TypeError(
-                f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."
+                "linearization must be Dense(), Diagonal(), BlockDiagonal(), Identity() or Zero(); got "
+                f"{self.linearization!r}."
             )
+        if not isinstance(self.correction, Correction):
+            raise TypeError(
+                f"correction must be Newton(), TrustRegion() or GradientDescent(); got {self.correction!r}."
+            )
+
+    @property
+    def is_fixed_point(self) -> bool:
+        """Whether a block simply starts where the one before it ended."""
+        return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
 
     def tolerance(self, scale: Vector) -> Tolerance:
         """The tolerance in these settings, for a chain of this scale."""
@@ -95,6 +110,11 @@ class Solution(NamedTuple):
         Evaluations of f per step of the chain, each tangent counted as one; the floor is 1.
     defect_history
         Largest defect between blocks after each sweep, NaN beyond `num_iters`.
+    merit_history
+        Half the sum of all squared defects between blocks in each sweep, in units of the state; NaN beyond
+        `num_iters`. With blocks of one step the merit function of Gonzalez et al., arXiv 2508.16817.
+    prefix_history
+        Leading steps within tolerance after each sweep; 0 beyond `num_iters`.
     exact_prefix
         Leading steps found by sweeps; the whole of T unless the solve stalled or stopped.
     block_defects
@@ -111,8 +131,29 @@ class Solution(NamedTuple):
     num_iters: Int[Array, ""]
     evals_per_step: Float[Array, ""]
     defect_history: Float[Array, " H"]
+    merit_history: Float[Array, " H"]
+    prefix_history: Int[Array, " H"]
     exact_prefix: Int[Array, ""]
     block_defects: Float[Array, "F C"]
+
+    def sweeps_for(self, lengths: Any) -> Any:
+        """Sweeps after which so many leading steps were within tolerance; inf: not in this solve.
+
+        A sweep's states depend on earlier ones only, so with a given ``scale`` one long solve answers for the solve of
+        every shorter path from the same guesses.
+
+        Parameters
+        ----------
+        lengths
+            Numbers of steps, any shape.
+
+        Returns
+        -------
+        Array of the same shape.
+        """
+        done = np.asarray(self.prefix_history)[..., None] >= np.ravel(lengths)
+        sweeps = np.where(done.any(-2), done.argmax(-2) + 1, np.inf)
+        return sweeps.reshape(*sweeps.shape[:-1], *np.shape(lengths))
 
 
 def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:
@@ -129,6 +170,8 @@ def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTre
         num_iters=jnp.asarray(0),
         evals_per_step=one,
         defect_history=jnp.zeros((0,), path.dtype),
+        merit_history=jnp.zeros((0,), path.dtype),
+        prefix_history=jnp.zeros((0,), int),
         exact_prefix=jnp.asarray(path.shape[0]),
         block_defects=jnp.zeros((0, 1), path.dtype),
     )

@@ -1,23 +1,12 @@
 """Recursions and targets with known answers, shared by the tests of the core."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class Recursion(NamedTuple):
-    """A step function, the state it starts from, and its inputs."""
-
-    step: Callable
-    initial_state: Any
-    inputs: Any
-
-    @property
-    def num_steps(self) -> int:
-        return jax.tree.leaves(self.inputs)[0].shape[0]
+from parsample import Recursion
 
 
 def noise(*shape: int, seed: int = 0) -> jax.Array:

@@ -1,0 +1,96 @@
+"""How block starts are corrected, given what is known of the block maps and the defects.
+
+Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. They
+are rules of one solver: whatever the rule, the block that the exact front reaches starts where the front ends, so that C
+sweeps always suffice.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from parsample import affine, kalman
+from parsample.affine import BlockMatrices
+from parsample.transition import Vector
+
+
+@dataclass(frozen=True)
+class Newton:
+    """``delta_c = (1 - damping) A_{c-1} delta_{c-1} + d_c``: Newton's method, the default.
+
+    Attributes
+    ----------
+    damping
+        Between 0, which is none, and 1, where nothing of A is left (scale-ELK, Gonzalez et al., arXiv 2407.19115).
+    """
+
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damping <= 1:
+            raise ValueError(f"damping must lie between 0 and 1; got {self.damping!r}.")
+
+    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
+        """Corrections of all block starts."""
+        return affine.solve((1 - self.damping) * matrices if self.damping else matrices, defects)
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """A Levenberg-Marquardt step by a Kalman filter: ELK with `Dense`, quasi-ELK with `Diagonal` (arXiv 2407.19115).
+
+    Attributes
+    ----------
+    weight
+        Of a squared correction against a squared residual, both in standard deviations of the chain; 0 is Newton's
+        method.
+    """
+
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight must not be negative; got {self.weight!r}.")
+
+    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], scale: Vector) -> Float[Array, "C D"]:
+        """Corrections of all block starts."""
+        if matrices.ndim == 3:  # the filter works in units of the scale; to diagonals these are all the same
+            matrices = matrices * scale[None, None] / scale[None, :, None]
+        elif matrices.ndim == 4:
+            parts = scale.reshape(matrices.shape[-1], -1).T
+            matrices = matrices * parts[None, :, None] / parts[None, :, :, None]
+        before = jnp.concatenate([jnp.zeros_like(matrices[:1]), matrices[:-1]])
+        gains = kalman.gains(before, self.weight)
+        # The mean's recursion m_c = G_c A_{c-1} m_{c-1} + G_c d_c, with its matrices at the places `affine` expects.
+        maps = affine.multiply(gains, before, is_diagonal=matrices.ndim == 2)
+        maps = jnp.concatenate([maps[1:], jnp.zeros_like(maps[:1])])
+        return affine.solve(maps, affine.apply(gains, defects / scale[None])) * scale[None]
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """``delta_c = step_size (d_c - A_c^T d_{c+1})``: a gradient step on the merit function, half the sum of |d_c|^2.
+
+    The comparator of Gonzalez et al., arXiv 2508.16817: its rate falls with the square of the condition.
+
+    Attributes
+    ----------
+    step_size
+        Positive; below 2 over the largest squared singular value of the residual's Jacobian, at most (1 + max |A|)^2.
+    """
+
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.step_size > 0:
+            raise ValueError(f"step_size must be positive; got {self.step_size!r}.")
+
+    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
+        """Corrections of all block starts."""
+        after = jnp.concatenate([defects[1:], jnp.zeros_like(defects[:1])])
+        pulled = affine.apply(affine.transpose(matrices, is_diagonal=matrices.ndim == 2), after)
+        return self.step_size * (defects - pulled)
+
+
+Correction = Newton | TrustRegion | GradientDescent

@@ -1,0 +1,118 @@
+"""A path found window by window, each of which slides on as soon as its leading steps have met.
+
+For paths whose Jacobians do not all fit in memory, or whose far end would be corrected in vain while its beginning is
+still wrong (Zoltowski et al., arXiv 2508.18413). What a window found of steps beyond its exact part is the guess that
+the next one begins with.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from parsample.deer import solve
+from parsample.grid import Grid, ceil_div
+from parsample.solution import DEER, Solution
+from parsample.status import Status
+from parsample.transition import Inputs, Transition, Vector
+
+# A window slides on once this part of it has met.
+SLIDE_AT = 0.5
+
+
+class _Windows(NamedTuple):
+    """Where the windows stand."""
+
+    first: Int[Array, ""]  # steps of the path before this window
+    path: Float[Array, "T D"]
+    guesses: Float[Array, "C D"]
+    num_iters: Int[Array, ""]
+    work: Float[Array, ""]
+    defect: Float[Array, ""]
+    defect_at: Int[Array, ""]
+    exact_prefix: Int[Array, ""]
+    status: Int[Array, ""]  # -1 while running
+
+
+def slide(
+    transition: Transition,
+    start: Vector,
+    inputs: Inputs,
+    method: DEER,
+    window: int,
+    *,
+    guess: Float[Array, "T D"] | None = None,
+    scale: Vector | None = None,
+    probe_key: Array | None = None,
+) -> Solution:
+    """The path of `transition`, of which `window` steps are solved at a time; shapes and arguments as for `deer.solve`.
+
+    Sweeps are counted over all windows; histories are not kept. A window that stalls is the last, and what is left of
+    the path is for `deer.finish`.
+    """
+    num_steps, dtype = inputs.num_steps, start.dtype
+    if method.max_iters is not None:
+        raise ValueError("max_iters does not go with window=: a window slides on when its leading steps have met.")
+    places = Grid(window, method.block_size).places_before()
+
+    def starts_at(path: Array, first: Array, known: Array | int) -> Array:
+        """Starts of the blocks of the window at `first`; where nothing is known yet, the last state that is."""
+        at = jnp.minimum(first + places, known - 1)
+        return jnp.where(at[:, None] < 0, start[None], path[jnp.maximum(at, 0)])
+
+    def one_window(loop: _Windows) -> _Windows:
+        is_last = loop.first == num_steps - window
+        found = solve(
+            transition,
+            jnp.where(loop.first == 0, start, loop.path[jnp.maximum(loop.first - 1, 0)]),
+            inputs._replace(
+                sequence=jax.tree.map(
+                    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, loop.first, window), inputs.sequence
+                )
+            ),
+            method,
+            block_starts=loop.guesses,
+            scale=scale,
+            probe_key=probe_key,
+            enough=jnp.where(is_last, window, max(1, int(SLIDE_AT * window))),
+        )
+        path = jax.lax.dynamic_update_slice_in_dim(loop.path, found.states, loop.first, 0)
+        first = jnp.minimum(loop.first + found.exact_prefix, num_steps - window)
+        going_on = (found.status == int(Status.CONVERGED)) & ~is_last
+        worse = found.defect > loop.defect
+        return _Windows(
+            first=jnp.where(going_on, first, loop.first),
+            path=path,
+            guesses=starts_at(path, first, loop.first + window if guess is None else num_steps),
+            num_iters=loop.num_iters + found.num_iters,
+            work=loop.work + found.evals_per_step * window,
+            defect=jnp.where(worse, found.defect, loop.defect),
+            defect_at=jnp.where(worse, loop.first + found.defect_at, loop.defect_at),
+            exact_prefix=loop.first + found.exact_prefix,
+            status=jnp.where(going_on, -1, found.status),
+        )
+
+    path = jnp.broadcast_to(start, (num_steps, *start.shape)) if guess is None else guess
+    zero, none = jnp.zeros((), dtype), jnp.asarray(0)
+    begin = _Windows(
+        none, path, starts_at(path, none, num_steps), none, zero, zero, jnp.asarray(-1), none, jnp.asarray(-1)
+    )
+    last = jax.lax.while_loop(lambda loop: loop.status < 0, one_window, begin)
+    ends = jnp.minimum(method.block_size * jnp.arange(1, 1 + ceil_div(num_steps, method.block_size)), num_steps) - 1
+    return Solution(
+        states=last.path,
+        outputs=None,
+        final=transition.restore(last.path[jnp.maximum(last.exact_prefix - 1, 0)]),
+        block_ends=last.path[ends],
+        status=last.status,
+        defect=last.defect,
+        defect_at=last.defect_at,
+        num_iters=last.num_iters,
+        evals_per_step=last.work / num_steps,
+        defect_history=jnp.zeros((0,), dtype),
+        merit_history=jnp.zeros((0,), dtype),
+        prefix_history=jnp.zeros((0,), int),
+        exact_prefix=last.exact_prefix,
+        block_defects=jnp.zeros((0, ends.size), dtype),
+    )
