@@ -14,7 +14,7 @@ BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"] | Float[Array, "C n 
 
 
 def apply(matrices: Array, vectors: Float[Array, "... D"]) -> Array:
-    """Products A v, where `matrices` has as many axes as `vectors` (diagonals), one more, or two more (small blocks)."""
+    """Products A v; `matrices` has as many axes as `vectors` (diagonals), one more, or two more (small blocks)."""
     if matrices.ndim == vectors.ndim:
         return matrices * vectors
     if matrices.ndim == vectors.ndim + 1:

@@ -1,8 +1,8 @@
 """How block starts are corrected, given what is known of the block maps and the defects.
 
 Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. They
-are rules of one solver: whatever the rule, the block that the exact front reaches starts where the front ends, so that C
-sweeps always suffice.
+are rules of one solver: whatever the rule, the block that the exact front reaches starts where the front ends, so that
+C sweeps always suffice.
 """
 
 from dataclasses import dataclass

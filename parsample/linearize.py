@@ -161,10 +161,10 @@ Linearization = Zero | Identity | Diagonal | BlockDiagonal | Dense
 
 
 def bounded(matrices: BlockMatrices) -> Array:
-    """The matrices (small blocks each by itself) scaled down to spectral norm 1 where they exceed it; what is not finite becomes 0.
+    """The matrices scaled down to spectral norm 1 where they exceed it; what is not finite becomes 0.
 
     Corrections then never grow on their way from block to block, which keeps Newton's method from overshooting where
-    curvature varies. It changes the next iterate, not the equations solved.
+    curvature varies. It changes the next iterate, not the equations solved. Small blocks are scaled each by itself.
     """
     axes = tuple(range(1, matrices.ndim))
     matrices = jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)

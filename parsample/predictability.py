@@ -1,7 +1,7 @@
 """What predictability says of parallel evaluation: the merit function, its conditioning, and the sweeps to expect.
 
-Solving ``s_t = f_t(s_{t-1})`` minimises the merit function ``L(s) = 1/2 sum |s_t - f_t(s_{t-1})|^2``, whose residual has
-the Jacobian J: identities on the diagonal and -A_t below it. Its smallest singular value squared is the
+Solving ``s_t = f_t(s_{t-1})`` minimises the merit function ``L(s) = 1/2 sum |s_t - f_t(s_{t-1})|^2``, whose residual
+has the Jacobian J: identities on the diagonal and -A_t below it. Its smallest singular value squared is the
 Polyak-Lojasiewicz constant mu of L, which the largest Lyapunov exponent bounds (Gonzalez et al., arXiv 2508.16817,
 theorem 2): constant in T where the exponent is negative, exponentially small where it is positive.
 """

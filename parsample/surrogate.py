@@ -1,9 +1,8 @@
 """Accept steps whose derivative is that of a sigmoid: BlackJAX's chains, seen more smoothly by Newton's method.
 
 The derivative of an accept-reject step is that of the branch taken, and blind to the decision. The surrogate
-differentiates the mixture ``g proposal + (1 - g) state`` with ``g = sigmoid((log ratio - log u) / temperature)`` instead
-(Zoltowski et al., arXiv 2508.18413); values stay those of the decision itself. Plain derivatives needed fewer sweeps in most
-chains tried here (``benchmarks/papers``): try it where Newton's method stalls on a kernel that rejects often.
+differentiates the mixture ``g proposal + (1 - g) state`` with ``g = sigmoid((log ratio - log u) / temperature)``
+instead (Zoltowski et al., arXiv 2508.18413); values stay those of the decision itself.
 """
 
 import operator

@@ -1,7 +1,7 @@
 """A Gibbs sampler of eight schools with 18 parameters: mu, tau^2, eight effects theta_j, eight variances sigma_j^2.
 
-y_j ~ N(theta_j, sigma_j^2), theta_j ~ N(mu, tau^2); mu ~ N(0, 10^2), tau^2 ~ IG(2, 50), and sigma_j^2 is centred near the
-published squared standard error by an inverse gamma of 10 degrees of freedom (Rubin 1981; Gelman et al., BDA 5.5).
+y_j ~ N(theta_j, sigma_j^2), theta_j ~ N(mu, tau^2); mu ~ N(0, 10^2), tau^2 ~ IG(2, 50), and sigma_j^2 is centred near
+the published squared standard error by an inverse gamma of 10 degrees of freedom (Rubin 1981; Gelman et al., BDA 5.5).
 """
 
 import json
