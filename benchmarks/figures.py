@@ -1,6 +1,7 @@
 """The figures of the suite, one PNG per group, device and precision."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.report import CURVES, File, curve, median
+from benchmarks.report import CURVES, File, curve, median, paper
 from benchmarks.scaling import crossover
 
 NAMES = {
@@ -37,7 +38,7 @@ def draw(files: list[File], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for file in files:
-        plot = FIGURES.get(file.group)
+        plot = _plot_of(file.group)
         figure = None if plot is None else plot(file)
         if figure is not None:
             versions, environment = file.environment["versions"], file.environment
@@ -48,6 +49,12 @@ def draw(files: list[File], folder: Path) -> list[Path]:
             plt.close(figure)
             paths.append(path)
     return paths
+
+
+def _plot_of(group: str) -> Callable[[File], Any] | None:
+    if group.startswith("papers."):
+        return partial(paper(group.removeprefix("papers.")).figure, panels=_panels)
+    return FIGURES.get(group)
 
 
 def _panels(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.4) -> tuple[Any, np.ndarray]:

@@ -6,22 +6,24 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import parsample
 from benchmarks import native, problems
 from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
-from benchmarks.recursions import Recursion, eight_schools_gibbs, mean_field_network
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import better_of_two, certificate, extrapolated
+from models.recursions.eight_schools_gibbs import eight_schools
+from parsample.adapters import Recursion
 from parsample.compilation import outermost_jit
 from parsample.costs import forget_costs
 from parsample.grid import ceil_div
 from parsample.linearize import Dense, Diagonal, Zero
 
 # Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
-# its authors published them. Networks: arXiv 2508.16817.
+# its authors published them.
 PUBLISHED = {
     "banana": (
         "sequential 0.27 s (2 CPU cores), 22.6 s (A100); parallel 139 iterations, 2.9 s (2 CPU cores), 0.135 s (A100), "
@@ -37,23 +39,16 @@ PUBLISHED = {
         "sequential 0.18 s (2 CPU cores); DEER 37 and 19 iterations, 2.6 s; quasi-DEER 105 to 110, 0.64 s (2 CPU cores)"
     ),
 }
-NETWORKS = {
-    0.5: "LLE -0.65, 4 iterations",
-    0.8: "LLE -0.19, 5 iterations",
-    1.0: "LLE -0.014, 8 iterations",
-    1.2: "LLE 0.00, 33 iterations",
-}
-
 # Above this dimension a dense linearization costs too much to be tried.
 MAX_DENSE = 64
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One job per row of the published table, then our own, then iterations on networks."""
+    """One job per row of the published table, then our own."""
     tiny = options.scale == "tiny"
     steps: dict[str, Any] = {"num_steps": 2048} if tiny else {}
     small: dict[str, Any] = {"num_steps": 256, "num_rows": 50} if tiny else {}
-    gibbs = Job("reference", "gibbs", partial(recursion_row, partial(eight_schools_gibbs, 512 if tiny else 10_000)))
+    gibbs = Job("reference", "gibbs", partial(gibbs_row, 512 if tiny else 10_000))
     for key, problem in (
         ("banana", partial(problems.banana_hmc, **steps)),
         ("logistic", partial(problems.logistic_mala, **small)),
@@ -66,8 +61,6 @@ def jobs(options: Options) -> Iterator[Job]:
         yield Job("reference", "real logistic", partial(chain_row, problems.real_logistic, ""))
         large = partial(problems.large_logistic, 1, 20_000)
         yield Job("reference", "large logistic", partial(chain_row, large, ""))
-    for gain in (0.5,) if tiny else NETWORKS:
-        yield Job("networks", f"g = {gain}", partial(network_row, gain, 8 if tiny else 100))
 
 
 def chain_row(make: Callable[[], Problem], published: str, options: Options) -> Row:
@@ -173,21 +166,21 @@ def describe(method: parsample.DEER) -> str:
     return f"b = {method.block_size}, {type(method.linearization).__name__}"
 
 
-def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
+def gibbs_row(num_steps: int, options: Options) -> Row:
     """The Gibbs sampler: step by step, by Newton's method with b = 1, and by the fastest of some block sizes."""
-    recursion = make()
-    methods = [*candidates(recursion.num_steps, recursion.num_chains, options), parsample.DEER(16)]
-    tried = [_tried(describe(method), partial(_solve, recursion, method)) for method in methods]
+    chains = [eight_schools(num_steps, seed=seed) for seed in range(2)]
+    methods = [*candidates(num_steps, len(chains), options), parsample.DEER(16)]
+    tried = [_tried(describe(method), partial(_solve, chains, method)) for method in methods]
     best = methods[min(range(len(methods)), key=lambda i: tried[i]["seconds"])]
     runs = {
-        "sequential": partial(_rollouts, recursion),
-        "blocks": partial(_solve, recursion, best),
-        "newton": partial(_solve, recursion, newton(recursion.num_steps)),
-        "quasi_newton": partial(_solve, recursion, replace(newton(recursion.num_steps), linearization=Diagonal())),
+        "sequential": partial(_rollouts, chains),
+        "blocks": partial(_solve, chains, best),
+        "newton": partial(_solve, chains, newton(num_steps)),
+        "quasi_newton": partial(_solve, chains, replace(newton(num_steps), linearization=Diagonal())),
     }
     return {
-        "title": recursion.name,
-        "work": recursion.identity(),
+        "title": "eight schools, Gibbs, 18 parameters",
+        "work": {"T": num_steps, "D": 18, "num_chains": len(chains), "start": "data, and N(0, 0.5^2)"},
         "runs": options.measure(runs),
         "blocks_setting": describe(best),
         "tried": tried,
@@ -195,40 +188,19 @@ def recursion_row(make: Callable[[], Recursion], options: Options) -> Row:
     }
 
 
-def _solve(recursion: Recursion, method: parsample.DEER) -> list[parsample.Solution]:
+def _solve(chains: list[Recursion], method: parsample.DEER) -> list[parsample.Solution]:
     """One chain after another, each on all devices."""
-    return [
-        parsample.deer(
-            recursion.step,
-            recursion.initial_states[chain],
-            jax.tree.map(lambda leaf, chain=chain: leaf[chain], recursion.inputs),
-            **vars(method),
-        )
-        for chain in range(recursion.num_chains)
-    ]
+    return [parsample.deer(chains[0].step, chain.initial_state, chain.inputs, **vars(method)) for chain in chains]
 
 
-def _rollouts(recursion: Recursion) -> Any:
-    return _roll_all(recursion.step, recursion.initial_states, recursion.inputs)
+def _rollouts(chains: list[Recursion]) -> Any:
+    starts, inputs = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        for parts in ([chain.initial_state for chain in chains], [chain.inputs for chain in chains])
+    )
+    return _roll_all(chains[0].step, starts, inputs)
 
 
 @outermost_jit(0)
 def _roll_all(step: Callable, states: Any, inputs: Any) -> Any:
     return jax.vmap(partial(parsample.rollout, step))(states, inputs)
-
-
-def network_row(gain: float, num_units: int, options: Options) -> Row:
-    """Sweeps that Newton's method with b = 1 takes on a network of this gain, and its Lyapunov exponent."""
-    recursion = mean_field_network(gain, num_units, 64 if options.scale == "tiny" else 1000)
-    found = parsample.lyapunov_exponent(recursion.step, recursion.initial_states[0], recursion.inputs[0])
-    once = replace(options, repeats=min(options.repeats, 1))
-    # A sweep with D tangents of D units takes a while; beyond the published gains it may take a thousand of them.
-    method = replace(newton(recursion.num_steps), max_iters=200)
-    runs = {"newton": partial(_solve, recursion, method)}
-    return {
-        "title": recursion.name,
-        "work": recursion.identity(),
-        "runs": once.measure(runs),
-        "lle": float(found.lle),
-        "published": NETWORKS[gain],
-    }

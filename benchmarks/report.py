@@ -5,6 +5,7 @@ Tables go between ``<!-- results:NAME -->`` and ``<!-- end -->``, one per device
 """
 
 import argparse
+import importlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -102,14 +103,7 @@ def reference(file: File) -> str:
         cells[-1] += f" ({row['blocks_setting']})" if "blocks_setting" in row else ""
         title = f"{row['title']}, T = {work['T']:,}{chains}"
         body.append([title, *cells, cell(row, "newton") + iterations, cell(row, "c_loop"), row.get("published") or "-"])
-    networks = file.table("networks")
-    if not networks:
-        return markdown(header, body)
-    lines = [
-        [row["title"], f"{row['lle']:+.3f}", str(row["runs"]["newton"]["num_iters"]), row["published"]]
-        for row in networks
-    ]
-    return markdown(header, body) + "\n\n" + markdown(("network", "LLE", "iterations", "published"), lines)
+    return markdown(header, body)
 
 
 def models(file: File) -> str:
@@ -337,9 +331,19 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
 }
 
 
+# Experiments of benchmarks/papers, which bring their own tables and figures.
+PAPERS = ("threshold", "two_well", "observers", "gains", "chains", "methods")
+
+
+def paper(name: str) -> Any:
+    """The module of an experiment; it imports this one."""
+    return importlib.import_module(f"benchmarks.papers.{name}")
+
+
 def section(name: str, files: list[File]) -> str:
     """One table per device and precision, each under a line that says where it was measured."""
-    group, write = TABLES[name]
+    group, write = (f"papers.{name}", paper(name).table) if name in PAPERS else TABLES[name]
+    command = f"python -m benchmarks.{group}" if name in PAPERS else f"python -m benchmarks.run {group}"
     parts = []
     for file in files:
         if file.group == group:
@@ -347,8 +351,8 @@ def section(name: str, files: list[File]) -> str:
             where = f"{file.environment['device']}, {file.environment['dtype']}, jax {versions['jax']}"
             left_out = sum(not is_measured(row) for row in file.rows)
             note = f"; {left_out} jobs of this group skipped or failed" if left_out else ""
-            parts.append(f"{where} (`python -m benchmarks.run {group}`){note}:\n\n{write(file)}")
-    return "\n\n".join(parts) or f"Not measured yet (`python -m benchmarks.run {group}`)."
+            parts.append(f"{where} (`{command}`){note}:\n\n{write(file)}")
+    return "\n\n".join(parts) or f"Not measured yet (`{command}`)."
 
 
 def rewritten(text: str, files: list[File]) -> str:
@@ -362,8 +366,8 @@ def rewritten(text: str, files: list[File]) -> str:
 
     def replace(match: re.Match) -> str:
         name = match[1]
-        if name not in TABLES:
-            raise ValueError(f"results:{name} names no table; there are {', '.join(TABLES)}.")
+        if name not in (*TABLES, *PAPERS):
+            raise ValueError(f"results:{name} names no table; there are {', '.join((*TABLES, *PAPERS))}.")
         return f"<!-- results:{name} -->\n\n{section(name, files)}\n\n<!-- end -->"
 
     return re.sub(r"<!-- results:(\w+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)

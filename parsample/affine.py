@@ -19,7 +19,7 @@ def apply(matrices: Array, vectors: Float[Array, "... D"]) -> Array:
         return matrices * vectors
     if matrices.ndim == vectors.ndim + 1:
         return jnp.einsum("...ij,...j->...i", matrices, vectors, precision="highest")
-    parts = vectors.reshape(*vectors.shape[:-1], matrices.shape[-1], -1)
+    parts = vectors.reshape(*vectors.shape[:-1], matrices.shape[-1], matrices.shape[-3])
     return jnp.einsum("...nab,...bn->...an", matrices, parts, precision="highest").reshape(vectors.shape)
 
 

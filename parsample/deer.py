@@ -258,7 +258,9 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
     finals = team.gather(entry(it.lanes.carries, last))
     work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
-    finite = jnp.isfinite(it.lanes.path).all()
+    # What was not asked for (`enough`) may still be anything.
+    asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
+    finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
     jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
     worst = jnp.argmax(jumps[0])
     work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)

@@ -46,6 +46,8 @@ class Gibbs:
     """
 
     def __init__(self, conditionals: Mapping[str, Conditional]) -> None:
+        if not isinstance(conditionals, Mapping):
+            raise TypeError(f"conditionals must map names to a Conditional each; got {conditionals!r}.")
         if not conditionals:
             raise ValueError("conditionals must hold at least one Conditional.")
         for name, conditional in conditionals.items():

@@ -111,6 +111,8 @@ def integrate(
         If the trajectory was finished step by step.
     """
     checked_count("num_integration_steps", num_integration_steps)
+    if not isinstance(method, DEER | Sequential | None):
+        raise TypeError(f"method must be parsample.DEER(...), parsample.Sequential() or None; got {method!r}.")
     if not step_size > 0:
         raise ValueError(f"step_size must be positive; got {step_size!r}.")
     start, unravel = ravel_pytree(checked_position(position, "position"))

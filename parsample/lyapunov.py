@@ -6,7 +6,7 @@ in nats per step, or per unit of time where a step is said to take `dt`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,12 +130,15 @@ def lyapunov_exponent(
     _check_dt(dt)
     growth = _growth(step, num_probes, initial_state, entries, jax.random.key(0) if rng_key is None else rng_key)
     counted = growth[:, num_discarded:]
-    lle, se = batch_means(counted, num_batches)
+    # Tangents of one path end up in one direction: they are no independent measurements of it.
+    lle, se = batch_means(counted.mean(0), num_batches)
     spread = counted.mean(1).std(ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, growth.dtype)
     return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
 
 
-def lyapunov_exponent_of_jacobians(jacobians: Float[Array, "T D D"], **settings: object) -> LyapunovExponent:
+def lyapunov_exponent_of_jacobians(
+    jacobians: Float[Any, "T D D"] | Float[Any, " T"], **settings: object
+) -> LyapunovExponent:
     """Largest Lyapunov exponent of given Jacobians.
 
     Parameters
@@ -159,7 +162,8 @@ def lyapunov_exponent_of_jacobians(jacobians: Float[Array, "T D D"], **settings:
     if given.ndim != 3 or given.shape[1] != given.shape[2]:
         raise ValueError(f"jacobians must have shape (T, D, D) or (T,); got {jnp.shape(jacobians)}.")
     # The recursion whose Jacobians they are.
-    return lyapunov_exponent(_apply, jnp.zeros(given.shape[2], given.dtype), given, **settings)  # type: ignore[arg-type]
+    still = jnp.zeros(given.shape[2], given.dtype)
+    return lyapunov_exponent(_apply, still, given, **settings)  # type: ignore[arg-type]
 
 
 def lyapunov_spectrum(

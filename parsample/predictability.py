@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample.compilation import outermost_jit
 from parsample.solution import Solution
+from parsample.status import Status
 from parsample.transition import as_inputs
 from parsample.validation import checked_count, checked_recursion
 
@@ -134,12 +135,12 @@ def predicted_sweeps(solution: Solution, num_steps: int) -> float:
     Raises
     ------
     ValueError
-        If the solve was too short to see growth: fewer than 16 steps.
+        If the solve was too short to see growth: fewer than 16 steps; or kept no histories, as with windows.
     """
     checked_count("num_steps", num_steps)
-    solved = int(np.max(solution.prefix_history, initial=0))
-    if solved == 0 or not np.isfinite(solution.sweeps_for([solved]))[0]:
+    if Status(int(solution.status)) is not Status.CONVERGED:
         return float("inf")
+    solved = int(solution.exact_prefix)
     if solved < 16:
         raise ValueError(f"solution has {solved} steps; at least 16 are needed to see how sweeps grow.")
     lengths = np.unique(np.geomspace(solved / 16, solved, 9).astype(int))

@@ -99,6 +99,8 @@ def slide(
         none, path, starts_at(path, none, num_steps), none, zero, zero, jnp.asarray(-1), none, jnp.asarray(-1)
     )
     last = jax.lax.while_loop(lambda loop: loop.status < 0, one_window, begin)
+    # A window that stalled counts its own rest; what lies beyond it is evaluated step by step too.
+    beyond = jnp.where(last.status == int(Status.STALLED), num_steps - window - last.first, 0)
     ends = jnp.minimum(method.block_size * jnp.arange(1, 1 + ceil_div(num_steps, method.block_size)), num_steps) - 1
     return Solution(
         states=last.path,
@@ -109,7 +111,7 @@ def slide(
         defect=last.defect,
         defect_at=last.defect_at,
         num_iters=last.num_iters,
-        evals_per_step=last.work / num_steps,
+        evals_per_step=(last.work + beyond) / num_steps,
         defect_history=jnp.zeros((0,), dtype),
         merit_history=jnp.zeros((0,), dtype),
         prefix_history=jnp.zeros((0,), int),

@@ -150,10 +150,17 @@ class Solution(NamedTuple):
         Returns
         -------
         Array of the same shape.
+
+        Raises
+        ------
+        ValueError
+            If the solve kept no histories.
         """
+        if not self.prefix_history.shape[-1]:
+            raise ValueError("this solution kept no prefix_history: solve without window=, and not sequentially.")
         done = np.asarray(self.prefix_history)[..., None] >= np.ravel(lengths)
         sweeps = np.where(done.any(-2), done.argmax(-2) + 1, np.inf)
-        return sweeps.reshape(*sweeps.shape[:-1], *np.shape(lengths))
+        return sweeps.reshape((*sweeps.shape[:-1], *np.shape(lengths)))
 
 
 def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -41,6 +42,14 @@ def _nothing_is_known():
     """Step costs that another test measured, or made up."""
     if costs := sys.modules.get("parsample.costs"):
         costs.forget_costs()
+
+
+@pytest.fixture
+def as_users_have_it():
+    """Without the types checked, which would catch much bad input before parsample's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

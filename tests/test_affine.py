@@ -2,36 +2,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrices import FORMS, full, random_matrices
 
 from parsample import affine
 
-FORMS = (affine.solve_sequential, affine.solve_associative, affine.solve)
+SOLVERS = tuple(map(jax.jit, (affine.solve_sequential, affine.solve_associative, affine.solve)))
 
 
 def step_by_step(matrices: np.ndarray, defects: np.ndarray) -> np.ndarray:
     deltas = [defects[0]]
-    for matrix, defect in zip(matrices[:-1], defects[1:], strict=True):
-        full = np.diag(matrix) if matrix.ndim == 1 else matrix
-        deltas.append(full @ deltas[-1] + defect)
+    for matrix, defect in zip(full(matrices)[:-1], defects[1:], strict=True):
+        deltas.append(matrix @ deltas[-1] + defect)
     return np.stack(deltas)
 
 
-@pytest.mark.parametrize("is_dense", [True, False], ids=["dense", "diagonal"])
-@pytest.mark.parametrize("num_blocks", [1, 2, 5, 64])
-def test_all_forms_agree_with_a_loop(num_blocks, is_dense):
-    rng = np.random.default_rng(num_blocks)
-    matrices = rng.normal(size=(num_blocks, 3, 3) if is_dense else (num_blocks, 3)) / 2
-    defects = rng.normal(size=(num_blocks, 3))
-    expected = step_by_step(matrices, defects)
-    for form in FORMS:
-        np.testing.assert_allclose(form(jnp.array(matrices), jnp.array(defects)), expected, rtol=1e-10, atol=1e-12)
-
-
 @pytest.mark.parametrize("form", FORMS)
-def test_float32_stays_float32_and_accurate(form, float32):
+@pytest.mark.parametrize("num_blocks", [1, 2, 13])
+def test_all_solvers_agree_with_a_loop(num_blocks, form):
+    matrices = random_matrices(form, num_blocks, seed=num_blocks)
+    defects = np.random.default_rng(0).normal(size=(num_blocks, 6))
+    expected = step_by_step(matrices, defects)
+    for solve in SOLVERS:
+        np.testing.assert_allclose(solve(jnp.array(matrices), jnp.array(defects)), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_float32_stays_float32_and_accurate(solve, float32):
     rng = np.random.default_rng(0)
-    matrices, defects = rng.normal(size=(64, 3, 3)) / 3, rng.normal(size=(64, 3))
-    deltas = form(jnp.array(matrices, jnp.float32), jnp.array(defects, jnp.float32))
+    matrices, defects = rng.normal(size=(13, 3, 3)) / 3, rng.normal(size=(13, 3))
+    deltas = solve(jnp.array(matrices, jnp.float32), jnp.array(defects, jnp.float32))
     assert deltas.dtype == jnp.float32
     np.testing.assert_allclose(deltas, step_by_step(matrices, defects), rtol=2e-5, atol=2e-5)
 
@@ -47,8 +46,15 @@ def test_vmap_over_chains():
     np.testing.assert_allclose(deltas[1, :, 0], [1.0, 1.5, 1.75, 1.875])
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 3), (4, 3)])
-def test_apply_multiplies_by_full_matrices_or_diagonals(shape):
-    matrices, vectors = np.random.default_rng(1).normal(size=shape), np.ones((4, 3))
-    expected = matrices.sum(-1) if len(shape) == 3 else matrices
-    np.testing.assert_allclose(affine.apply(jnp.array(matrices), jnp.array(vectors)), expected, rtol=1e-12)
+@pytest.mark.parametrize("form", FORMS)
+def test_products_and_transposes_are_those_of_the_full_matrices(form):
+    first, second = (random_matrices(form, 4, seed) for seed in (1, 2))
+    vectors = np.random.default_rng(3).normal(size=(4, 6))
+    product = affine.multiply(jnp.array(second), jnp.array(first), is_diagonal=first.ndim == 2)
+    np.testing.assert_allclose(full(np.asarray(product)), full(second) @ full(first), atol=1e-14)
+    transposed = affine.transpose(jnp.array(first), is_diagonal=first.ndim == 2)
+    np.testing.assert_array_equal(full(np.asarray(transposed)), np.swapaxes(full(first), 1, 2))
+    applied = affine.apply(jnp.array(first), jnp.array(vectors))
+    np.testing.assert_allclose(applied, np.einsum("cij,cj->ci", full(first), vectors), atol=1e-14)
+    one = affine.apply(jnp.array(first[0]), jnp.array(vectors[0]))  # as the sequential solver does it
+    np.testing.assert_allclose(one, applied[0], atol=1e-14)

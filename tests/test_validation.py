@@ -8,13 +8,13 @@ from typing import Any
 import blackjax
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from chains import fade, isotropic, noise
 
 from parsample import (
     DEER,
+    Newton,
     StepCosts,
     Zero,
     check,
@@ -37,12 +37,7 @@ START = jnp.array(0.5)
 MALA = blackjax.mala(isotropic, 0.2)
 
 
-@pytest.fixture(autouse=True)
-def as_users_have_it():
-    """Without the types checked, which would catch many of these before parsample's own checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 
 
 def refuses(error: type[Exception], *words: str) -> Any:
@@ -112,12 +107,20 @@ def test_settings_of_deer(settings, words):
 
 
 @pytest.mark.parametrize("linearization", [Zero, "dense", None])
-def test_a_linearization_is_one_of_four(linearization):
+def test_a_linearization_is_one_of_five(linearization):
     if linearization is None:  # by keyword, None is the default of `deer`; as a setting it is an error
         assert deer(fade, START, INPUTS, linearization=None).status == 0
         return
-    with refuses(TypeError, "linearization must be Dense(), Diagonal(), Identity() or Zero(); got"):
+    with refuses(TypeError, "linearization must be Dense(), Diagonal(), BlockDiagonal(), Identity() or Zero(); got"):
         DEER(4, linearization)
+
+
+@pytest.mark.parametrize("correction", [Newton, "newton", 0.5])
+def test_a_correction_is_one_of_three(correction):
+    with refuses(TypeError, "correction must be Newton(), TrustRegion() or GradientDescent(); got"):
+        DEER(4, correction=correction)
+    with refuses(TypeError, "correction must be Newton(), TrustRegion() or GradientDescent(); got"):
+        deer(fade, START, INPUTS, correction=correction)
 
 
 def test_numpy_integers_are_whole_numbers():

@@ -132,12 +132,12 @@ def _sprott_b(x: Array, y: Array, z: Array) -> tuple:
 
 FLOWS = {
     "Lorenz": Flow(_lorenz, (-9.7869, -15.0385, 20.5340), 0.892),
-    "Rossler": Flow(_rossler, (6.5134, 0.4772, 0.3416), 0.151),
-    "Thomas": Flow(_thomas, (2.1994, 2.3634, 3.2202), 0.632),
+    "Rossler": Flow(_rossler, (6.5134, 0.4772, 0.3416), 0.151, dt=0.005),
+    "Thomas": Flow(_thomas, (2.1994, 2.3634, 3.2202), 0.632, dt=0.005),
     "GlycolyticOscillation": Flow(_glycolysis, (29.4533, 130.1935, 0.1841), 0.0216),
     "GuckenheimerHolmes": Flow(_guckenheimer_holmes, (-0.5558, 0.0518, 0.3777), 0.789, dt=0.0002),
     "Halvorsen": Flow(_halvorsen, (-8.6807, -2.4741, 0.0708), 0.696, dt=0.002),
-    "Chua": Flow(_chua, (1.1262, -0.1139, -0.7832), 1.23),
+    "Chua": Flow(_chua, (1.1262, -0.1139, -0.7832), 1.23, dt=0.005),
     "Duffing": Flow(_duffing, (-1.1635, -0.5092, 0.0), 0.140),
     "KawczynskiStrizhak": Flow(_kawczynski_strizhak, (-1.1605, 5.8637, -1.2032), 0.0757),
     "IsothermalChemical": Flow(_isothermal_chemical, (0.5142, 0.9984, 1.0062), 0.450, dt=0.0002),
@@ -147,7 +147,7 @@ FLOWS = {
     "Dadras": Flow(_dadras, (1.0284, -3.5349, -0.7208), 0.406, dt=0.002),
     "RikitakeDynamo": Flow(_rikitake_dynamo, (-0.7792, -0.6302, 2.6712), 0.132),
     "Aizawa": Flow(_aizawa, (-0.7845, -0.6289, -0.1762), 0.135),
-    "ArnoldBeltramiChildress": Flow(_arnold_beltrami_childress, (3.3995, 2.7700, 6.0751), 0.367),
+    "ArnoldBeltramiChildress": Flow(_arnold_beltrami_childress, (3.3995, 2.7700, 6.0751), 0.367, dt=0.005),
     "ChenLee": Flow(_chen_lee, (0.1718, 0.1036, 6.2554), 0.164, dt=0.002),
     "SprottB": Flow(_sprott_b, (1.6878, 1.4848, -0.5371), 0.207),
 }
