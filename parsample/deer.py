@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
-from parsample.linearize import bounded
+from parsample.linearize import bounded, without_infinities
 from parsample.processes import gathered, whole
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
 from parsample.solution import DEER, Solution
@@ -217,7 +217,7 @@ def _correct(
     if method.is_fixed_point:
         starts = arrivals
     else:
-        deltas = _corrections(it, defects, sweep, method, tolerance.scale)
+        deltas = _corrections(it, defects, sweep, method, tolerance)
         starts = arrivals + (deltas - defects)
         if method.max_step is not None:
             size = tolerance.size(deltas)[:, None]
@@ -232,19 +232,27 @@ def _correct(
 
 
 def _corrections(
-    it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, scale: Vector
+    it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> Float[Array, "C D"]:
     """Corrections delta_c of this device's block starts."""
     matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
-    if method.clip is not None:
-        matrices = method.clip * bounded(matrices / method.clip)
     coordinates = method.linearization.coordinates
     known = defects if coordinates is None else coordinates.into(defects)
     # Every device solves for all blocks: that costs less than a second exchange would.
     gathered = sweep.team.gather((matrices, known))
-    deltas = method.correction(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered), scale)
-    deltas = jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
-    return deltas if coordinates is None else coordinates.out_of(deltas)
+    matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered)
+
+    def found(matrices: Array) -> Float[Array, "C D"]:
+        deltas = method.correction(matrices, known, tolerance.scale)
+        return deltas if coordinates is None else coordinates.out_of(deltas)
+
+    deltas = found(without_infinities(matrices))
+    if method.clip is not None:
+        # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
+        leaves = jnp.asarray(True) if method.max_step is None else ~(tolerance.size(deltas) <= method.max_step).all()
+        bound = method.clip
+        deltas = jax.lax.cond(leaves, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
+    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
 
 
 def _conclude(sweep: Sweep, it: _Iterate) -> Solution:

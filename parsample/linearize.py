@@ -166,12 +166,17 @@ def bounded(matrices: BlockMatrices) -> Array:
     Corrections then never grow on their way from block to block, which keeps Newton's method from overshooting where
     curvature varies. It changes the next iterate, not the equations solved. Small blocks are scaled each by itself.
     """
-    axes = tuple(range(1, matrices.ndim))
-    matrices = jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)
+    matrices = without_infinities(matrices)
     if matrices.ndim == 2:
         return jnp.clip(matrices, -1, 1)
     each = matrices.reshape(-1, *matrices.shape[-2:])
     return (each / jnp.maximum(_spectral_norms(each), 1)[:, None, None]).reshape(matrices.shape)
+
+
+def without_infinities(matrices: BlockMatrices) -> Array:
+    """The matrices; those that are not finite, as 0."""
+    axes = tuple(range(1, matrices.ndim))
+    return jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)
 
 
 def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) -> Float[Array, " C"]:

@@ -36,7 +36,8 @@ class DEER:
         Number of sweeps beyond which a sequential evaluation is cheaper; when the path is not to be had within it,
         the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
     clip
-        Bound on the spectral norm of each A, for the correction only; None: no bound.
+        Bound on the spectral norm of each A, for the correction only, in sweeps where some block would otherwise be
+        led further than `max_step` (in all, if that is None); None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
     """
