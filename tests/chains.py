@@ -1,7 +1,5 @@
 """Recursions and targets with known answers, shared by the tests of the core."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from blackjax.util import run_inference_algorithm
-from chains import contraction, isotropic, logistic_regression, logistic_regression_start, walk_step
+from chains import contraction, gaussian, gaussian_start, isotropic, walk_step
 
 from parsample import Recursion, Status, as_recursion, deer, lyapunov_exponent, rollout
 from parsample.adapters import RecursionDynamics, spread_out
@@ -22,7 +22,7 @@ def blackjax_positions(algorithm, position, num_steps: int) -> np.ndarray:
 
 
 def test_the_recursion_of_a_sampler_is_blackjaxs_chain_and_deer_finds_it():
-    algorithm, start = blackjax.mala(logistic_regression, 0.02), logistic_regression_start()
+    algorithm, start = blackjax.mala(gaussian, 0.1), gaussian_start()
     chain = as_recursion(KEY, algorithm, start, 80)
     expected = blackjax_positions(algorithm, start, 80)
     assert chain.num_steps == 80
@@ -34,7 +34,10 @@ def test_the_recursion_of_a_sampler_is_blackjaxs_chain_and_deer_finds_it():
 
 @pytest.mark.parametrize(
     ("algorithm", "dimension"),
-    [(blackjax.ghmc(isotropic, 0.3, jnp.ones(2), 0.5, 0.2), 5), (blackjax.dynamic_hmc(isotropic, 0.3, jnp.ones(2)), 2)],
+    [
+        pytest.param(blackjax.ghmc(isotropic, 0.3, jnp.ones(2), 0.5, 0.2), 5, marks=pytest.mark.slow),
+        pytest.param(blackjax.dynamic_hmc(isotropic, 0.3, jnp.ones(2)), 2, marks=pytest.mark.slow),
+    ],
     ids=["ghmc", "dhmc"],
 )
 def test_what_kernels_hand_on_beside_the_position_is_a_part_of_the_recursion(algorithm, dimension):

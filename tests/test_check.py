@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import isotropic, logistic_step
+from chains import contraction, isotropic, logistic_map, logistic_step
 
-from parsample import DEER, ParallelStallWarning, Report, Sequential, check
+from parsample import DEER, ParallelStallWarning, Report, Sequential, as_recursion, check
 from parsample.check import examine
 from parsample.costs import StepCosts
 from parsample.transition import AlgorithmDynamics, Inputs, Transition, as_inputs, begin, from_step
@@ -182,3 +182,43 @@ def test_costs_are_measured_at_increasing_lane_counts():
     assert min(found.costs.seconds) > 0
     assert found.lle < -0.15
     assert np.isfinite(found.coalescence).all()
+
+
+# Recursions
+
+
+def test_a_contraction_is_predictable():
+    chain = contraction(20_000)
+    found = check(KEY, chain.step, chain.initial_state, inputs=chain.inputs, costs=ROOM)
+    assert found.lle + 2 * found.lle_se < 0
+    assert np.isfinite(found.coalescence).all()
+    assert found.parallelizable
+    assert found.plan.num_steps == 20_000
+    assert found.block_starts.shape[1] == 3
+
+
+def test_a_chaotic_recursion_is_not():
+    chaos = logistic_map(5000)
+    with pytest.warns(ParallelStallWarning, match=r"evaluated sequentially: the chain is not predictable"):
+        found = check(KEY, chaos.step, chaos.initial_state, inputs=chaos.inputs, costs=ROOM)
+    assert found.lle == pytest.approx(np.log(2), abs=5 * found.lle_se)
+    assert np.isinf(found.coalescence).all()
+    assert found.plan.method == Sequential()
+
+
+@pytest.mark.slow
+def test_a_sampler_as_a_recursion_is_as_predictable_as_itself(predictable):
+    chain = as_recursion(KEY, blackjax.mala(isotropic, 0.2), jnp.zeros(2), 20_000)
+    found = check(KEY, chain.step, chain.initial_state, inputs=chain.inputs, costs=ROOM)
+    assert found.parallelizable
+    assert found.lle == pytest.approx(predictable.lle, abs=0.03)
+    assert np.median(found.coalescence) == pytest.approx(np.median(predictable.coalescence), rel=0.2)
+
+
+def test_inputs_are_those_of_a_recursion():
+    with pytest.raises(ValueError, match="inputs drive a function step"):
+        check(KEY, blackjax.mala(isotropic, 0.2), jnp.zeros(2), inputs=jnp.arange(10))
+    with pytest.raises(ValueError, match="inputs: every array needs the same leading axis"):
+        check(KEY, logistic_step, jnp.zeros(1))
+    with pytest.raises(TypeError, match="initial_state must be a pytree of floating-point arrays"):
+        check(KEY, logistic_step, jnp.arange(1), inputs=jnp.arange(10))

@@ -25,7 +25,7 @@ from parsample import (
     rollout,
 )
 
-C = 5
+C = 4
 DEFECTS = np.random.default_rng(5).normal(size=(C, 6))
 SCALE = np.array([0.01, 1.0, 3.0, 0.5, 20.0, 0.2])
 
@@ -122,11 +122,11 @@ TURNED = Coordinates.orthogonal(np.eye(4) + 0.5)
 PAIRS = [
     (Dense(), TrustRegion(0.1), 1, 20),
     (Dense(), GradientDescent(0.5), 1, 40),
-    (Diagonal(coordinates=TURNED), TrustRegion(0.1), 1, 39),
+    pytest.param(Diagonal(coordinates=TURNED), TrustRegion(0.1), 1, 39, marks=pytest.mark.slow),
     (BlockDiagonal(2), TrustRegion(0.1), 1, 39),
-    (BlockDiagonal(2, 1), Newton(0.2), 7, 6),
-    (Identity(), TrustRegion(2.0), 7, 6),
-    (Zero(), GradientDescent(1.0), 7, 6),
+    pytest.param(BlockDiagonal(2, 1), Newton(0.2), 7, 6, marks=pytest.mark.slow),
+    pytest.param(Identity(), TrustRegion(2.0), 7, 6, marks=pytest.mark.slow),
+    pytest.param(Zero(), GradientDescent(1.0), 7, 6, marks=pytest.mark.slow),
 ]
 
 

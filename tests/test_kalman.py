@@ -25,10 +25,10 @@ def textbook(matrices: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarra
     return np.stack(gains), np.stack(covariances)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("weight", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize("form", FORMS)
 def test_covariances_and_gains_are_those_of_the_filter(form, weight):
-    matrices = random_matrices(form, 7)
+    matrices = random_matrices(form, 4)
     expected_gains, expected = textbook(full(matrices), weight)
     for covariances in COVARIANCES:
         found = covariances(jnp.array(matrices), weight)
@@ -39,9 +39,10 @@ def test_covariances_and_gains_are_those_of_the_filter(form, weight):
     np.testing.assert_allclose(full(np.asarray(here)), expected_gains, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_float32_stays_float32_and_accurate(form, float32):
-    matrices = random_matrices(form, 7)
+    matrices = random_matrices(form, 4)
     for covariances in COVARIANCES:
         found = covariances(jnp.array(matrices, jnp.float32), 0.3)
         assert found.dtype == jnp.float32

@@ -33,7 +33,7 @@ def difference(found, expected) -> float:
     ("method", "status"),
     [
         (None, Status.CONVERGED),
-        (DEER(4, Dense(), clip=None, max_step=None), Status.CONVERGED),
+        pytest.param(DEER(4, Dense(), clip=None, max_step=None), Status.CONVERGED, marks=pytest.mark.slow),
         (Sequential(), Status.SEQUENTIAL),
     ],
     ids=["default", "blocks", "sequential"],

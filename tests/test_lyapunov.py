@@ -1,4 +1,4 @@
-"""Lyapunov exponents and meeting times against formulas."""
+"""Lyapunov exponents, spectra and norms of Jacobians against formulas."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import affine, delay_line, diagonal_step, isotropic, logistic_map, noise, walk_step
+from chains import MATRIX, Recursion, affine, affine_step, contraction, delay_line, isotropic, logistic_map, noise
 
-from parsample import coalescence_times, lyapunov_exponent
+from models.recursions.flows import flow
+from parsample import (
+    lyapunov_exponent,
+    lyapunov_exponent_of_jacobians,
+    lyapunov_spectrum,
+    rollout,
+    spectral_norms,
+)
 from parsample.lyapunov import batch_means, log_growth
 from parsample.transition import AlgorithmDynamics, begin
 
@@ -38,7 +45,8 @@ def test_logistic_map_has_exponent_log_2():
     result = lyapunov_exponent(*logistic_map(20_000), num_discarded=100)
     assert abs(float(result.lle) - np.log(2)) < 4 * float(result.se)
     assert 0 < float(result.se) < 0.01
-    assert result.growth.shape == (20_000,)
+    assert result.growth.shape == (1, 20_000)
+    assert np.isnan(result.spread)
 
 
 def langevin(step_size: float) -> Callable:
@@ -111,46 +119,148 @@ def test_float32_gives_the_same_exponent(float32):
     assert abs(float(result.lle) - np.log(0.8)) < 1e-5
 
 
-@pytest.mark.parametrize("apart", [1.0, 1e-3, 100.0])
-@pytest.mark.parametrize("factor", [0.5, -0.9])
-def test_a_linear_contraction_meets_after_the_steps_of_its_formula(factor, apart):
-    starts = jnp.array([[0.0], [apart]])
-    tolerance = 1e-6
-    result = coalescence_times(
-        lambda s, u: factor * s + u, starts, noise(400), scale=jnp.ones(1), atol=tolerance, rtol=0.0
+# Several tangents, other units of time, growth on the way
+
+
+def test_tangents_of_one_path_agree_in_the_end_and_count_once():
+    one, many = (lyapunov_exponent(*logistic_map(2000), num_probes=n, num_discarded=100) for n in (1, 5))
+    assert many.growth.shape == (5, 2000)
+    # A state of one dimension has one direction: five tangents say the same five times, and are no surer of it.
+    np.testing.assert_allclose(float(many.lle), float(one.lle), rtol=1e-10)
+    np.testing.assert_allclose(float(many.se), float(one.se), rtol=1e-10)
+    assert float(many.spread) < 1e-10
+
+
+def test_the_spread_is_that_of_exponents_from_different_directions():
+    result = lyapunov_exponent(*affine(30), num_probes=6, num_batches=2)
+    means = np.asarray(result.growth).mean(1)
+    np.testing.assert_allclose(float(result.lle), means.mean(), rtol=1e-12)
+    np.testing.assert_allclose(float(result.spread), means.std(ddof=1), rtol=1e-12)
+    assert float(result.spread) > 1e-3
+
+
+def test_time_is_measured_in_units_of_dt():
+    per_step, per_time = (lyapunov_exponent(*logistic_map(400), num_probes=2, dt=dt) for dt in (1.0, 0.02))
+    for name in ("lle", "se", "spread"):
+        np.testing.assert_allclose(getattr(per_time, name), 50 * getattr(per_step, name), rtol=1e-12)
+    np.testing.assert_array_equal(per_time.growth, per_step.growth)
+    np.testing.assert_allclose(per_time.finite_time, 50 * per_step.finite_time, rtol=1e-12)
+    np.testing.assert_allclose(per_time.overshoot, per_step.overshoot, rtol=1e-9)
+
+
+def test_finite_time_exponents_are_running_means_that_end_in_the_exponent():
+    result = lyapunov_exponent(*logistic_map(500), dt=0.5)
+    for length in (1, 17, 500):
+        expected = np.asarray(result.growth)[:, :length].sum() / (0.5 * length)
+        np.testing.assert_allclose(result.finite_time[length - 1], expected, rtol=1e-10)
+    np.testing.assert_allclose(result.finite_time[-1], float(result.lle), rtol=1e-12)
+
+
+SHEAR = np.array([[0.5, 20.0], [0.0, 0.4]])  # shrinks in the end, after growing
+
+
+def test_overshoot_is_the_least_that_bounds_every_stretch():
+    chain = Recursion(lambda s, u: jnp.asarray(SHEAR) @ s + u, jnp.ones(2), noise(60, 2))
+    result = lyapunov_exponent(*chain, num_probes=64)
+    level = np.concatenate([np.zeros((64, 1)), np.cumsum(np.asarray(result.growth), axis=1)], axis=1)
+    steps = np.arange(61)
+    excess = level[:, None, :] - level[:, :, None] - float(result.lle) * (steps[None] - steps[:, None])[None]
+    excess = np.where((steps[None] >= steps[:, None])[None], excess, -np.inf)
+    assert np.log(result.overshoot) == pytest.approx(excess.max(), abs=1e-9)
+    # Of all tangents, the products of the Jacobians themselves grow the most; many tangents come near that.
+    products = [np.linalg.norm(np.linalg.matrix_power(SHEAR, k), 2) * np.exp(-float(result.lle) * k) for k in steps]
+    assert 0.8 * max(products) <= result.overshoot <= max(products) * (1 + 1e-9)
+    assert max(products) > 20
+
+
+def test_overshoot_of_a_normal_matrix_is_one():
+    chain = Recursion(lambda s, u: 0.9 * s + u, jnp.ones(2), noise(60, 2))
+    assert lyapunov_exponent(*chain).overshoot == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(60,), (60, 1, 1)])
+def test_given_jacobians_have_the_exponent_of_their_products(shape):
+    factors = np.exp(np.random.default_rng(0).normal(size=60))
+    for kind in (jnp.asarray, np.asarray):
+        found = lyapunov_exponent_of_jacobians(kind(factors.reshape(shape)), dt=2.0)
+        np.testing.assert_allclose(float(found.lle), np.log(factors).mean() / 2, rtol=1e-12)
+        np.testing.assert_allclose(found.growth[0], np.log(factors), atol=1e-12)
+
+
+# All exponents
+
+
+def test_a_linear_map_has_the_logarithms_of_its_eigenvalues():
+    found = lyapunov_spectrum(*affine(3000), num_discarded=100)
+    moduli = np.sort(np.abs(np.linalg.eigvals(MATRIX)))[::-1]
+    np.testing.assert_allclose(found.exponents, np.log(moduli), atol=1e-3)
+    np.testing.assert_allclose(found.growth.sum(1), np.log(abs(np.linalg.det(MATRIX))), rtol=1e-10)
+    assert found.growth.shape == (3000, 3)
+    first = lyapunov_spectrum(*affine(3000), num_exponents=1, num_discarded=100)
+    assert first.exponents.shape == first.se.shape == (1,)
+    np.testing.assert_allclose(first.exponents[0], found.exponents[0], atol=1e-3)
+
+
+def test_exponents_of_the_lorenz_attractor_add_up_to_its_divergence():
+    chain, dt = flow("Lorenz", 10_000), 0.01
+    found = lyapunov_spectrum(*chain, num_discarded=1000, dt=dt)
+    before = jnp.concatenate([chain.initial_state[None], rollout(*chain)[:-1]])
+    jacobians = jax.vmap(jax.jacfwd(chain.step))(before, chain.inputs)
+    determinants = np.log(np.abs(np.linalg.det(np.asarray(jacobians))))
+    np.testing.assert_allclose(found.exponents.sum(), determinants[1000:].mean() / dt, rtol=1e-9)
+    # Of the flow: -(sigma + 1 + beta); Euler's steps are off in the first order of dt.
+    np.testing.assert_allclose(found.exponents.sum(), -(10 + 1 + 8 / 3), rtol=0.03)
+    # Along the path one exponent is 0.
+    assert abs(float(found.exponents[1])) < 5 * float(found.se[1]) + 0.05
+    assert float(found.exponents[0]) > 0.7
+    assert float(found.exponents[2]) < -14
+
+
+def test_the_largest_of_the_spectrum_is_the_exponent():
+    chain = logistic_map(1000)
+    both = lyapunov_spectrum(*chain), lyapunov_exponent(*chain)
+    np.testing.assert_allclose(float(both[0].exponents[0]), float(both[1].lle), rtol=1e-12)
+    np.testing.assert_allclose(float(both[0].se[0]), float(both[1].se), rtol=1e-9)
+
+
+def test_spectral_norms_are_largest_singular_values():
+    chain = contraction(70)
+    path = rollout(*chain)
+    before = jax.tree.map(
+        lambda first, leaf: jnp.concatenate([jnp.asarray(first)[None], leaf[:-1]]), chain.initial_state, path
     )
-    steps = np.ceil(np.log(tolerance / apart) / np.log(abs(factor)))
-    assert result.times.tolist() == [steps]
-    expected = apart * np.abs(factor) ** np.arange(1, 51)
-    np.testing.assert_allclose(result.distances[:50, 0], expected, rtol=1e-4, atol=1e-14)
+
+    def jacobian(state, drive) -> jax.Array:
+        vector, unravel = jax.flatten_util.ravel_pytree(state)
+        return jax.jacrev(lambda v: jax.flatten_util.ravel_pytree(chain.step(unravel(v), drive))[0])(vector)
+
+    expected = np.linalg.norm(np.asarray(jax.jit(jax.vmap(jacobian))(before, chain.inputs)), 2, axis=(1, 2))
+    np.testing.assert_allclose(spectral_norms(*chain), expected, rtol=1e-10)
 
 
-def test_a_delay_line_meets_exactly_when_it_is_full():
-    chain = delay_line(7, 50)
-    starts = jnp.stack([chain.initial_state, jnp.zeros(7), -jnp.ones(7)])
-    result = coalescence_times(chain.step, starts, chain.inputs, atol=0.0, rtol=0.0)
-    assert result.times.tolist() == [7.0, 7.0]
-    assert (result.distances[6:] == 0).all()
-    assert (result.distances[:6] > 0).all()
+# Bad arguments
 
 
-@pytest.mark.parametrize("step", [lambda s, u: 1.1 * s + u, walk_step], ids=["expanding", "walk"])
-def test_paths_that_do_not_approach_never_meet(step):
-    result = coalescence_times(step, jnp.array([[0.0], [1.0], [0.0]]), noise(200))
-    assert result.times.tolist() == [np.inf, 1.0]
+@pytest.mark.parametrize(
+    ("function", "settings", "words"),
+    [
+        (lyapunov_exponent, {"num_probes": 0}, "num_probes must be a whole number of at least 1; got 0"),
+        (lyapunov_exponent, {"dt": 0.0}, r"dt must be positive and finite; got 0\.0"),
+        (lyapunov_exponent, {"dt": np.inf}, "dt must be positive and finite; got inf"),
+        (lyapunov_spectrum, {"dt": -1.0}, r"dt must be positive and finite; got -1\.0"),
+        (lyapunov_spectrum, {"num_exponents": 0}, "num_exponents must be a whole number of at least 1; got 0"),
+        (lyapunov_spectrum, {"num_exponents": 4}, "num_exponents=4 exceeds the 3 dimensions of the state"),
+        (lyapunov_spectrum, {"num_discarded": 25}, "num_discarded=25 of T=30 steps leaves too few"),
+        (spectral_norms, {"inputs": None}, "inputs: every array needs the same leading axis"),
+    ],
+)
+def test_settings_out_of_range(as_users_have_it, function, settings, words):
+    arguments = {"step": affine_step, "initial_state": jnp.ones(3), "inputs": noise(30, 3)} | settings
+    with pytest.raises(ValueError, match=words):
+        function(**arguments)
 
 
-def test_a_path_that_leaves_again_has_not_met():
-    # Together at step 3 only; apart before and after.
-    def step(state: jax.Array, t: jax.Array) -> jax.Array:
-        return jnp.where(t == 2, state * 1e-30, jnp.where(t == 3, state * 1e30, state))
-
-    result = coalescence_times(step, jnp.array([0.0, 1.0]), jnp.arange(10), scale=jnp.array(1.0))
-    assert result.times.tolist() == [np.inf]
-    assert float(result.distances[2, 0]) < 1e-29
-
-
-def test_distances_are_in_units_of_the_scale():
-    starts = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    result = coalescence_times(diagonal_step, starts, noise(5, 3), scale=jnp.array([10.0, 1.0, 1.0]))
-    np.testing.assert_allclose(result.distances[:, 0], 0.1 * 0.9 ** np.arange(1, 6), rtol=1e-10)
+@pytest.mark.parametrize("shape", [(30, 2, 3), (30, 2), ()])
+def test_jacobians_are_square(as_users_have_it, shape):
+    with pytest.raises(ValueError, match=r"jacobians must have shape \(T, D, D\) or \(T,\); got"):
+        lyapunov_exponent_of_jacobians(jnp.ones(shape))

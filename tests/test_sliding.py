@@ -29,7 +29,7 @@ def largest_difference(states, expected) -> float:
 
 @pytest.mark.parametrize(
     ("window", "block_size", "linearization", "tangents"),
-    [(30, 1, None, 3), (64, 8, Diagonal(1), 1), (16, 16, None, 3)],
+    [(30, 1, None, 3), pytest.param(64, 8, Diagonal(1), 1, marks=pytest.mark.slow), (16, 16, None, 3)],
     ids=["newton", "blocks", "one-block"],
 )
 def test_windows_of_any_size_find_the_rollout_and_count_their_work(
@@ -54,6 +54,7 @@ def test_coalescing_blocks_slide_too_and_a_guess_that_is_the_path_costs_one_swee
     assert largest_difference(solution.states, truth) < 1e-12
 
 
+@pytest.mark.slow
 def test_a_window_as_long_as_the_path_is_the_plain_solve(chain):
     plain, slid = (deer(*chain, block_size=3, window=window) for window in (None, T))
     assert int(plain.status) == int(slid.status) == Status.CONVERGED
@@ -102,6 +103,7 @@ def test_what_lies_beyond_the_part_that_is_wanted_may_overflow():
     np.testing.assert_allclose(solution.states, rollout(*chain), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_vmap_over_chains():
     inputs = noise(2, 60)
     solutions = jax.vmap(lambda drive: deer(lambda s, u: jnp.sin(s) / 2 + u, jnp.array(2.0), drive, window=20))(inputs)

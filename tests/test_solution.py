@@ -38,15 +38,15 @@ def test_one_long_solve_tells_the_sweeps_of_every_shorter_one():
     chain, unit = contraction(60), {"x": jnp.ones(2), "y": jnp.array(1.0)}
     solution = deer(*chain, scale=unit, stall_after=1000)
     assert Status(int(solution.status)) is Status.CONVERGED
-    lengths = [1, 9, 30, 60]
+    lengths = [3, 30, 60]
     separate = []
-    for length in lengths:
+    for length in lengths[:2]:
         inputs = jax.tree.map(lambda leaf, n=length: leaf[:n], chain.inputs)
         separate.append(int(deer(*chain._replace(inputs=inputs), scale=unit, stall_after=1000).num_iters))
-    assert solution.sweeps_for(lengths).tolist() == separate
-    assert separate[0] == 1 < separate[-1] == int(solution.num_iters)
-    assert solution.sweeps_for(np.reshape(lengths, (2, 2))).shape == (2, 2)
-    assert float(solution.sweeps_for(30)) == separate[2]
+    assert solution.sweeps_for(lengths).tolist() == [*separate, int(solution.num_iters)]
+    assert separate[0] < separate[1] <= int(solution.num_iters)
+    assert solution.sweeps_for([[1, 30]]).tolist() == [[1, separate[1]]]
+    assert float(solution.sweeps_for(30)) == separate[1]
     assert np.isinf(solution.sweeps_for(61))
     front = np.asarray(solution.prefix_history[: int(solution.num_iters)])
     assert (np.diff(front) >= 0).all()

@@ -21,7 +21,7 @@ def target(position: jax.Array) -> jax.Array:
 
 
 MALA, MALA_STEP = surrogate_mala(target, 0.3, temperature=0.7), 0.3
-HMC, HMC_STEP, LEAPFROGS = surrogate_hmc(target, 0.9, METRIC, 3, temperature=0.7), 0.9, 3
+HMC, HMC_STEP, LEAPFROGS = surrogate_hmc(target, 1.5, METRIC, 3, temperature=0.7), 1.5, 3
 PAIRS = {
     "mala": (lambda logp, metric: (surrogate_mala(logp, 0.3), blackjax.mala(logp, 0.3))),
     "hmc": (lambda logp, metric: (surrogate_hmc(logp, 0.5, metric, 4), blackjax.hmc(logp, 0.5, metric, 4))),
@@ -84,7 +84,11 @@ def soft(position: jax.Array, proposal: jax.Array, log_ratio: jax.Array, key: ja
     return gate * proposal + (1 - gate) * position
 
 
-@pytest.mark.parametrize(("algorithm", "mixture"), [(MALA, soft_mala), (HMC, soft_hmc)], ids=["mala", "hmc"])
+@pytest.mark.parametrize(
+    ("algorithm", "mixture"),
+    [(MALA, soft_mala), pytest.param(HMC, soft_hmc, marks=pytest.mark.slow)],
+    ids=["mala", "hmc"],
+)
 def test_the_derivative_is_that_of_the_soft_mixture(algorithm, mixture):
     @jax.jit
     def both(position: jax.Array, key: jax.Array) -> tuple:
@@ -102,19 +106,23 @@ def test_the_derivative_is_that_of_the_soft_mixture(algorithm, mixture):
     np.testing.assert_allclose(tangents, differences, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_cold_surrogate_differentiates_the_branch_taken():
     cold, plain = surrogate_mala(target, 0.3, temperature=1e-4), blackjax.mala(target, 0.3)
 
-    def jacobian(algorithm, position: jax.Array, key: jax.Array) -> jax.Array:
-        return jax.jacfwd(lambda x: algorithm.step(key, algorithm.init(x))[0].position)(position)
+    @jax.jit
+    @jax.vmap
+    def jacobians(position: jax.Array, key: jax.Array) -> list:
+        steps = (lambda x, a=each: a.step(key, a.init(x))[0].position for each in (cold, plain))
+        return [jax.jacfwd(step)(position) for step in steps]
 
-    positions, keys = SCALES[None] * jax.random.normal(KEY, (40, 2)), jax.random.split(KEY, 40)
-    ours, theirs = (jax.vmap(lambda x, k, a=each: jacobian(a, x, k))(positions, keys) for each in (cold, plain))
+    ours, theirs = jacobians(SCALES[None] * jax.random.normal(KEY, (40, 2)), jax.random.split(KEY, 40))
     identity = np.all(theirs == np.eye(2)[None], axis=(1, 2))
     assert 0 < identity.sum() < 40  # some are rejected
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_newton_finds_blackjaxs_chain_by_surrogate_derivatives():
     chain = as_recursion(KEY, MALA, jnp.ones(2), 100)
     solution = deer(*chain, stall_after=1000)

@@ -39,11 +39,11 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "cpu": {
         "long": 100_000,
-        "regression": (512, 2048),
+        "regression": (128, 512),
         "batches": (1, 2, 4),
         "gibbs": 10_000,
-        "leapfrogs": (8, 32, 128, 512),
-        "window": (768, 500, 1024),
+        "leapfrogs": (12, 50, 150),
+        "window": (768, 500, 512),
         "early": 10_000,
     },
 }
@@ -149,24 +149,28 @@ def _mmd(first: jax.Array, second: jax.Array, number_kept: int = 1000) -> float:
 
 
 def leapfrog_row(num_integration_steps: int, options: Options) -> Row:
-    """One trajectory along its own steps, by three linearisations, and the same trajectory within blocks of a chain."""
+    """One trajectory along its own steps, by four linearisations, and in a chain of them, along the chain.
+
+    In coordinates whitened by the curvature at the mode, where the metric is the identity.
+    """
     problem = problems.real_logistic(num_steps=512)
     vector, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], problem.positions))
-    target = _flat(problem.logdensity, unravel)
     covariance = laplace_covariance(problem)
-    variances, step_size = jnp.diagonal(covariance), 0.1
-    momentum = jax.random.normal(jax.random.key(2), vector.shape) / jnp.sqrt(variances)
+    target = _flat(problem.logdensity, unravel, jnp.linalg.cholesky(covariance))
+    vector = jnp.linalg.solve(jnp.linalg.cholesky(covariance), vector)
+    mass, step_size = jnp.ones(vector.size), 0.1
+    momentum = jax.random.normal(jax.random.key(2), vector.shape)
     first = parsample.PhasePoint(vector, momentum + step_size / 2 * jax.grad(target)(vector))
-    step = parsample.leapfrog_step(target, step_size, variances)
+    step = parsample.leapfrog_step(target, step_size, mass)
     path = Recursion(step, first, jnp.arange(num_integration_steps))
     runs: dict[str, Any] = {"sequential": partial(parsample.rollout, *path)}
     forms = {"blocks_2x2": parsample.BlockDiagonal(2), "blocks_2x2_probed": parsample.BlockDiagonal(2, 1)}
     for name, form in {**forms, "diagonal": Diagonal(), "dense": Dense()}.items():
         runs[name] = partial(solve, path, None, linearization=form)
-    algorithm = blackjax.hmc(target, step_size, variances, num_integration_steps)
+    algorithm = blackjax.hmc(target, step_size, mass, num_integration_steps)
     chain = parsample.as_recursion(jax.random.key(0), algorithm, vector, problem.num_steps)
     runs["chain_sequential"] = partial(parsample.rollout, *chain)
-    runs["chain_blocks"] = partial(solve, chain, None, linearization=Zero(), block_size=32)
+    runs["chain_blocks"] = partial(solve, chain, None, linearization=Zero(), block_size=64)
     return {
         "num_integration_steps": num_integration_steps,
         "work": {"D": vector.size, "chain_steps": problem.num_steps, "step_size": step_size},
@@ -174,8 +178,8 @@ def leapfrog_row(num_integration_steps: int, options: Options) -> Row:
     }
 
 
-def _flat(logdensity: Any, unravel: Any) -> Any:
-    return lambda vector: logdensity(unravel(vector))
+def _flat(logdensity: Any, unravel: Any, axes: Any = None) -> Any:
+    return lambda vector: logdensity(unravel(vector if axes is None else axes @ vector))
 
 
 @cache
@@ -238,8 +242,10 @@ def window_row(num_features: int, num_rows: int, num_steps: int, options: Option
     settings = {"linearization": Diagonal(1), **SAFE}
     runs: dict[str, Any] = {"sequential": partial(parsample.rollout, *recursion)}
     for window in (num_steps // 16, num_steps // 4):
-        runs[f"window_{window}"] = partial(solve, recursion, 300, window=window, devices=None, **settings)
+        runs[f"window_{window}"] = partial(solve, recursion, 300, window=window, **settings)
     runs["whole"] = partial(solve, recursion, 300, **settings)
+    rotated = {**settings, "linearization": Diagonal(1, coordinates_of("orthogonal", laplace_covariance(problem)))}
+    runs["rotated"] = partial(solve, recursion, 300, window=num_steps // 4, **rotated)
     return {"work": {"T": num_steps, "D": num_features, "num_rows": num_rows}, "runs": once.measure(runs)}
 
 
@@ -333,7 +339,8 @@ def _window(file: File) -> str:
     for row in file.table("window"):
         for run in (name for name in row["runs"] if name != "sequential"):
             found = row["runs"][run]
-            title = "all at once" if run == "whole" else f"{int(run.split('_')[1]):,} steps"
+            quarter = f"{row['work']['T'] // 4:,} steps, rotated"
+            title = {"whole": "all at once", "rotated": quarter}.get(run) or f"{int(run.split('_')[1]):,} steps"
             work = f"{found['evals_per_step']:.1f}"
             body.append([f"{row['work']['T']:,}", title, cell(row, "sequential"), _timed(row, run), work])
     header = ("D = 768, MALA, T", "window", "sequential", "1 probe (sweeps)", "evaluations per step")
