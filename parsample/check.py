@@ -35,6 +35,10 @@ from parsample.validation import checked_count, checked_position, checked_recurs
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
 
+# What to try where paths do not meet.
+_A_FORGETFUL_KERNEL = "a better adapted metric, trajectory lengths that vary, or another kernel"
+_A_FORGETFUL_RECURSION = "a recursion that forgets sooner, such as a stable observer of this one"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -160,6 +164,11 @@ def check(
         chain_key, parameters, starts = begin(dynamics, rng_key, checked_position(initial_position))
         checked_start(parameters)
     else:
+        if not callable(inference_algorithm):
+            raise TypeError(
+                f"inference_algorithm must be a BlackJAX algorithm or a function step(state, input); got "
+                f"{inference_algorithm!r}."
+            )
         entries = as_inputs(inputs)
         checked_recursion(inference_algorithm, initial_position, entries.sequence)
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
@@ -242,7 +251,8 @@ def examine(
         dimension=starts.shape[-1],
         num_devices=costs.num_devices,
     )
-    cause, remedy = _diagnose(pilot, plan)
+    forgetful = _A_FORGETFUL_RECURSION if isinstance(dynamics, RecursionDynamics) else _A_FORGETFUL_KERNEL
+    cause, remedy = _diagnose(pilot, plan, forgetful)
     num_run = int(pilot.num_run)
     return Report(
         lle=float(pilot.lle),
@@ -288,14 +298,14 @@ def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
     return num_evaluations / 16 if pilot.is_clearly_negative else 0.0
 
 
-def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
+def _diagnose(pilot: Pilot, plan: Plan, forgetful: str) -> tuple[str, str]:
     """Why the plan is sequential and what to try; empty strings if it is not."""
     if not isinstance(plan.method, Sequential):
         return "", ""
     if not np.isfinite(pilot.ends).all():
-        return "the pilot's states are not finite", "checking the log density along the chain"
+        return "the pilot's states are not finite", "looking for where along the chain they cease to be"
     if not np.isfinite(pilot.coalescence.times).all():
-        return _why_apart(pilot)
+        return _why_apart(pilot, forgetful)
     slowest = pilot.coalescence.times.max()
     if plan.fallback is None:
         cause = f"paths take up to {slowest:.0f} steps to meet, too many for a run of {plan.num_steps}"
@@ -304,10 +314,10 @@ def _diagnose(pilot: Pilot, plan: Plan) -> tuple[str, str]:
             f"blocks would gain too little on this device (paths take up to {slowest:.0f} steps to meet, and a step of "
             "many lanes costs nearly as much as so many single steps)"
         )
-    return cause, "a longer run, a device with more parallel capacity, or a kernel that forgets sooner"
+    return cause, f"a longer run, a device with more parallel capacity, or {forgetful}"
 
 
-def _why_apart(pilot: Pilot) -> tuple[str, str]:
+def _why_apart(pilot: Pilot, forgetful: str) -> tuple[str, str]:
     """Cause and remedy where restarted pairs did not all meet."""
     times, distances = pilot.coalescence
     num_run, never = int(pilot.num_run), ~np.isfinite(times)
@@ -321,4 +331,4 @@ def _why_apart(pilot: Pilot) -> tuple[str, str]:
         cause = f"the chain is not predictable: {exponent}, and {apart}"
     else:
         cause = f"{apart} ({exponent})"
-    return cause, "a better adapted metric, trajectory lengths that vary, or another kernel"
+    return cause, forgetful

@@ -38,7 +38,10 @@ class Newton:
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """A Levenberg-Marquardt step by a Kalman filter: ELK with `Dense`, quasi-ELK with `Diagonal` (arXiv 2407.19115).
+    """A trust region by a Kalman filter: ELK with `Dense`, quasi-ELK with `Diagonal` (arXiv 2407.19115).
+
+    Each correction is that of the Levenberg-Marquardt step over the blocks up to its own: the filter's mean, which
+    looks at no later defect, so that the exact front advances as in Newton's method.
 
     Attributes
     ----------

@@ -53,7 +53,13 @@ class LyapunovExponent(NamedTuple):
 
     @property
     def overshoot(self) -> float:
-        """The least a >= 1 with ``growth over k steps <= log(a) + k lle dt``, for every stretch of the path."""
+        """The least a >= 1 with ``growth over k steps <= log(a) + k lle dt``, for every stretch of the tangents' way.
+
+        Norms of products of Jacobians may exceed it, since no tangent grows as fast as the fastest at all times; NaN
+        where the exponent is not finite.
+        """
+        if not np.isfinite(self.lle):
+            return float("nan")
         detrended = np.asarray(self.growth)[:, self.num_discarded :] - float(self.lle) * self.dt
         level = np.concatenate([np.zeros_like(detrended[:, :1]), np.cumsum(detrended, axis=1)], axis=1)
         return float(np.exp((level - np.minimum.accumulate(level, axis=1)).max()))

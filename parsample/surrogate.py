@@ -121,8 +121,11 @@ def _choose(is_accepted: Array, _logit: Array, new: PyTree, old: PyTree) -> Arra
 def _choose_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     is_accepted, logit, new, old = primals
     _, logit_tangent, new_tangent, old_tangent = tangents
+    # A proposal that is not finite is never accepted: nothing of it belongs in the mixture.
+    is_possible = jnp.isfinite(new) & jnp.isfinite(new_tangent) & jnp.isfinite(logit) & jnp.isfinite(logit_tangent)
     gate = jax.nn.sigmoid(logit)
     mixture = gate * new_tangent + (1 - gate) * old_tangent + gate * (1 - gate) * logit_tangent * (new - old)
+    mixture = jnp.where(is_possible, mixture, old_tangent)
     return jnp.where(is_accepted, new, old), mixture
 
 
