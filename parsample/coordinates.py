@@ -81,7 +81,11 @@ def _product(matrix: np.ndarray, vectors: Array) -> Array:
 
 def _eigen(covariance: Any) -> tuple[np.ndarray, np.ndarray]:
     found = np.asarray(covariance, float)
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or not np.allclose(found, found.T, rtol=1e-5, atol=1e-8 * np.abs(found).max(initial=0)):
+    if (
+        found.ndim != 2
+        or found.shape[0] != found.shape[1]
+        or not np.allclose(found, found.T, rtol=1e-5, atol=1e-8 * np.abs(found).max(initial=0))
+    ):
         raise ValueError(f"covariance must be a symmetric matrix; got shape {found.shape}.")
     values, vectors = np.linalg.eigh(found)
     if not values[0] > 0:

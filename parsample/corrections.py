@@ -50,7 +50,7 @@ class TrustRegion:
         method.
     """
 
-    weight: float = 0.1
+    weight: float = 1e-5
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:

@@ -134,13 +134,14 @@ def _deer(
 ) -> Solution:
     transition, start = from_step(step, initial_state)
     path = None if guess is None else jax.vmap(transition.reduce)(guess)
-    chain, units = (transition, start, inputs, method), {"scale": scale, "probe_key": rng_key}
     if window is not None:
-        solution = slide(*chain, window, guess=path, **units)
+        solution = slide(transition, start, inputs, method, window, guess=path, scale=scale, probe_key=rng_key)
     else:
         places = jnp.maximum(Grid(inputs.num_steps, method.block_size).places_before(), 0)
         starts = None if path is None else path[places]
-        solution = solve(*chain, block_starts=starts, mesh=mesh, **units)
+        solution = solve(
+            transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh
+        )
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 

@@ -19,7 +19,7 @@ from parsample import Dense, Diagonal, GradientDescent, Zero
 
 # Gains, units, steps, and sweeps after which the rest is evaluated step by step.
 SIZES: dict[str, tuple[tuple[float, ...], int, int, int]] = {
-    "tiny": ((0.5, 1.5), 16, 128, 40),
+    "tiny": ((0.5, 2.0), 16, 200, 40),
     "cpu": ((0.5, 0.8, 1.0, 1.2, 1.5), 100, 1000, 150),
     "full": (tuple(np.linspace(0.5, 2.0, 16).round(1).tolist()), 100, 1000, 1000),
 }
