@@ -1,7 +1,8 @@
 """Gains of the Kalman filter that keeps corrections of block starts within a trust region.
 
 The Levenberg-Marquardt step of a chain's residuals is the posterior mean of a linear Gaussian state space model, and
-that over the blocks up to each its filter, to be had by a parallel scan: ELK (Gonzalez et al., arXiv 2407.19115). In units of the chain's scale,
+that over the blocks up to each its filter, to be had by a parallel scan: ELK (Gonzalez et al., arXiv 2407.19115). In
+units of the chain's scale,
 
     delta_c = A_{c-1} delta_{c-1} + d_c + N(0, I),    0 = delta_c + N(0, I / weight),
 

@@ -191,7 +191,7 @@ def test_coordinates_have_the_names_of_the_position(position, names):
     assert coordinate_names(Layout.of(position)) == names
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_pilot_foretells_the_effective_sample_size_of_a_long_run():
     settings = {"num_samples": 40_000, "num_warmup": 1000, "num_chains": 4}
     found = compare_kernels(KEY, eight_schools, eight_schools_start(), kernels=("hmc", "nuts", "mala"), **settings)

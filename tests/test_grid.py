@@ -140,8 +140,10 @@ def test_blackjax_own_chain_on_several_devices(method):
         np.testing.assert_allclose(a, b, atol=1e-8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["deer", "sequential"])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("deer", marks=pytest.mark.exhaustive), pytest.param("sequential", marks=pytest.mark.slow)],
+)
 def test_draws_do_not_depend_on_devices(method):
     def draws(devices: list) -> parsample.SampleResult:
         return parsample.sample(

@@ -115,7 +115,7 @@ def test_explicit_blocks_give_blackjax_own_chain_in_every_process():
     np.testing.assert_allclose(result["x"], expected(2), atol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_planned_blocks_are_the_same_in_every_process():
     # Of figures that each process measures by itself, no two would be the same.
     result = assert_same_in_all(found("planned blocks"))
@@ -132,8 +132,10 @@ def test_auto_decides_alike_in_every_process():
     np.testing.assert_allclose(result["x"], expected(1), atol=1e-8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["draws", "planned draws"])
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param("draws", marks=pytest.mark.exhaustive), pytest.param("planned draws", marks=pytest.mark.slow)],
+)
 def test_draws_are_the_same_in_every_process(task):
     result = assert_same_in_all(found(task))
     alone = parsample.sample(jax.random.key(SEED), gaussian, gaussian_start(), **SAMPLING, method="sequential")
@@ -142,7 +144,7 @@ def test_draws_are_the_same_in_every_process(task):
     np.testing.assert_allclose(result["lp"], alone.sample_stats["lp"], atol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_reports_are_the_same_in_every_process():
     result = assert_same_in_all(found("reports"))
     assert (result["lle"] < 0).all()

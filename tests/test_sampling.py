@@ -67,9 +67,10 @@ def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: f
 
 SLOW_NUTS = pytest.param("nuts", marks=pytest.mark.slow)  # its pilot takes long to compile
 SLOW_MALA = pytest.param("mala", marks=pytest.mark.slow)
+RARE_NUTS = pytest.param("nuts", marks=pytest.mark.exhaustive)
 
 
-@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, SLOW_NUTS])
+@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, RARE_NUTS])
 def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
     result, expected = run(kernel, BLOCKS), run(kernel)
     assert (result.status, expected.status) == (Status.CONVERGED, Status.SEQUENTIAL)
@@ -78,7 +79,7 @@ def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
     assert 1 <= result.evals_per_step < 2
 
 
-@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, SLOW_NUTS])
+@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, RARE_NUTS])
 def test_deer_gives_the_draws_of_the_sequential_run(kernel):
     result = run(kernel, "deer")
     assert result.status is Status.CONVERGED

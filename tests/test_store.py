@@ -148,8 +148,10 @@ print("peak", code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 @linux_only
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["draws.nc", "draws.zarr"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("draws.nc", marks=pytest.mark.slow), pytest.param("draws.zarr", marks=pytest.mark.exhaustive)],
+)
 def test_memory_of_a_command_does_not_grow_with_the_draws(tmp_path, name):
     model = tmp_path / "a_gaussian.py"
     model.write_text("import numpy as np\ninitial_position = np.zeros(3)\ndef logdensity(x): return -(x @ x) / 2\n")

@@ -39,7 +39,7 @@ def run_anew(kernel: str, method: Any, **more: Any) -> SampleResult:
         ("hmc", "sequential", 6),  # 1000 / 6, in whole periods: 176
         ("hmc", BLOCKS, 4),  # one block each
         pytest.param("mala", BLOCKS, 4, marks=pytest.mark.slow),
-        pytest.param("nuts", BLOCKS, 4, marks=pytest.mark.slow),
+        pytest.param("nuts", BLOCKS, 4, marks=pytest.mark.exhaustive),
     ],
 )
 def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows):
