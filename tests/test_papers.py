@@ -29,6 +29,7 @@ def test_sweeps_are_few_where_the_exponent_is_negative(tmp_path):
     calm, wild = rehearsed("threshold", tmp_path)["threshold"]
     assert calm["lle"] < -0.3
     assert (calm["status"], calm["sweeps"][-1] <= 6) == ("CONVERGED", True)
+    assert calm["predicted_sweeps"] == pytest.approx(calm["sweeps"][-1], abs=2)
     assert wild["lle"] > 0.02
     assert (wild["status"], wild["sweeps"][-1]) == ("STALLED", None)
 

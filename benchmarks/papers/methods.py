@@ -182,10 +182,11 @@ def table(file: File) -> str:
             f"{fastest(row)}, {duration(median(row, fastest(row)))}",
             fewest_sweeps(row),
             row["plan"],
+            "yes" if row["plan_parallel"] == (fastest(row) != "sequential") else "no",
         ]
         for row in rows
     ]
-    columns = ("chain", "D", "LLE", "sequential", "fastest here", "fewest sweeps", "the check's plan")
+    columns = ("chain", "D", "LLE", "sequential", "fastest here", "fewest sweeps, b = 1", "the check's plan", "agrees")
     advice = [[name, ADVICE[name], _won(rows, name)] for name in names]
     return "\n\n".join(
         [

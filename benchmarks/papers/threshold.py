@@ -65,7 +65,10 @@ def network_row(gain: float, seed: int, size: tuple[int, int, int], _options: Op
 
 def _first_part(found: parsample.Solution, num_steps: int) -> parsample.Solution:
     """What a solve of a quarter of the path would have said of its sweeps."""
-    return found._replace(prefix_history=np.minimum(found.prefix_history, num_steps))
+    history = np.minimum(found.prefix_history, num_steps)
+    is_done = history.max() == num_steps
+    status = parsample.Status.CONVERGED if is_done else parsample.Status.STALLED
+    return found._replace(prefix_history=history, exact_prefix=num_steps, status=int(status))
 
 
 def by_gain(file: File) -> dict[float, list[Row]]:
