@@ -174,7 +174,8 @@ def check(
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
         dynamics, chain_key = RecursionDynamics(inference_algorithm), rng_key
         parameters = (initial_position, entries.sequence)
-        starts = _typical_states(inference_algorithm, min(sum(_pilot_lengths(num_steps)), num_steps), *parameters)
+        seen = min(sum(_pilot_lengths(dynamics, num_steps)), num_steps)
+        starts = _typical_states(inference_algorithm, seen, *parameters)
     chain_key, parameters, starts = agreed(mesh, (chain_key, parameters, starts))
     conditions = Conditions.of(dynamics, jnp.atleast_2d(starts)[0], num_steps, 1, mesh)
     costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
@@ -230,7 +231,7 @@ def examine(
     chains = (dynamics, parameters, starts, rng_key, num_steps)
     beside = lowerings(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
     with compiling(*beside):
-        pilot = run_pilot(dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+        pilot = run_pilot(dynamics, *_pilot_lengths(dynamics, num_steps), parameters, starts, rng_key, scale)
         pilot = agreed(mesh, jax.device_get(pilot))
     start = pilot.ends[0]
     if costs is None:
@@ -281,14 +282,17 @@ def lowerings(
 ) -> list[Callable[[], Any]]:
     """What lowers the programmes that `examine` begins with; shapes will do in place of arrays."""
     start = jax.ShapeDtypeStruct(starts.shape[-1:], starts.dtype)
-    pilot = partial(run_pilot.lower, dynamics, *_pilot_lengths(num_steps), parameters, starts, rng_key, scale)
+    pilot = partial(run_pilot.lower, dynamics, *_pilot_lengths(dynamics, num_steps), parameters, starts, rng_key, scale)
     return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).lower]
 
 
-def _pilot_lengths(num_steps: int) -> tuple[int, int]:
+def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int]:
     """Steps with tangents, and steps for which pairs are watched."""
     similar = nearest_power(num_steps)
-    return int(np.clip(similar // 1250, 40, 250)), int(np.clip(similar // 100, 256, 4000))
+    growth = np.clip(similar // 1250, 40, 250)
+    if isinstance(dynamics, RecursionDynamics):  # whose steps may be small ones of a flow, and are often cheap
+        growth = np.clip(similar // 64, 250, 2000)
+    return int(growth), int(np.clip(similar // 100, 256, 4000))
 
 
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:

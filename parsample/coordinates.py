@@ -44,7 +44,10 @@ class Coordinates:
 
     @classmethod
     def whitening(cls, covariance: Any) -> "Coordinates":
-        """Eigenvectors of a covariance, shape (D, D), each as long as the standard deviation along it."""
+        """Eigenvectors of a covariance, shape (D, D), each as long as the standard deviation along it.
+
+        An exact diagonal is the same as in `orthogonal` ones; estimates from probes vary less.
+        """
         values, vectors = _eigen(covariance)
         return cls(vectors * np.sqrt(values))
 

@@ -53,8 +53,8 @@ class TrustRegion:
     weight: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ValueError(f"weight must not be negative; got {self.weight!r}.")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"weight must not be negative, and finite; got {self.weight!r}.")
 
     def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], scale: Vector) -> Float[Array, "C D"]:
         """Corrections of all block starts."""
@@ -75,7 +75,8 @@ class TrustRegion:
 class GradientDescent:
     """``delta_c = step_size (d_c - A_c^T d_{c+1})``: a gradient step on the merit function, half the sum of |d_c|^2.
 
-    The comparator of Gonzalez et al., arXiv 2508.16817: its rate falls with the square of the condition.
+    The comparator of Gonzalez et al., arXiv 2508.16817: its rate falls with the square of the condition. The gradient
+    itself with `Dense` and ``clip=None``; with diagonals or bounded Jacobians, something like it.
 
     Attributes
     ----------
@@ -86,8 +87,8 @@ class GradientDescent:
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be positive; got {self.step_size!r}.")
+        if not 0 < self.step_size < float("inf"):
+            raise ValueError(f"step_size must be positive and finite; got {self.step_size!r}.")
 
     def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
         """Corrections of all block starts."""

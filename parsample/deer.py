@@ -241,6 +241,8 @@ def _corrections(
     # Every device solves for all blocks: that costs less than a second exchange would.
     gathered = sweep.team.gather((matrices, known))
     matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered)
+    # A block that ends nowhere must not lead all later ones there.
+    known = jnp.where(jnp.isfinite(known).all(-1, keepdims=True), known, 0)
 
     def found(matrices: Array) -> Float[Array, "C D"]:
         deltas = method.correction(matrices, known, tolerance.scale)
@@ -249,7 +251,9 @@ def _corrections(
     deltas = found(without_infinities(matrices))
     if method.clip is not None:
         # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
-        leaves = jnp.asarray(True) if method.max_step is None else ~(tolerance.size(deltas) <= method.max_step).all()
+        sizes = tolerance.size(deltas[: sweep.grid.num_blocks])
+        leaves = jnp.asarray(True) if method.max_step is None else ~(sizes <= method.max_step).all()
+        leaves = ~sweep.team.least(~leaves)
         bound = method.clip
         deltas = jax.lax.cond(leaves, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
     return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))

@@ -66,7 +66,7 @@ class LyapunovExponent(NamedTuple):
 
 
 class LyapunovSpectrum(NamedTuple):
-    """Lyapunov exponents in falling order.
+    """Lyapunov exponents, in the order in which QR finds them: falling, if the path is long.
 
     Attributes
     ----------

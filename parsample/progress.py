@@ -119,7 +119,8 @@ def verdict(
     # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
     patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
     num_iters = progress.num_iters
-    stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, grid.num_blocks, atol) > limit)
+    needed = grid.num_blocks if enough is None else -(-enough // grid.block_size)
+    stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, needed, atol) > limit)
     stalled |= (num_iters >= limit) | progress.hopeless
     ended = jnp.where(stalled, int(Status.STALLED), -1)
     if method.max_iters is not None:
@@ -133,7 +134,7 @@ def verdict(
     return jnp.where(converged, int(Status.CONVERGED), ended)
 
 
-def _sweeps_left(progress: Progress, num_blocks: int, atol: Array) -> Float[Array, ""]:
+def _sweeps_left(progress: Progress, num_blocks: Int[Array, ""] | int, atol: Array) -> Float[Array, ""]:
     """How many more sweeps the path needs, on the most hopeful of three trends since half the sweeps ago.
 
     The front moves on linearly; the number of blocks that have not met, or the largest defect, falls geometrically.

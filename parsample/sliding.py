@@ -59,7 +59,9 @@ def slide(
     def starts_at(path: Array, first: Array, known: Array | int) -> Array:
         """Starts of the blocks of the window at `first`; where nothing is known yet, the last state that is."""
         at = jnp.minimum(first + places, known - 1)
-        return jnp.where(at[:, None] < 0, start[None], path[jnp.maximum(at, 0)])
+        guesses = jnp.where(at[:, None] < 0, start[None], path[jnp.maximum(at, 0)])
+        # The first is exact; a guess that is not finite would stay so.
+        return jnp.where(jnp.isfinite(guesses).all(-1, keepdims=True), guesses, guesses[:1])
 
     def one_window(loop: _Windows) -> _Windows:
         is_last = loop.first == num_steps - window

@@ -141,7 +141,8 @@ class Solution(NamedTuple):
         """Sweeps after which so many leading steps were within tolerance; inf: not in this solve.
 
         A sweep's states depend on earlier ones only, so with a given ``scale`` one long solve answers for the solve of
-        every shorter path from the same guesses.
+        every shorter path from the same guesses; but for gradient descent, which looks ahead, and where a wild far end
+        had Jacobians bounded (``clip=None`` has none).
 
         Parameters
         ----------

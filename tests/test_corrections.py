@@ -149,10 +149,10 @@ def test_every_correction_finds_the_rollout(chain, linearization, correction, bl
         (lambda: Newton(-0.1), r"damping must lie between 0 and 1; got -0\.1"),
         (lambda: Newton(1.5), r"damping must lie between 0 and 1; got 1\.5"),
         (lambda: Newton(float("nan")), "damping must lie between 0 and 1; got nan"),
-        (lambda: TrustRegion(-1.0), r"weight must not be negative; got -1\.0"),
-        (lambda: TrustRegion(float("nan")), "weight must not be negative; got nan"),
+        (lambda: TrustRegion(-1.0), r"weight must not be negative, and finite; got -1\.0"),
+        (lambda: TrustRegion(float("nan")), "weight must not be negative, and finite; got nan"),
         (lambda: GradientDescent(0.0), r"step_size must be positive; got 0\.0"),
-        (lambda: GradientDescent(float("nan")), "step_size must be positive; got nan"),
+        (lambda: GradientDescent(float("nan")), "step_size must be positive and finite; got nan"),
     ],
 )
 def test_settings_out_of_range(make, words):

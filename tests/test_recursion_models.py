@@ -24,7 +24,7 @@ def test_flows_stay_on_bounded_attractors(name):
     path = np.asarray(rollout(*flow(name)))
     assert path.shape == (30_000, 3)
     assert np.isfinite(path).all()
-    if name in ("Duffing", "ArnoldBeltramiChildress"):  # angles, which may wind up
+    if name in ("Duffing", "ABC"):  # angles, which may wind up
         path = np.sin(path)
     early, late = path[5000:15_000], path[15_000:]
     middle, width = (early.max(0) + early.min(0)) / 2, np.ptp(early, axis=0)
@@ -63,7 +63,7 @@ EXPONENTS = [
     pytest.param("Rossler", "integrated", 0.4, marks=SLOW),
     pytest.param("Thomas", "integrated", 0.4, marks=SLOW),
     pytest.param("Chua", "integrated", 0.5, marks=SLOW),
-    pytest.param("ArnoldBeltramiChildress", "integrated", 0.6, marks=SLOW),
+    pytest.param("ABC", "integrated", 0.6, marks=SLOW),
 ]
 
 

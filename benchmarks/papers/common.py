@@ -87,6 +87,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         scale="tiny" if chosen.tiny else "full" if chosen.full else "cpu",
         repeats=1 if chosen.tiny else chosen.repeats,
         budget=chosen.budget,
+        job_seconds=2.0,
         only=chosen.only,
         out=chosen.out,
     )

@@ -85,12 +85,12 @@ def table(file: File) -> str:
         cells = [f"{seen['name']}"]
         for entry in (flow_row, seen):
             sweeps = np.inf if entry["sweeps"] is None else entry["sweeps"]
-            cells += [f"{entry['lle']:+.2f}", number(sweeps, entry["max_sweeps"]), f"{entry['check_lle']:+.2f}"]
-        times = (cell(seen, "sequential"), cell(seen, "newton"))
+            cells += [f"{entry['lle']:+.2f}", number(sweeps, entry["max_sweeps"]), _said(entry)]
+        times = (cell(flow_row, "sequential"), cell(seen, "sequential"), cell(seen, "newton"))
         body.append([*cells, *times])
     header = (
-        "flow", "LLE, nats per time", "sweeps", "LLE by the check", "observer: LLE", "sweeps", "LLE by the check",
-        "observer step by step", "by Newton, b = 1",
+        "flow", "LLE, nats per time", "sweeps", "the check", "observer: LLE", "sweeps", "the check",
+        "flow step by step", "observer step by step", "by Newton, b = 1",
     )  # fmt: skip
     note = f"Published sweeps: flows {PUBLISHED['flow']}, observers {PUBLISHED['observer']}."
     told = [*flows.values(), *file.table("observer")]
@@ -98,6 +98,12 @@ def table(file: File) -> str:
         note += f" A check took {duration(float(np.median([entry['check_seconds'] for entry in told])))}, compilation "
         note += "included."
     return markdown(header, body) + "\n\n" + note
+
+
+def _said(entry: Row) -> str:
+    """What the check says in advance: exponent, pairs that met, and its plan on this device."""
+    verdict = "parallel" if entry["check_parallel"] else "sequential"
+    return f"{entry['check_lle']:+.2f} +- {entry['check_se']:.2f}, {100 * entry['check_met']:.0f}% met, {verdict}"
 
 
 def figure(file: File, panels: Any) -> Any:

@@ -68,7 +68,7 @@ def table(file: File) -> str:
     )
     header = (
         "T", "seeds", "LLE, nats per step", "published", "steps that expand", "sweeps", "by the published stop rule",
-        "published",
+        "authors' code (published: at most about 35)",
     )  # fmt: skip
     return markdown(header, [line])
 

@@ -147,7 +147,7 @@ FLOWS = {
     "Dadras": Flow(_dadras, (1.0284, -3.5349, -0.7208), 0.406, dt=0.002),
     "RikitakeDynamo": Flow(_rikitake_dynamo, (-0.7792, -0.6302, 2.6712), 0.132),
     "Aizawa": Flow(_aizawa, (-0.7845, -0.6289, -0.1762), 0.135),
-    "ArnoldBeltramiChildress": Flow(_arnold_beltrami_childress, (3.3995, 2.7700, 6.0751), 0.367, dt=0.005),
+    "ABC": Flow(_arnold_beltrami_childress, (3.3995, 2.7700, 6.0751), 0.367, dt=0.005),
     "ChenLee": Flow(_chen_lee, (0.1718, 0.1036, 6.2554), 0.164, dt=0.002),
     "SprottB": Flow(_sprott_b, (1.6878, 1.4848, -0.5371), 0.207),
 }

@@ -14,7 +14,7 @@ from parsample import Recursion
 
 # Which coordinates each observer is given.
 REPLACED = {
-    "ArnoldBeltramiChildress": (0, 2),
+    "ABC": (0, 2),
     "Chua": (1,),
     "KawczynskiStrizhak": (0, 1),
     "Lorenz": (1,),
