@@ -151,7 +151,7 @@ def test_every_correction_finds_the_rollout(chain, linearization, correction, bl
         (lambda: Newton(float("nan")), "damping must lie between 0 and 1; got nan"),
         (lambda: TrustRegion(-1.0), r"weight must not be negative, and finite; got -1\.0"),
         (lambda: TrustRegion(float("nan")), "weight must not be negative, and finite; got nan"),
-        (lambda: GradientDescent(0.0), r"step_size must be positive; got 0\.0"),
+        (lambda: GradientDescent(0.0), r"step_size must be positive and finite; got 0\.0"),
         (lambda: GradientDescent(float("nan")), "step_size must be positive and finite; got nan"),
     ],
 )
