@@ -66,7 +66,7 @@ ADVICE = {
     "Picard": "random walks, whose Jacobian is the identity, and steps that hardly move",
     "Jacobi": "states that are forgotten within a few steps",
     "gradient descent": "nothing: a comparator whose sweeps grow with the square of the condition",
-    "block DEER, b = 16, dense": "accelerators with small models: fewer sweeps than DEER, each a longer loop over fewer lanes",
+    "block DEER, b = 16, dense": "accelerators with small models: fewer sweeps, each a longer loop over fewer lanes",
     "block DEER, b = 64, A = 0": "samplers: no tangents, and work of little more than one evaluation a step",
     SURROGATE: "rarely: where the branch taken misleads Newton's method on a kernel that rejects often",
 }
