@@ -125,7 +125,7 @@ def test_planned_blocks_are_the_same_in_every_process():
     np.testing.assert_allclose(result["x"], expected(1), atol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_auto_decides_alike_in_every_process():
     result = assert_same_in_all(found("auto"))
     assert Status(int(result["status"])).is_exact

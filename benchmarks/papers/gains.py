@@ -77,9 +77,7 @@ def figure(file: File, panels: Any) -> Any:
     for name in ("sequential", *METHODS):
         axes[0, 0].plot([row["lle"] for row in rows], [median(row, name) for row in rows], "o-", label=name)
     axes[0, 0].axvline(0, color="k", linewidth=0.8)
-    axes[0, 0].set(
-        yscale="log", xlabel="LLE, nats per step", ylabel="seconds (what is not found in time, step by step)"
-    )
+    axes[0, 0].set(yscale="log", xlabel="LLE, nats per step", ylabel="seconds")
     axes[0, 0].legend(fontsize=7)
     return drawn
 

@@ -33,7 +33,7 @@ from parsample import (
     surrogate_mala,
 )
 
-SIZES = {"tiny": (96, 16), "cpu": (1024, 32), "full": (8192, 100)}
+SIZES = {"tiny": (512, 16), "cpu": (1024, 32), "full": (8192, 100)}
 
 # Sweeps after which a method has failed, in parts of the steps.
 GIVEN_UP = 8
