@@ -140,6 +140,7 @@ def noisy(position: jax.Array) -> jax.Array:
     return -0.5 * jnp.sum(((position + 4096.0) - 4096.0) ** 2)
 
 
+@pytest.mark.slow
 def test_noise_of_float32_gradients_is_told_from_unpredictability(float32):
     found = examined(blackjax.mala(noisy, 0.2), jnp.zeros(2), 20_000)
     assert found.distances.dtype == np.float32

@@ -246,6 +246,7 @@ def half_normal(x: jax.Array) -> jax.Array:
     return jnp.log(x) - 0.5 * jnp.sqrt(x) ** 4
 
 
+@pytest.mark.slow
 def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
     result = sample(
         KEY, half_normal, jnp.array(1.2), num_samples=1000, num_warmup=200, num_chains=1, method=BLOCKS,

@@ -53,6 +53,7 @@ def test_draws_do_not_depend_on_windows(monkeypatch, kernel, method, num_windows
     np.testing.assert_allclose(result.sample_stats["lp"], expected.sample_stats["lp"], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_follows_a_window_that_stalled_on_two_devices_is_evaluated_step_by_step(monkeypatch):
     monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
     with pytest.warns(ParallelStallWarning):
