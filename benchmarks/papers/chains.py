@@ -252,6 +252,7 @@ def window_row(num_features: int, num_rows: int, num_steps: int, options: Option
 def table(file: File) -> str:
     """One table for each device of the paper."""
     parts = [_long(file), _gibbs(file), _rotation(file), _batch(file), _leapfrog(file), _window(file), _early(file)]
+    parts.append(_advice(file))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -355,6 +356,35 @@ def _early(file: File) -> str:
             body.append([atol, _timed(row, atol), f"{error['moments']:.2g}", mmd])
     header = ("stopped at a defect of, sd", "time (sweeps)", "error of mean and sd, sd", "MMD (of the chain's halves)")
     return markdown(header, body) if body else ""
+
+
+def _advice(file: File) -> str:
+    """When each device is the right choice, and the number above that says so."""
+    body = []
+    rotations = {row["coordinates"]: row for row in file.table("rotation")}  # of each, the longest
+    if {"own", "orthogonal"} <= set(rotations):
+        own, rotated = (_sweeps(rotations[name], "probed") for name in ("own", "orthogonal"))
+        what = "posteriors whose coordinates are correlated, with probes in place of exact diagonals"
+        body.append(["rotation, whitening", what, f"{rotated} sweeps in place of {own}"])
+    for row in file.table("window"):
+        narrow = min((run for run in row["runs"].values() if run["status"] == "CONVERGED"), key=_work)
+        what = "paths too long or too wide for all Jacobians at once, and those whose far end is corrected in vain"
+        found = f"{_work(narrow):.1f} evaluations per step in place of {_work(row['runs']['whole']):.1f}"
+        body.append(["sliding window", what, found])
+    for row in file.table("leapfrog")[-1:]:
+        what = "a single long trajectory of a whitened target, on a device with lanes to spare"
+        found = f"{_sweeps(row, 'blocks_2x2')} sweeps in place of {_sweeps(row, 'diagonal')} by diagonals"
+        body.append(["2 x 2 blocks along the leapfrog axis", what, found])
+    for row in file.table("early"):
+        loose, tight = (_sweeps(row, list(row["errors"])[i]) for i in (1, -1))
+        what = "rarely: moments are right long before the last digits, but Newton's last sweeps are few"
+        body.append(["early stopping", what, f"{loose} sweeps in place of {tight}"])
+    return markdown(("device", "right for", "here"), body) if body else ""
+
+
+def _work(run: Row) -> float:
+    """Evaluations per step, those of sequential runs left out of comparisons."""
+    return float("inf") if run["num_iters"] == 0 else run["evals_per_step"]
 
 
 def figure(file: File, panels: Any) -> Any:
