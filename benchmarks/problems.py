@@ -178,6 +178,15 @@ def gaussian(dimension: int) -> Posterior:
     return Posterior(f"gaussian_{dimension}", logdensity, {"x": jnp.zeros(dimension)})
 
 
+def laplace(target: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mode of a log density of flat positions, by Newton's method, and the inverse of minus its Hessian there."""
+    mode, gradient, hessian = start, jax.jit(jax.grad(target)), jax.jit(jax.hessian(target))
+    for _ in range(20):
+        mode = mode - jnp.linalg.solve(hessian(mode), gradient(mode))
+    covariance = jnp.linalg.inv(-hessian(mode))
+    return mode, (covariance + covariance.T) / 2
+
+
 def laplace_hmc(posterior: Posterior, num_chains: int = 1, num_steps: int = 100_000, name: str = "") -> Problem:
     """HMC whose metric is the curvature at the mode: the same setting on every device, without a warm-up.
 
@@ -189,11 +198,7 @@ def laplace_hmc(posterior: Posterior, num_chains: int = 1, num_steps: int = 100_
     def target(x: jax.Array) -> jax.Array:
         return posterior.logdensity(unravel(x))
 
-    gradient, hessian = jax.jit(jax.grad(target)), jax.jit(jax.hessian(target))
-    for _ in range(20):
-        mode = mode - jnp.linalg.solve(hessian(mode), gradient(mode))
-    covariance = jnp.linalg.inv(-hessian(mode))
-    covariance = (covariance + covariance.T) / 2
+    mode, covariance = laplace(target, mode)
     step_size = float(mode.size**-0.25)
     num_leapfrogs = max(1, round(1.2 / step_size))
     noise = jax.random.normal(jax.random.key(1), (num_chains, mode.size))

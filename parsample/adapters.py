@@ -73,7 +73,7 @@ def as_recursion(
     transition, inputs = dynamics(state, chain_key, num_steps)
 
     def step(vector: Array, local: Any) -> Array:
-        return transition.reduce(transition.step(transition.restore(vector), (local, None))[0])
+        return transition.reduced_step(vector, (local, None))
 
     return Recursion(step, start, inputs.sequence)
 

@@ -323,8 +323,8 @@ def finish(transition: Transition, inputs: Inputs, solution: Solution, block_siz
         status=jnp.where(finite, solution.status, int(Status.NON_FINITE)),
     )
     if keeps_states:
-        ends = jnp.minimum(block_size * (1 + jnp.arange(len(solution.block_ends))), num_steps) - 1
-        solution = solution._replace(block_ends=jnp.where(first < num_steps, states[ends], solution.block_ends))
+        ends = states[Grid(num_steps, block_size).places_last()]
+        solution = solution._replace(block_ends=jnp.where(first < num_steps, ends, solution.block_ends))
     return solution
 
 

@@ -163,6 +163,10 @@ class Grid:
         """Step after whose state each block starts, counted from 0; -1 for the first."""
         return self.block_size * jnp.arange(self.num_blocks) - 1
 
+    def places_last(self) -> Int[Array, " C"]:
+        """Last step of each block, counted from 0."""
+        return jnp.minimum(self.block_size * (1 + jnp.arange(self.num_blocks)), self.num_steps) - 1
+
     def running(self, first_lane: Array | int, step: Array) -> Bool[Array, " l"]:
         """Which lanes of the device whose lanes begin at `first_lane` are not idle at `step`."""
         lanes = first_lane + jnp.arange(self.lanes_per_device)

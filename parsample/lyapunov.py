@@ -255,7 +255,7 @@ def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs
 
     def advance(loop: tuple, t: Array) -> tuple[tuple, Array]:
         state, directions = loop
-        after, images, _ = push_forward(lambda x: (_reduced_step(transition, x, inputs, t), None), state, [directions])
+        after, images, _ = push_forward(lambda x: (transition.reduced_step(x, inputs.at(t)), None), state, [directions])
         orthogonal, triangle = jnp.linalg.qr(images[0].T)
         return (after, orthogonal.T), jnp.log(jnp.abs(jnp.diagonal(triangle)))
 
@@ -272,13 +272,9 @@ def _spectral_norms(step: Callable, initial_state: PyTree, inputs: Inputs) -> Fl
 
     def norm(place: tuple) -> Array:
         state, t = place
-        return jnp.linalg.norm(jax.jacfwd(lambda x: _reduced_step(transition, x, inputs, t))(state), ord=2)
+        return jnp.linalg.norm(jax.jacfwd(lambda x: transition.reduced_step(x, inputs.at(t)))(state), ord=2)
 
     return jax.lax.map(norm, (before, jnp.arange(inputs.num_steps)), batch_size=64)
-
-
-def _reduced_step(transition: Transition, state: Vector, inputs: Inputs, t: Array) -> Vector:
-    return transition.reduce(transition.step(transition.restore(state), inputs.at(t))[0])
 
 
 def _check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:

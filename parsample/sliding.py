@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from parsample.deer import solve
-from parsample.grid import Grid, ceil_div
+from parsample.grid import Grid
 from parsample.solution import DEER, Solution
 from parsample.status import Status
 from parsample.transition import Inputs, Transition, Vector
@@ -103,7 +103,7 @@ def slide(
     last = jax.lax.while_loop(lambda loop: loop.status < 0, one_window, begin)
     # A window that stalled counts its own rest; what lies beyond it is evaluated step by step too.
     beyond = jnp.where(last.status == int(Status.STALLED), num_steps - window - last.first, 0)
-    ends = jnp.minimum(method.block_size * jnp.arange(1, 1 + ceil_div(num_steps, method.block_size)), num_steps) - 1
+    ends = Grid(num_steps, method.block_size).places_last()
     return Solution(
         states=last.path,
         outputs=None,

@@ -45,6 +45,10 @@ class Transition:
     step: Callable[[Any, Any], tuple[Any, Any]]
     reduce: Callable[[Any], Vector]
 
+    def reduced_step(self, state: Vector, driven: Any) -> Vector:
+        """One step from reduced state to reduced state."""
+        return self.reduce(self.step(self.restore(state), driven)[0])
+
 
 class Inputs(NamedTuple):
     """What drives the chain: one entry per step, and entries that all blocks share.

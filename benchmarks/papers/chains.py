@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 import parsample
 from benchmarks import problems
-from benchmarks.papers.common import finite, main, number, solve
+from benchmarks.papers.common import finite, main, number, size_of, solve
 from benchmarks.problems import Problem
 from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
@@ -63,7 +63,7 @@ PUBLISHED = {
 
 def jobs(options: Options) -> Iterator[Job]:
     """Every device of the paper."""
-    size = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    size = size_of(SIZES, options)
     yield Job("long", "banana", partial(long_row, problems.banana_hmc, size["long"]))
     yield Job("long", "mixture", partial(long_row, problems.mixture_mala, size["long"]))
     yield Job("gibbs", "eight schools", partial(gibbs_row, size["gibbs"]))
@@ -78,11 +78,11 @@ def jobs(options: Options) -> Iterator[Job]:
     yield Job("window", "embeddings", partial(window_row, *size["window"]))
 
 
-def chain_of(problem: Problem, chain: int = 0, num_steps: int | None = None) -> Recursion:
+def chain_of(problem: Problem, chain: int = 0) -> Recursion:
     """One chain of a problem as a recursion."""
     position = jax.tree.map(lambda leaf: leaf[chain], problem.positions)
     key = jax.random.key(chain)
-    return parsample.as_recursion(key, problem.algorithm, position, num_steps or problem.num_steps)
+    return parsample.as_recursion(key, problem.algorithm, position, problem.num_steps)
 
 
 def long_row(make: Any, num_steps: int, options: Options) -> Row:
@@ -155,9 +155,9 @@ def leapfrog_row(num_integration_steps: int, options: Options) -> Row:
     """
     problem = problems.real_logistic(num_steps=512)
     vector, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], problem.positions))
-    covariance = laplace_covariance(problem)
-    target = _flat(problem.logdensity, unravel, jnp.linalg.cholesky(covariance))
-    vector = jnp.linalg.solve(jnp.linalg.cholesky(covariance), vector)
+    axes = jnp.linalg.cholesky(laplace_covariance(problem))
+    target = _flat(problem.logdensity, unravel, axes)
+    vector = jnp.linalg.solve(axes, vector)
     mass, step_size = jnp.ones(vector.size), 0.1
     momentum = jax.random.normal(jax.random.key(2), vector.shape)
     first = parsample.PhasePoint(vector, momentum + step_size / 2 * jax.grad(target)(vector))
@@ -189,14 +189,9 @@ def _regression(num_steps: int, num_chains: int) -> tuple[Problem, jax.Array]:
 
 
 def laplace_covariance(problem: Problem) -> jax.Array:
-    """Inverse Hessian of minus the log density at its mode, found by Newton's method."""
+    """Inverse Hessian of minus the log density at its mode."""
     mode, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], problem.positions))
-    target = _flat(problem.logdensity, unravel)
-    gradient, hessian = jax.jit(jax.grad(target)), jax.jit(jax.hessian(target))
-    for _ in range(20):
-        mode = mode - jnp.linalg.solve(hessian(mode), gradient(mode))
-    covariance = jnp.linalg.inv(-hessian(mode))
-    return (covariance + covariance.T) / 2
+    return problems.laplace(_flat(problem.logdensity, unravel), mode)[1]
 
 
 def coordinates_of(name: str, covariance: Any) -> Coordinates | None:

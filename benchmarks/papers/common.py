@@ -23,8 +23,13 @@ from parsample.compilation import use_cores
 PUBLISHED_MERIT = 1e-10
 PUBLISHED_ATOL = 1e-5
 
-# Newton's method as published: no safeguards, nothing given up before every step has been swept once.
+# Newton's method as published: no safeguards.
 PLAIN = {"clip": None, "max_step": None}
+
+
+def size_of(sizes: dict[str, Any], options: Options) -> Any:
+    """The size of a run; those of a laptop, where there are none of their own."""
+    return sizes.get(options.scale, sizes["cpu"])
 
 
 def in_its_own_units(recursion: Recursion) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import parsample
-from benchmarks.papers.common import in_its_own_units, main, number, random_guess, solve
+from benchmarks.papers.common import in_its_own_units, main, number, random_guess, size_of, solve
 from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
 from models.recursions.network import mean_field_network
@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def jobs(options: Options) -> Iterator[Job]:
     """One gain each."""
-    gains, *size = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    gains, *size = size_of(SIZES, options)
     for gain in gains:
         yield Job("gains", f"g = {gain}", partial(gain_row, gain, tuple(size)))
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 
 import parsample
 from benchmarks import problems
-from benchmarks.papers.chains import chain_of
-from benchmarks.papers.common import main, solve
+from benchmarks.papers.chains import SAFE, chain_of
+from benchmarks.papers.common import main, size_of, solve
 from benchmarks.report import File, duration, markdown, median
 from benchmarks.suite import Job, Options, Row
 from models.recursions.eight_schools_gibbs import eight_schools
@@ -39,17 +40,17 @@ SIZES = {"tiny": (512, 16), "cpu": (1024, 32), "full": (8192, 100)}
 GIVEN_UP = 8
 
 METHODS: dict[str, dict[str, Any]] = {
-    "DEER": {"linearization": Dense(), "clip": None, "max_step": None},
-    "DEER, safeguarded": {"linearization": Dense(), "clip": 1.0, "max_step": 8.0},
-    "DEER, damped 0.1": {"linearization": Dense(), "correction": Newton(0.1), "clip": None, "max_step": None},
+    "DEER": {"linearization": Dense()},
+    "DEER, safeguarded": {"linearization": Dense(), **SAFE},
+    "DEER, damped 0.1": {"linearization": Dense(), "correction": Newton(0.1)},
     "ELK": {"linearization": Dense(), "correction": TrustRegion()},
-    "quasi-DEER": {"linearization": Diagonal(), "clip": 1.0, "max_step": 8.0},
-    "quasi-DEER, 1 probe": {"linearization": Diagonal(1), "clip": 1.0, "max_step": 8.0},
+    "quasi-DEER": {"linearization": Diagonal(), **SAFE},
+    "quasi-DEER, 1 probe": {"linearization": Diagonal(1), **SAFE},
     "quasi-ELK": {"linearization": Diagonal(), "correction": TrustRegion()},
-    "Picard": {"linearization": Identity(), "clip": None, "max_step": None},
+    "Picard": {"linearization": Identity()},
     "Jacobi": {"linearization": Zero()},
     "gradient descent": {"linearization": Dense(), "correction": GradientDescent(0.25)},
-    "block DEER, b = 16, dense": {"linearization": Dense(), "block_size": 16, "clip": 1.0, "max_step": 8.0},
+    "block DEER, b = 16, dense": {"linearization": Dense(), "block_size": 16, **SAFE},
     "block DEER, b = 64, A = 0": {"linearization": Zero(), "block_size": 64},
 }
 SURROGATE = "DEER, sigmoid surrogate"
@@ -74,22 +75,19 @@ ADVICE = {
 
 def _mixture(num_steps: int) -> tuple[Recursion, Recursion]:
     problem = problems.mixture_mala(num_steps=num_steps)
-    return chain_of(problem), _surrogate(problem, surrogate_mala(problem.logdensity, 0.5))
+    return chain_of(problem), chain_of(replace(problem, algorithm=surrogate_mala(problem.logdensity, 0.5)))
 
 
 def _banana(num_steps: int) -> tuple[Recursion, Recursion]:
     problem = problems.banana_hmc(num_steps=num_steps)
-    return chain_of(problem), _surrogate(problem, surrogate_hmc(problem.logdensity, 0.5, jnp.ones(2), 8))
+    return chain_of(problem), chain_of(
+        replace(problem, algorithm=surrogate_hmc(problem.logdensity, 0.5, jnp.ones(2), 8))
+    )
 
 
 def _logistic(num_steps: int) -> tuple[Recursion, Recursion]:
     problem = problems.logistic_mala(1, num_steps)
-    return chain_of(problem), _surrogate(problem, surrogate_mala(problem.logdensity, 0.0015))
-
-
-def _surrogate(problem: problems.Problem, algorithm: Any) -> Recursion:
-    position = jax.tree.map(lambda leaf: leaf[0], problem.positions)
-    return parsample.as_recursion(jax.random.key(0), algorithm, position, problem.num_steps)
+    return chain_of(problem), chain_of(replace(problem, algorithm=surrogate_mala(problem.logdensity, 0.0015)))
 
 
 def _walk(num_steps: int) -> tuple[Recursion, None]:
@@ -114,7 +112,7 @@ CHAINS: dict[str, Callable[[int, int], tuple[Recursion, Recursion | None]]] = {
 
 def jobs(options: Options) -> Iterator[Job]:
     """One chain each."""
-    num_steps, num_units = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    num_steps, num_units = size_of(SIZES, options)
     chains = ("mixture, MALA",) if options.scale == "tiny" else tuple(CHAINS)
     for name, make in ((name, CHAINS[name]) for name in chains):
         yield Job("methods", name, partial(chain_row, make, num_steps, num_units))

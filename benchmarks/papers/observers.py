@@ -14,7 +14,16 @@ import jax
 import numpy as np
 
 import parsample
-from benchmarks.papers.common import finite, in_its_own_units, main, number, published_sweeps, random_guess, solve
+from benchmarks.papers.common import (
+    finite,
+    in_its_own_units,
+    main,
+    number,
+    published_sweeps,
+    random_guess,
+    size_of,
+    solve,
+)
 from benchmarks.report import File, cell, duration, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.flows import flow
@@ -30,7 +39,7 @@ PUBLISHED = {"flow": "697 to 30,000", "observer": "2 to 14"}
 
 def jobs(options: Options) -> Iterator[Job]:
     """Each flow and its observer."""
-    num_steps, max_sweeps = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    num_steps, max_sweeps = size_of(SIZES, options)
     names = ["Lorenz", "VallisElNino"] if options.scale == "tiny" else list(REPLACED)
     for name in names:
         yield Job("observer", name, partial(row, observer, name, num_steps, max_sweeps))

@@ -11,7 +11,16 @@ import jax
 import numpy as np
 
 import parsample
-from benchmarks.papers.common import finite, in_its_own_units, main, number, published_sweeps, random_guess, solve
+from benchmarks.papers.common import (
+    finite,
+    in_its_own_units,
+    main,
+    number,
+    published_sweeps,
+    random_guess,
+    size_of,
+    solve,
+)
 from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.network import mean_field_network
@@ -31,7 +40,7 @@ PUBLISHED = {0.5: "4", 0.8: "5", 1.0: "8", 1.2: "33", 1.5: "203", 2.0: "not in 1
 
 def jobs(options: Options) -> Iterator[Job]:
     """One network each."""
-    gains, num_seeds, *size = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    gains, num_seeds, *size = size_of(SIZES, options)
     for gain in gains:
         for seed in range(num_seeds):
             yield Job("threshold", f"g = {gain}, seed {seed}", partial(network_row, gain, seed, tuple(size)))

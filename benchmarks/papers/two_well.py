@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import parsample
-from benchmarks.papers.common import finite, in_its_own_units, main, published_sweeps, random_guess, solve
+from benchmarks.papers.common import finite, in_its_own_units, main, published_sweeps, random_guess, size_of, solve
 from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.two_well import STEP_SIZE, two_well
@@ -24,7 +24,7 @@ PUBLISHED_LLE, PUBLISHED_SWEEPS = "-0.0145", "12 to 35, median 23"
 
 def jobs(options: Options) -> Iterator[Job]:
     """One path each."""
-    num_seeds, num_steps = SIZES[options.scale if options.scale in SIZES else "cpu"]
+    num_seeds, num_steps = size_of(SIZES, options)
     for seed in range(num_seeds):
         yield Job("two_well", f"seed {seed}", partial(path_row, seed, num_steps))
 
