@@ -16,6 +16,7 @@ import numpy as np
 from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array, Float, Int, PyTree
 
+from parsample.nuts import nuts_step
 from parsample.threefry import unrolled
 from parsample.transition import Inputs, Transition, Vector
 
@@ -239,11 +240,8 @@ def _hmc_step(key: Array, state: HMCState, logdensity_fn: Callable, step_size: A
 
 
 def _nuts_step(key: Array, state: HMCState, logdensity_fn: Callable, step_size: Array, _: Array) -> tuple:
-    ones = jnp.ones_like(state.position)
-    new_state, info = blackjax.nuts.build_kernel()(key, state, logdensity_fn, step_size, ones)
-    n_steps = jnp.asarray(info.num_integration_steps, jnp.int32)
-    depth = jnp.asarray(info.num_trajectory_expansions, jnp.int32)
-    return new_state, (info.acceptance_rate, info.is_divergent, n_steps, info.energy, depth)
+    new_state, (acceptance_rate, is_diverging, n_steps, energy, depth) = nuts_step(key, state, logdensity_fn, step_size)
+    return new_state, (acceptance_rate, is_diverging, n_steps, energy, depth)
 
 
 def _mala_step(key: Array, state: Any, logdensity_fn: Callable, step_size: Array, _: Array) -> tuple:

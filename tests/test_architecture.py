@@ -47,6 +47,8 @@ ORDER = [
     "plan",
     "check",
     "run",
+    "lockstep",
+    "nuts",
     "kernels",
     "warmup",
     "store",

@@ -1,0 +1,307 @@
+"""The No-U-Turn sampler with trees that grow side by side in all lanes: BlackJAX's chain, at less cost.
+
+A step doubles its trajectory, forwards or backwards at random, until it turns (Hoffman & Gelman 2014), iteratively
+(Phan et al. 2019, Lao et al. 2020), with the multinomial weights and criterion of Betancourt 2017. Keys, numbers and
+decisions are those of ``blackjax.nuts`` with a unit metric. What differs is what lanes share: doublings and leapfrogs
+are counted alike in all, so that checkpoints are written and read as slices, and a lane that is done is hardly masked.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.mcmc.hmc import HMCState
+from blackjax.util import generate_gaussian_noise
+from jaxtyping import Array, Bool, Float, Int
+
+from parsample.lockstep import Anyone, in_lockstep, row, with_row
+from parsample.transition import Vector
+
+# BlackJAX's defaults.
+MAX_DOUBLINGS = 10
+DIVERGENCE_THRESHOLD = 1000
+
+
+class Point(NamedTuple):
+    """An end of a trajectory."""
+
+    position: Vector
+    momentum: Vector
+    logdensity_grad: Vector
+
+
+class Proposal(NamedTuple):
+    """A state drawn from a trajectory with probability in proportion to exp(-energy).
+
+    Attributes
+    ----------
+    state, energy
+        The state, and its total energy.
+    log_weight
+        Log of the sum of exp(initial energy - energy) over the trajectory.
+    log_sum_acceptance
+        Log of the sum of min(1, exp(initial energy - energy)).
+    """
+
+    state: HMCState
+    energy: Float[Array, ""]
+    log_weight: Float[Array, ""]
+    log_sum_acceptance: Float[Array, ""]
+
+
+class Tree(NamedTuple):
+    """A step under way; all but the depth is the lane's own.
+
+    Attributes
+    ----------
+    depth
+        Doublings begun, by any lane.
+    left, right, momentum_sum
+        Ends of the trajectory, and the sum of its momenta.
+    proposal
+        What the step will lead to, as far as is known.
+    num_doublings, num_states
+        Of this lane.
+    is_diverging, is_done
+        Whether the last doubling left the energy surface; whether this lane's step is over.
+    checkpoints
+        Momentum, and sum of momenta, where balanced subtrees begin, shape (doublings, 2, D).
+    """
+
+    depth: Int[Array, ""]
+    left: Point
+    right: Point
+    momentum_sum: Vector
+    proposal: Proposal
+    num_doublings: Int[Array, ""]
+    num_states: Int[Array, ""]
+    is_diverging: Bool[Array, ""]
+    is_done: Bool[Array, ""]
+    checkpoints: Float[Array, "M 2 D"]
+
+
+class Branch(NamedTuple):
+    """The subtrajectory that is to double a tree.
+
+    Attributes
+    ----------
+    length
+        Leapfrogs done, by any lane.
+    tip, momentum_sum
+        Its last state, and the sum of its momenta.
+    candidate
+        A state drawn from it.
+    num_states
+        Of this lane.
+    is_diverging, is_growing
+        Whether the last leapfrog left the energy surface; whether this lane's branch still grows.
+    checkpoints
+        As in the tree.
+    """
+
+    length: Int[Array, ""]
+    tip: Point
+    momentum_sum: Vector
+    candidate: Proposal
+    num_states: Int[Array, ""]
+    is_diverging: Bool[Array, ""]
+    is_growing: Bool[Array, ""]
+    checkpoints: Float[Array, "M 2 D"]
+
+
+class Trajectory(NamedTuple):
+    """What is known of a finished step."""
+
+    acceptance_rate: Float[Array, ""]
+    is_diverging: Bool[Array, ""]
+    num_states: Int[Array, ""]
+    energy: Float[Array, ""]
+    num_doublings: Int[Array, ""]
+
+
+def nuts_step(
+    key: Array, state: HMCState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
+) -> tuple[HMCState, Trajectory]:
+    """One step, with a unit metric; lanes under ``jax.vmap`` take theirs in lockstep.
+
+    Parameters
+    ----------
+    key
+        Of the step, used as ``blackjax.nuts`` uses it.
+    state
+        Flat position, with its log density and gradient.
+    logdensity_fn
+        Of a flat position.
+    step_size
+        Of a leapfrog.
+    """
+    # What the log density closes over must travel as arguments do.
+    density, constants = jax.closure_convert(logdensity_fn, state.position)
+    return in_lockstep(partial(_step, density))(key, state, step_size, constants)
+
+
+def _step(
+    density: Callable, anyone: Anyone, key: Array, state: HMCState, step_size: Float[Array, ""], constants: list[Array]
+) -> tuple[HMCState, Trajectory]:
+    key_momentum, key = jax.random.split(key)
+    momentum = generate_gaussian_noise(key_momentum, state.position)
+    energy = _energy(state.logdensity, momentum)
+    value_and_grad = jax.value_and_grad(lambda position: density(position, *constants))
+
+    def doubled(tree: Tree) -> Tree:
+        keys = jax.random.split(jax.random.fold_in(key, tree.depth), 3)
+        direction = jnp.where(jax.random.bernoulli(keys[0]), 1, -1).astype(momentum.dtype)
+        branch = _grown(anyone, tree, keys[1], energy, value_and_grad, direction, step_size)
+        return _grafted(tree, branch, direction, keys[2])
+
+    tree = jax.lax.while_loop(
+        lambda tree: (tree.depth < MAX_DOUBLINGS) & anyone(~tree.is_done), doubled, _seedling(state, momentum, energy)
+    )
+    acceptance_rate = jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states
+    return tree.proposal.state, Trajectory(
+        acceptance_rate, tree.is_diverging, tree.num_states, tree.proposal.energy, tree.num_doublings
+    )
+
+
+def _seedling(state: HMCState, momentum: Vector, energy: Float[Array, ""]) -> Tree:
+    """The tree before its first doubling."""
+    here = Point(state.position, momentum, state.logdensity_grad)
+    proposal = Proposal(state, energy, jnp.zeros_like(energy), jnp.full_like(energy, -jnp.inf))
+    checkpoints = jnp.zeros((MAX_DOUBLINGS, 2, *momentum.shape), momentum.dtype)
+    zero, no = jnp.int32(0), jnp.asarray(False)
+    return Tree(zero, here, here, momentum, proposal, zero, zero, no, no, checkpoints)
+
+
+def _grown(
+    anyone: Anyone,
+    tree: Tree,
+    key: Array,
+    initial_energy: Float[Array, ""],
+    value_and_grad: Callable,
+    direction: Float[Array, ""],
+    step_size: Float[Array, ""],
+) -> Branch:
+    """A branch as long as the tree, or until it diverges or turns."""
+    edge = _select(direction > 0, tree.right, tree.left)
+    directed = direction * step_size
+    no, zero = jnp.asarray(False), jnp.int32(0)
+    bud = Branch(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
+
+    def one_more(branch: Branch) -> Branch:
+        tip, leaf = _leapfrog(branch.tip, directed, value_and_grad, initial_energy)
+        is_first, growing = branch.length == 0, branch.is_growing
+        # The first leaf is drawn whatever it weighs; else each in proportion to its weight.
+        probability = jax.scipy.special.expit(leaf.log_weight - branch.candidate.log_weight)
+        drawn = _draw(jax.random.fold_in(key, branch.length), probability, branch.candidate, leaf)
+        momentum_sum = jnp.where(is_first, tip.momentum, branch.momentum_sum + tip.momentum)
+        checkpoints = _checkpointed(branch, tip.momentum, momentum_sum)
+        is_turning = _turns_back(anyone, branch, checkpoints, tip.momentum, momentum_sum)
+        is_diverging = -leaf.log_weight > DIVERGENCE_THRESHOLD
+        return Branch(
+            length=branch.length + 1,
+            tip=tip,
+            momentum_sum=momentum_sum,
+            candidate=_select(growing, _select(is_first, leaf, drawn), branch.candidate),
+            num_states=branch.num_states + growing,
+            is_diverging=jnp.where(growing, is_diverging, branch.is_diverging),
+            is_growing=growing & ~is_diverging & ~is_turning,
+            checkpoints=checkpoints,
+        )
+
+    return jax.lax.while_loop(
+        lambda branch: (branch.length < 1 << tree.depth) & anyone(branch.is_growing), one_more, bud
+    )
+
+
+def _leapfrog(
+    tip: Point, directed: Float[Array, ""], value_and_grad: Callable, initial_energy: Float[Array, ""]
+) -> tuple[Point, Proposal]:
+    """The next leaf, and the proposal that it makes by itself."""
+    momentum = tip.momentum + 0.5 * directed * tip.logdensity_grad
+    position = tip.position + directed * momentum
+    logdensity, gradient = value_and_grad(position)
+    momentum = momentum + 0.5 * directed * gradient
+    energy = _energy(logdensity, momentum)
+    log_weight = initial_energy - energy
+    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    leaf = Proposal(HMCState(position, logdensity, gradient), energy, log_weight, jnp.minimum(log_weight, 0))
+    return Point(position, momentum, gradient), leaf
+
+
+def _checkpointed(branch: Branch, momentum: Vector, momentum_sum: Vector) -> Float[Array, "M 2 D"]:
+    """The checkpoints with the new leaf where it begins a balanced subtree, as every other one does."""
+    place = jnp.bitwise_count(branch.length >> 1).astype(jnp.int32)
+    new = jnp.stack([momentum, momentum_sum])
+    return with_row(branch.checkpoints, jnp.where(branch.length % 2 == 0, new, row(branch.checkpoints, place)), place)
+
+
+def _turns_back(
+    anyone: Anyone, branch: Branch, checkpoints: Float[Array, "M 2 D"], momentum: Vector, momentum_sum: Vector
+) -> Bool[Array, ""]:
+    """Whether any balanced subtree that ends with the new leaf turns."""
+    n = branch.length
+    last = jnp.bitwise_count(n >> 1).astype(jnp.int32)
+    num_subtrees = jnp.bitwise_count((~n & (n + 1)) - 1).astype(jnp.int32)
+
+    def checked(loop: tuple[Array, Array]) -> tuple[Array, Array]:
+        place, turns = loop
+        first_momentum, sum_to_first = row(checkpoints, place)
+        total = momentum_sum - sum_to_first + first_momentum
+        return place - 1, turns | _is_turning(first_momentum, momentum, total)
+
+    _, turns = jax.lax.while_loop(
+        lambda loop: (loop[0] > last - num_subtrees) & anyone(~loop[1] & branch.is_growing),
+        checked,
+        (last, jnp.asarray(False)),
+    )
+    return turns
+
+
+def _grafted(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array) -> Tree:
+    """The tree with a finished branch; a tree that is done stays as it was."""
+    # What stopped growing before its full length has failed; momentum sums of others were added up to the end.
+    is_whole = branch.is_growing
+    forward = direction > 0
+    left, right = _select(forward, (tree.left, branch.tip), (branch.tip, tree.right))
+    momentum_sum = tree.momentum_sum + branch.momentum_sum
+    turns = _is_turning(left.momentum, right.momentum, momentum_sum)
+    probability = jnp.minimum(jnp.exp(branch.candidate.log_weight - tree.proposal.log_weight), 1)
+    drawn = _draw(key, probability, tree.proposal, branch.candidate)
+    proposal = _select(is_whole, drawn, tree.proposal)._replace(log_sum_acceptance=drawn.log_sum_acceptance)
+    return Tree(
+        depth=tree.depth + 1,
+        left=left,
+        right=right,
+        momentum_sum=momentum_sum,
+        proposal=_select(tree.is_done, tree.proposal, proposal),
+        num_doublings=tree.num_doublings + ~tree.is_done,
+        num_states=tree.num_states + branch.num_states,
+        is_diverging=jnp.where(tree.is_done, tree.is_diverging, branch.is_diverging),
+        is_done=tree.is_done | ~is_whole | turns,
+        checkpoints=branch.checkpoints,
+    )
+
+
+def _draw(key: Array, probability: Float[Array, ""], old: Proposal, new: Proposal) -> Proposal:
+    """The new proposal with this probability, else the old one, with the weight of both."""
+    taken = _select(jax.random.bernoulli(key, probability), new, old)
+    return taken._replace(
+        log_weight=jnp.logaddexp(old.log_weight, new.log_weight),
+        log_sum_acceptance=jnp.logaddexp(old.log_sum_acceptance, new.log_sum_acceptance),
+    )
+
+
+def _is_turning(left: Vector, right: Vector, total: Vector) -> Bool[Array, ""]:
+    """The generalised criterion: the mean momentum, without half of both ends, points away from one of them."""
+    inner = total - (left + right) / 2
+    return (jnp.sum(left * inner) <= 0) | (jnp.sum(right * inner) <= 0)
+
+
+def _energy(logdensity: Float[Array, ""], momentum: Vector) -> Float[Array, ""]:
+    return -logdensity + 0.5 * jnp.sum(momentum * momentum)
+
+
+def _select(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

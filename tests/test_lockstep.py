@@ -1,0 +1,112 @@
+"""Lanes in lockstep: common loops and places, and what every lane would have got alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parsample.lockstep import in_lockstep, row, with_row
+
+
+def halvings(anyone, x, limit):
+    """Halve until below the limit, and count both one's own halvings and everyone's."""
+
+    def halve(loop):
+        x, own, rounds = loop
+        goes_on = x > limit
+        return jnp.where(goes_on, x / 2, x), own + goes_on, rounds + 1
+
+    zero = jnp.int32(0)
+    return jax.lax.while_loop(lambda loop: anyone(loop[0] > limit), halve, (x, zero, zero))
+
+
+STARTS = jnp.array([1.0, 8.0, 100.0, 3.0])
+OWN = [0, 3, 7, 2]
+
+
+def test_alone_a_lane_goes_its_own_way():
+    for start, own in zip(STARTS, OWN, strict=True):
+        x, count, rounds = in_lockstep(halvings)(start, jnp.asarray(1.0))
+        assert (int(count), int(rounds)) == (own, own)
+        assert float(x) == float(start) / 2**own
+
+
+@pytest.mark.parametrize("limits", [jnp.asarray(1.0), jnp.full(4, 1.0)], ids=["shared", "each its own"])
+def test_lanes_leave_loops_together_with_what_is_theirs(limits):
+    x, count, rounds = jax.vmap(in_lockstep(halvings), in_axes=(0, 0 if limits.ndim else None))(STARTS, limits)
+    assert (count.tolist(), rounds.tolist()) == (OWN, 4 * [7])
+    np.testing.assert_array_equal(x, STARTS / 2.0 ** np.array(OWN))
+
+
+def test_lanes_of_several_chains_are_all_in_lockstep():
+    both = jax.vmap(jax.vmap(in_lockstep(halvings), in_axes=(0, None)), in_axes=(0, None))
+    x, count, rounds = jax.jit(both)(STARTS.reshape(2, 2), jnp.asarray(1.0))
+    assert (count.ravel().tolist(), rounds.ravel().tolist()) == (OWN, 4 * [7])
+    np.testing.assert_array_equal(x.ravel(), STARTS / 2.0 ** np.array(OWN))
+
+
+def test_what_advances_alike_in_all_lanes_stays_one_number():
+    text = jax.jit(jax.vmap(lambda x: in_lockstep(halvings)(x, jnp.asarray(1.0)))).lower(STARTS).as_text()
+    masked = jax.jit(jax.vmap(lambda x: halvings(lambda flag: flag, x, 1.0))).lower(STARTS).as_text()
+    assert (text.count("stablehlo.while"), masked.count("stablehlo.while")) == (1, 1)
+    assert text.count("stablehlo.select") < masked.count("stablehlo.select")
+
+
+def test_tangents_are_those_of_the_lane_alone():
+    def halved(x, scale):
+        return in_lockstep(halvings)(x * scale, jnp.asarray(1.0))
+
+    pushed = jax.vmap(lambda x: jax.jvp(halved, (x, jnp.asarray(1.0)), (jnp.asarray(1.0), jnp.asarray(2.0))))
+    (x, count, _), (tangents, *whole) = pushed(STARTS)
+    np.testing.assert_array_equal(x, STARTS / 2.0 ** np.array(OWN))
+    np.testing.assert_allclose(tangents, (1 + 2 * np.asarray(STARTS)) / 2.0 ** np.array(OWN), rtol=1e-15)
+    assert count.tolist() == OWN
+    assert all(leaf.dtype == jax.dtypes.float0 for leaf in whole)
+
+
+def test_several_tangents_share_one_evaluation():
+    def halved(x):
+        return in_lockstep(halvings)(x[0] * x[1], jnp.asarray(1.0))[0]
+
+    jacobian = jax.vmap(jax.jacfwd(halved))(jnp.stack([STARTS, jnp.full(4, 1.0)], axis=1))
+    expected = np.stack([np.ones(4), STARTS], axis=1) / 2.0 ** np.array(OWN)[:, None]
+    np.testing.assert_allclose(jacobian, expected, rtol=1e-15)
+
+
+# Rows
+
+ROWS = jnp.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)
+VALUES = -jnp.arange(2 * 3 * 4.0).reshape(2, 3, 4)
+
+
+def test_rows_at_a_common_place_are_slices():
+    def touched(rows, value, place):
+        return row(rows, place), with_row(rows, value, place)
+
+    together = jax.vmap(jax.vmap(touched, in_axes=(0, 0, None)), in_axes=(0, 0, None))
+    entries, rows = jax.jit(together)(ROWS, VALUES, 3)
+    np.testing.assert_array_equal(entries, ROWS[:, :, 3])
+    np.testing.assert_array_equal(rows, np.asarray(ROWS.at[:, :, 3].set(VALUES)))
+    programme = str(jax.make_jaxpr(together)(ROWS, VALUES, 3))
+    assert "gather" not in programme
+    assert "scatter" not in programme
+
+
+def test_rows_at_places_of_their_own_are_right_too():
+    places = jnp.array([0, 4, 2])
+    entries = jax.vmap(jax.vmap(row), in_axes=(0, None))(ROWS, places)
+    np.testing.assert_array_equal(entries, np.stack([ROWS[:, lane, place] for lane, place in enumerate(places)], 1))
+    rows = jax.vmap(with_row, in_axes=(None, 0, 0))(ROWS[0, 0], VALUES[0], places)
+    for lane, place in enumerate(places):
+        np.testing.assert_array_equal(rows[lane], np.asarray(ROWS[0, 0].at[place].set(VALUES[0, lane])))
+
+
+def test_tangents_of_rows():
+    def touched(rows, value):
+        rows = with_row(rows, value, jnp.int32(1))
+        return row(rows, jnp.int32(1)), row(rows, jnp.int32(2))
+
+    lanes = (ROWS[0], VALUES[0])
+    _, (first, second) = jax.vmap(lambda *lane: jax.jvp(touched, lane, (2 * lane[0], 3 * lane[1])))(*lanes)
+    np.testing.assert_array_equal(first, 3 * VALUES[0])
+    np.testing.assert_array_equal(second, 2 * ROWS[0, :, 2])

@@ -1,0 +1,112 @@
+"""NUTS in lockstep: every lane's step is BlackJAX's own."""
+
+from functools import partial
+from typing import Any
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parsample.nuts import nuts_step
+
+LANES, DIMENSION = 16, 3
+KEYS = jax.random.split(jax.random.key(7), LANES)
+
+
+def funnel(x: jax.Array) -> jax.Array:
+    """Trees of all depths, and divergences."""
+    return -0.5 * x[0] ** 2 / 9 - 0.5 * jnp.sum(x[1:] ** 2 * jnp.exp(-x[0])) - 0.5 * (x.shape[0] - 1) * x[0]
+
+
+def bounded(x: jax.Array) -> jax.Array:
+    """Minus infinity outside a box."""
+    return jnp.where((jnp.abs(x) < 1.5).all(), -0.5 * jnp.sum(x**2), -jnp.inf)
+
+
+def by_blackjax(logdensity: Any, step_size: float, key: jax.Array, state: Any) -> tuple:
+    kernel = blackjax.nuts.build_kernel()
+    state, info = kernel(key, state, logdensity, step_size, jnp.ones_like(state.position))
+    steps = (info.num_integration_steps, info.num_trajectory_expansions)
+    return state, (info.acceptance_rate, info.is_divergent, steps[0], info.energy, steps[1])
+
+
+def by_parsample(logdensity: Any, step_size: float, key: jax.Array, state: Any) -> tuple:
+    state, known = nuts_step(key, state, logdensity, jnp.asarray(step_size, state.position.dtype))
+    return state, tuple(known)
+
+
+def begun(logdensity: Any, dtype: Any = jnp.float64) -> Any:
+    starts = 0.5 * jax.random.normal(jax.random.key(1), (LANES, DIMENSION), dtype)
+    return jax.vmap(partial(blackjax.hmc.init, logdensity_fn=logdensity))(starts)
+
+
+def run(step: Any, states: Any, num_steps: int) -> tuple:
+    """States and what is known of each step, leading axes (steps, lanes)."""
+
+    def advance(states: Any, t: jax.Array) -> tuple:
+        states, known = jax.vmap(step)(jax.vmap(lambda key: jax.random.fold_in(key, t))(KEYS), states)
+        return states, (states, known)
+
+    return jax.jit(lambda states: jax.lax.scan(advance, states, jnp.arange(num_steps)))(states)[1]
+
+
+@pytest.mark.parametrize(("logdensity", "step_size"), [(funnel, 0.4), (funnel, 1.5), (bounded, 0.7)])
+def test_lanes_take_blackjax_own_steps(logdensity, step_size):
+    arguments = (begun(logdensity), 25)
+    states, known = run(partial(by_parsample, logdensity, step_size), *arguments)
+    expected, info = run(partial(by_blackjax, logdensity, step_size), *arguments)
+    np.testing.assert_allclose(states.position, expected.position, atol=1e-9)
+    np.testing.assert_allclose(states.logdensity, expected.logdensity, atol=1e-8)
+    np.testing.assert_allclose(states.logdensity_grad, expected.logdensity_grad, atol=1e-8)
+    rates, diverging, num_states, energies, doublings = known
+    np.testing.assert_array_equal(diverging, info[1])
+    np.testing.assert_array_equal(num_states, info[2])
+    np.testing.assert_array_equal(doublings, info[4])
+    np.testing.assert_allclose(rates, info[0], rtol=1e-7)
+    np.testing.assert_allclose(energies, info[3], rtol=1e-8)
+    if logdensity is funnel:
+        assert len(set(np.unique(doublings))) >= 4  # lanes do differ
+    if step_size > 0.5:
+        assert diverging.any()
+
+
+def test_a_trajectory_that_never_turns_ends_at_the_tenth_doubling():
+    step = partial(by_parsample, funnel, 1e-5)
+    _, known = jax.jit(jax.vmap(step))(KEYS, begun(funnel))
+    assert known[2].tolist() == LANES * [1023]
+    assert known[4].tolist() == LANES * [10]
+    assert not known[1].any()
+
+
+def test_tangents_are_those_of_blackjax():
+    def moved(step: Any, key: jax.Array, position: jax.Array) -> jax.Array:
+        return step(key, blackjax.hmc.init(position, funnel))[0].position
+
+    starts = begun(funnel).position
+    ours, theirs = (
+        jax.jit(jax.vmap(jax.jacfwd(partial(moved, partial(step, funnel, 0.4)), argnums=1)))(KEYS, starts)
+        for step in (by_parsample, by_blackjax)
+    )
+    assert ours.shape == (LANES, DIMENSION, DIMENSION)
+    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+    assert np.abs(theirs).max() > 0.1
+
+
+def test_what_a_log_density_closes_over_may_be_traced():
+    @jax.jit
+    def step(spread: jax.Array) -> jax.Array:
+        def logdensity(x: jax.Array) -> jax.Array:
+            return -0.5 * jnp.sum((x / spread) ** 2)
+
+        return jax.vmap(partial(by_parsample, logdensity, 0.4))(KEYS, begun(funnel))[0].position
+
+    np.testing.assert_allclose(step(jnp.ones(3)), step(jnp.ones(3) + 1e-13), atol=1e-9)
+    assert np.abs(step(jnp.ones(3)) - step(2 * jnp.ones(3))).max() > 0.1
+
+
+def test_float32_stays_float32(float32):
+    states, known = run(partial(by_parsample, funnel, 0.4), begun(funnel, jnp.float32), 5)
+    assert states.position.dtype == known[0].dtype == known[3].dtype == jnp.float32
+    assert np.isfinite(states.position).all()
