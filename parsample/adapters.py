@@ -13,7 +13,7 @@ from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, Float, PyTree
 
 from parsample.transition import AlgorithmDynamics, Inputs, Transition, as_inputs, begin, from_step, take
-from parsample.validation import checked_count, checked_position, checked_start
+from parsample.validation import checked_count, checked_key, checked_position, checked_start
 
 
 class Recursion(NamedTuple):
@@ -68,7 +68,7 @@ def as_recursion(
     """
     checked_count("num_steps", num_steps)
     dynamics = AlgorithmDynamics(inference_algorithm, _nothing)
-    chain_key, state, start = begin(dynamics, rng_key, checked_position(initial_position))
+    chain_key, state, start = begin(dynamics, checked_key(rng_key), checked_position(initial_position))
     checked_start(state)
     transition, inputs = dynamics(state, chain_key, num_steps)
 

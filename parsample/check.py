@@ -30,7 +30,7 @@ from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
 from parsample.timing import measure_costs, nearest_power, sequential_trial
 from parsample.transition import AlgorithmDynamics, Dynamics, Inputs, Vector, as_inputs, begin, from_step, rollout
-from parsample.validation import checked_count, checked_position, checked_recursion, checked_start
+from parsample.validation import checked_count, checked_key, checked_position, checked_recursion, checked_start
 
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
@@ -155,6 +155,7 @@ def check(
         If it will not pay, with cause and remedy.
     """
     mesh = mesh_of(devices)
+    rng_key = checked_key(rng_key)
     dynamics: Dynamics
     if isinstance(inference_algorithm, SamplingAlgorithm):
         if inputs is not None:

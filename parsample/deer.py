@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import bounded, without_infinities
 from parsample.processes import gathered, whole
@@ -30,7 +31,7 @@ from parsample.transition import Inputs, Transition, Vector, entry, write
 NUM_FRONTS = 8
 
 # How a solution lies on a mesh: what belongs to steps and blocks is split, the rest is known to all.
-_SPLIT_FIELDS = {"states": SPLIT, "outputs": SPLIT, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
+_SPLIT_FIELDS = {"states": SPLIT_SECOND, "outputs": SPLIT_SECOND, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
 _LAYOUT = Solution(**{name: _SPLIT_FIELDS.get(name, WHOLE) for name in Solution._fields})  # type: ignore[arg-type]
 
 
@@ -84,6 +85,38 @@ def solve(
     """
     team = Team(axis_name, mesh)
     grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
+    solution = solve_lanes(
+        transition,
+        start,
+        inputs,
+        method,
+        grid,
+        team,
+        block_starts=block_starts,
+        scale=scale,
+        probe_key=probe_key,
+        enough=enough,
+    )
+    return in_order(inputs.num_steps, method.block_size, mesh, solution)
+
+
+def solve_lanes(
+    transition: Transition,
+    start: Vector,
+    inputs: Inputs,
+    method: DEER,
+    grid: Grid,
+    team: Team,
+    *,
+    block_starts: Float[Array, "C D"] | None = None,
+    scale: Vector | None = None,
+    probe_key: Array | None = None,
+    enough: Int[Array, ""] | int | None = None,
+) -> Solution:
+    """`solve`, with the steps as `grid` cuts them, which may leave room; what belongs to steps is left for `in_order`.
+
+    States and outputs have leading axes (b, L) of all that there is room for; there must be inputs for T steps.
+    """
     key = jax.random.key(0) if probe_key is None else probe_key
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
 
@@ -96,8 +129,16 @@ def solve(
         return _conclude(sweep, last)
 
     spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
-    solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
-    states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], (solution.states, solution.outputs))
+    return spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
+
+
+@outermost_jit(0, 1, 2)
+def in_order(num_steps: int, block_size: int, mesh: Mesh | None, solution: Solution) -> Solution:
+    """What `solve_lanes` found, step after step: states and outputs with leading axis T, and no idle blocks."""
+    team = Team(mesh=mesh)
+    grid = Grid(num_steps, block_size, team.num_devices)
+    path = team.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
+    states, outputs = jax.tree.map(lambda leaf: leaf[:num_steps], path)
     ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
     return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
 
@@ -105,7 +146,7 @@ def solve(
 def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Array, "L D"]:
     if guesses is None:
         return jnp.broadcast_to(start, (grid.num_lanes, *start.shape))
-    idle = jnp.broadcast_to(start, (grid.num_lanes - grid.num_blocks, *start.shape))
+    idle = jnp.broadcast_to(start, (grid.num_lanes - len(guesses), *start.shape))
     return write(jnp.concatenate([guesses, idle]), start, 0)
 
 
@@ -172,11 +213,12 @@ def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "
 def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, Vector]:
     """Number, mean and summed squared deviations of the finite states of a path."""
     # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
-    num_steps, num_lanes, _ = path.shape
-    stride = max(1, num_steps * num_lanes // 4096)
+    num_rows, num_lanes, _ = path.shape
+    stride = max(1, num_rows * num_lanes // 4096)
     states = path.reshape(-1, path.shape[-1])[::stride]
-    at = jnp.arange(0, num_steps * num_lanes, stride)
-    counted = (sweep.first_lane + at % num_lanes) * num_steps + at // num_lanes < sweep.grid.num_steps
+    at = jnp.arange(0, num_rows * num_lanes, stride)
+    row, lane = at // num_lanes, sweep.first_lane + at % num_lanes
+    counted = (row < sweep.grid.block_size) & (lane * sweep.grid.block_size + row < sweep.grid.num_steps)
     counted = (counted & jnp.isfinite(states).all(-1))[:, None]
     count = counted.sum()
     mean = jnp.where(counted, states, 0).sum(0) / jnp.maximum(count, 1)
@@ -251,8 +293,9 @@ def _corrections(
     deltas = found(without_infinities(matrices))
     if method.clip is not None:
         # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
-        sizes = tolerance.size(deltas[: sweep.grid.num_blocks])
-        leaves = jnp.asarray(True) if method.max_step is None else ~(sizes <= method.max_step).all()
+        is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
+        stays = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
+        leaves = ~(stays | is_idle).all()
         leaves = ~sweep.team.least(~leaves)
         bound = method.clip
         deltas = jax.lax.cond(leaves, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
@@ -272,16 +315,19 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
     # What was not asked for (`enough`) may still be anything.
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
-    finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
+    finite = jnp.isfinite(it.lanes.path).all(2)
+    if grid.room is not None:
+        finite |= jnp.arange(grid.num_rows)[:, None] >= grid.block_size
+    finite = (finite.all(0) | ~asked).all()
     jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
     worst = jnp.argmax(jumps[0])
     work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
     exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
     return Solution(
-        states=grid.flatten(it.lanes.path),
-        outputs=grid.flatten(it.lanes.outputs),
+        states=it.lanes.path,
+        outputs=it.lanes.outputs,
         final=entry(finals, (done - 1) // grid.lanes_per_device),
-        block_ends=it.lanes.path[-1],
+        block_ends=entry(it.lanes.path, grid.block_size - 1),
         status=jnp.where(finites.all() | stalled, it.stopped, int(Status.NON_FINITE)),
         defect=jumps[0][worst],
         defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),

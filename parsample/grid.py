@@ -6,7 +6,7 @@ once a sweep goes through `Team.gather`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,26 +124,74 @@ def _from_bytes(part: UInt8[Array, "N B"], leaf: Array) -> Array:
     return words.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(words, leaf.dtype)
 
 
+class Room(NamedTuple):
+    """What a compiled sweep has room for: it serves all runs that need no more.
+
+    Attributes
+    ----------
+    num_blocks
+        Blocks per chain.
+    block_size
+        Steps per block.
+    """
+
+    num_blocks: int
+    block_size: int
+
+    @classmethod
+    def for_blocks(cls, num_blocks: int, block_size: int) -> "Room":
+        """The same for all runs of nearly so many blocks of nearly so many steps.
+
+        Spare steps cost memory, one part in eight at most; spare blocks would be evaluated, one in 32 at most.
+        """
+        return cls(_few_digits(num_blocks, 5), _few_digits(block_size, 3))
+
+
+def _few_digits(value: int, binary_digits: int) -> int:
+    """The next number that has so many binary digits, and zeros, after its first one."""
+    return round_up(value, 1 << max(value.bit_length() - 1 - binary_digits, 0))
+
+
 @dataclass(frozen=True)
 class Grid:
     """T steps cut into C blocks of b steps, the last one perhaps shorter, in equal numbers of lanes per device.
 
     Lanes beyond C, and steps beyond T, are idle.
+
+    Attributes
+    ----------
+    num_steps, block_size
+        T and b; they may be traced where there is `room`.
+    num_devices
+        Devices that share the lanes.
+    room
+        Blocks and steps per block for which arrays have room; None: as many as there are.
     """
 
-    num_steps: int
-    block_size: int
+    num_steps: int | Int[Array, ""]
+    block_size: int | Int[Array, ""]
     num_devices: int = 1
+    room: Room | None = None
 
     @property
-    def num_blocks(self) -> int:
+    def num_blocks(self) -> Any:
         """C."""
         return ceil_div(self.num_steps, self.block_size)
 
     @property
+    def max_blocks(self) -> int:
+        """The largest C that there is room for."""
+        return self.num_blocks if self.room is None else self.room.num_blocks
+
+    @property
+    def num_rows(self) -> int:
+        """The largest b that there is room for."""
+        return self.block_size if self.room is None else self.room.block_size  # type: ignore[return-value]
+
+    @property
     def lanes_per_device(self) -> int:
         """Lanes on each device."""
-        return ceil_div(self.num_blocks, self.num_devices)
+        return ceil_div(self.max_blocks, self.num_devices)
 
     @property
     def num_lanes(self) -> int:
@@ -152,12 +200,12 @@ class Grid:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether there are idle steps."""
-        return self.num_steps != self.num_lanes * self.block_size
+        """Whether there may be idle steps."""
+        return self.room is not None or bool(self.num_steps != self.num_lanes * self.block_size)
 
     def steps(self) -> Int[Array, "b L"]:
         """Step number of every entry; beyond T where it is idle."""
-        return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
+        return jnp.arange(self.num_rows)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
 
     def places_before(self) -> Int[Array, " C"]:
         """Step after whose state each block starts, counted from 0; -1 for the first."""
@@ -178,10 +226,13 @@ class Grid:
 
     def flatten(self, tree: PyTree) -> PyTree:
         """Leading axes (b, l) of one device's lanes to one leading axis of its steps, the idle ones included."""
-        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), tree)
+        return jax.tree.map(
+            lambda leaf: leaf[: self.block_size].swapaxes(0, 1).reshape(-1, *leaf.shape[2:]),
+            tree,
+        )
 
 
-def ceil_div(numerator: int, denominator: int) -> int:
+def ceil_div(numerator: Any, denominator: Any) -> Any:
     """The quotient, rounded up."""
     return -(-numerator // denominator)
 

@@ -208,7 +208,9 @@ def _plan(
     lanes = num_blocks * sequential.num_chains
     seconds = SECONDS_BESIDE_SWEEPS + steps_run * costs(lanes * evals_per_run)
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
-    settings = DEER(block_size=block_size, linearization=linearization, stall_after=max(6, math.ceil(2 * gain)))
+    # A power of two, so that plans from other timings ask for the same programme.
+    stall_after = 2 ** math.ceil(math.log2(max(8, 2 * gain)))
+    settings = DEER(block_size=block_size, linearization=linearization, stall_after=stall_after)
     return Plan(
         method=settings,
         fallback=settings,

@@ -22,7 +22,14 @@ from parsample.plan import MIN_STEPS, Plan, sequential_plan
 from parsample.processes import agreed
 from parsample.run import Method, checked_method, parallel_method
 from parsample.solution import DEER, Sequential
-from parsample.validation import checked_choice, checked_count, checked_logdensity, checked_position, checked_rate
+from parsample.validation import (
+    checked_choice,
+    checked_count,
+    checked_key,
+    checked_logdensity,
+    checked_position,
+    checked_rate,
+)
 from parsample.warmup import MIN_WARMUP, Adaptation, warmup
 
 
@@ -62,7 +69,7 @@ def prepare(
     resolved = checked_method(method, num_samples)
     target = checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE[kernel])
     mesh = mesh_of(devices)
-    rng_key, position = agreed(mesh, (rng_key, checked_position(initial_position)))
+    rng_key, position = agreed(mesh, (checked_key(rng_key), checked_position(initial_position)))
     checked_logdensity(logdensity_fn, position)
     dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
     if isinstance(resolved, DEER) and resolved.block_size % dynamics.period and resolved.block_size < num_samples:

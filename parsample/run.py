@@ -1,6 +1,7 @@
 """The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,15 +16,16 @@ from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
-from parsample.deer import completed, finish, solve
-from parsample.grid import Team, ceil_div, first_devices, mesh_of
+from parsample.deer import completed, finish, in_order, solve_lanes
+from parsample.grid import Grid, Room, Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
 from parsample.processes import agreed
 from parsample.solution import DEER, Sequential, Solution, sequential_solution
 from parsample.status import Status, report
+from parsample.threefry import is_numbered
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
-from parsample.validation import checked_choice, checked_count, checked_position, checked_start
+from parsample.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
 
 Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
 
@@ -133,6 +135,7 @@ def evaluate_inference_algorithm(
         If the chain will not be, or was not, evaluated in parallel.
     """
     checked_count("num_steps", num_steps)
+    rng_key = checked_key(rng_key)
     resolved = checked_method(method, num_steps)
     mesh = mesh_of(devices)
     if (initial_state is None) == (initial_position is None):
@@ -160,6 +163,7 @@ def evaluate_inference_algorithm(
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key, guesses)
+        solution = in_order(num_steps, resolved.block_size, mesh, solution)
         solution = completed(
             solution, mesh, partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         )
@@ -210,7 +214,6 @@ def _run_sequentially(
     return sequential_solution(path, history, final)
 
 
-@outermost_jit(0, 1, 2, 3)
 def _run_in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,
@@ -221,11 +224,32 @@ def _run_in_blocks(
     rng_key: Array,
     guesses: Float[Array | np.ndarray, "R D"] | None,
 ) -> Solution:
-    transition, inputs = dynamics(state, rng_key, num_steps)
-    num_blocks = ceil_div(num_steps, method.block_size)
-    starts = None if guesses is None else jnp.asarray(guesses)[jnp.arange(num_blocks) % guesses.shape[0]]
-    solution = solve(transition, start, inputs, method, block_starts=starts, mesh=mesh)
-    return solution._replace(states=None)
+    """Sweeps in a programme that serves runs of similar length; what it found is left for `in_order`."""
+    room = Room.for_blocks(ceil_div(num_steps, method.block_size), method.block_size)
+    num_inputs = room.num_blocks * room.block_size if is_numbered(rng_key) else num_steps
+    settings = replace(method, block_size=room.block_size)
+    cut = (num_steps, method.block_size)
+    return _run_lanes(dynamics, room, num_inputs, settings, mesh, cut, state, start, rng_key, guesses)
+
+
+@outermost_jit(0, 1, 2, 3, 4)
+def _run_lanes(
+    dynamics: AlgorithmDynamics,
+    room: Room,
+    num_inputs: int,
+    method: DEER,
+    mesh: Mesh | None,
+    cut: tuple[Array, Array],
+    state: PyTree,
+    start: Vector,
+    rng_key: Array,
+    guesses: Float[Array | np.ndarray, "R D"] | None,
+) -> Solution:
+    transition, inputs = dynamics(state, rng_key, num_inputs)
+    team = Team(mesh=mesh)
+    grid = Grid(*cut, team.num_devices, room)
+    starts = None if guesses is None else jnp.asarray(guesses)[jnp.arange(room.num_blocks) % guesses.shape[0]]
+    return solve_lanes(transition, start, inputs, method, grid, team, block_starts=starts)._replace(states=None)
 
 
 @outermost_jit(0, 1, 2)

@@ -222,7 +222,7 @@ class Sweep:
             return output, carries, self._reduced_images(carries, tangents)
 
         output, carries, images = jax.eval_shape(shapes, starts)
-        b = self.grid.block_size
+        b = self.grid.num_rows
         return Lanes(
             path=jnp.full((b, *starts.shape), jnp.nan, starts.dtype),
             outputs=jax.tree.map(lambda leaf: zeros((b, *leaf.shape), leaf.dtype), output),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def checked_count(name: str, value: Any, minimum: int = 1) -> int:
@@ -29,6 +29,22 @@ def checked_rate(name: str, value: float | None, default: float) -> float:
     if not 0 < rate < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value!r}.")
     return rate
+
+
+def checked_key(rng_key: Any) -> Array:
+    """A key whose random numbers are the same however many lanes draw theirs side by side: JAX's default kind."""
+    is_key = isinstance(rng_key, jax.Array | np.ndarray)
+    is_typed = is_key and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    if not is_key or not (is_typed or rng_key.dtype == np.uint32):
+        raise TypeError(f"rng_key must be a key, such as jax.random.key(0); got {rng_key!r}.")
+    if (kind := str(jax.random.key_impl(rng_key))) != "threefry2x32":
+        raise ValueError(
+            f"rng_key is of kind {kind!r}, whose numbers depend on how many are drawn side by side: in parallel it "
+            "would not give the chain that it gives step by step. Use jax.random.key(seed, impl='threefry2x32')."
+        )
+    if rng_key.shape != (() if is_typed else (2,)):
+        raise ValueError(f"rng_key must be one key; got an array of shape {rng_key.shape}.")
+    return jnp.asarray(rng_key)
 
 
 def checked_position(position: PyTree, name: str = "initial_position") -> PyTree:

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from parsample.check import Report
 from parsample.compilation import outermost_jit
-from parsample.deer import completed, finish, solve
-from parsample.grid import Team, ceil_div, piece_length, round_up
+from parsample.deer import completed, finish, in_order, solve_lanes
+from parsample.grid import Grid, Room, Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
 from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
@@ -119,10 +119,12 @@ def _windows(
     while first < plan.num_steps:
         begin = time.perf_counter()
         if isinstance(method, DEER):
-            settings = replace(method, block_size=window[1])
+            room = Room.for_blocks(*window)
+            settings = replace(method, block_size=room.block_size)
             solution = _solve_window(
-                dynamics, settings, mesh, window[0], adaptation.parameters, chain_keys, states, guesses, first
+                dynamics, settings, mesh, room, window, adaptation.parameters, chain_keys, states, guesses, first
             )
+            solution = _in_order(*window, mesh, solution)
             solution = completed(
                 solution, mesh, partial(_finish_window, dynamics, window, adaptation.parameters, chain_keys, first)
             )
@@ -177,32 +179,36 @@ def _solve_window(
     dynamics: KernelDynamics,
     method: DEER,
     mesh: Mesh | None,
-    num_blocks: int,
+    room: Room,
+    window: tuple[Array, Array],
     parameters: KernelParameters,
     chain_keys: Array,
     states: Float[Array, "K D"],
     guesses: Float[Array, "K n D"],
     first: Array,
 ) -> Solution:
-    """One window of all chains in blocks, whose starts are guessed from `guesses`, typical states of each chain."""
-    num_steps = num_blocks * method.block_size
-    rows = jnp.linspace(0, guesses.shape[1] - 1, num_blocks).astype(int)
+    """One window of all chains in blocks, whose starts are guessed from `guesses`, typical states of each chain.
+
+    The programme serves all windows that there is `room` for; what it found is left for `_in_order`.
+    """
+    num_blocks, block_size = window
+    rows = jnp.linspace(0, guesses.shape[1] - 1, room.num_blocks).astype(int)
+    team = Team("chains", mesh)
+    grid = Grid(num_blocks * block_size, block_size, team.num_devices, room)
 
     def one(chain_key: Array, state: Array, block_starts: Array) -> Solution:
-        transition, inputs = dynamics(parameters, chain_key, num_steps, first)
-        solution = solve(
-            transition,
-            state,
-            inputs,
-            method,
-            block_starts=block_starts,
-            scale=jnp.ones_like(state),
-            axis_name="chains",
-            mesh=mesh,
-        )
+        transition, inputs = dynamics(parameters, chain_key, room.num_blocks * room.block_size, first)
+        scale = jnp.ones_like(state)
+        solution = solve_lanes(transition, state, inputs, method, grid, team, block_starts=block_starts, scale=scale)
         return solution._replace(states=None, final=transition.reduce(solution.final))
 
     return jax.vmap(one, axis_name="chains")(chain_keys, states, guesses[:, rows])
+
+
+@outermost_jit(0, 1, 2)
+def _in_order(num_blocks: int, block_size: int, mesh: Mesh | None, solution: Solution) -> Solution:
+    """A window of all chains, step after step."""
+    return jax.vmap(partial(in_order, num_blocks * block_size, block_size, mesh))(solution)
 
 
 @outermost_jit(0, 1)

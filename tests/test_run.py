@@ -1,5 +1,6 @@
 """The plug: the same chain as BlackJAX's own loop, whatever evaluates it."""
 
+import dataclasses
 import importlib
 import itertools
 import warnings
@@ -213,6 +214,37 @@ def test_costs_say_how_many_of_the_devices_take_part(monkeypatch):
     solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
     assert list(meshes[0].devices) == jax.devices()[1:3]
     assert int(solution.status) == Status.CONVERGED
+
+
+@pytest.mark.parametrize(("kernel", "method"), [("dhmc", DEER(64, Zero())), ("mala", DEER(64, Diagonal()))])
+def test_one_compiled_sweep_serves_runs_of_similar_length(kernel, method):
+    run = importlib.import_module("parsample.run")
+    algorithm, start = build(kernel, "gaussian")
+    programmes = []
+    for num_steps, block_size in ((1024, 64), (1000, 63), (950, 63), (980, 62)):
+        settings = dataclasses.replace(method, block_size=block_size)
+        arguments = {"initial_position": start, "transform": first_and_acceptance}
+        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
+        solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=settings)
+        assert int(solution.status) == Status.CONVERGED
+        assert len(solution.block_ends) == -(-num_steps // settings.block_size)
+        assert float(solution.defect) < 1e-9
+        assert int(solution.exact_prefix) == num_steps
+        assert_same((solution.final, solution.outputs), theirs)
+        programmes.append(run._run_lanes._jit._cache_size())
+    assert len(set(programmes)) == 1
+
+
+def test_keys_that_are_split_in_the_old_way_give_their_own_chain():
+    algorithm, start = build("mala", "gaussian")
+    arguments = {"initial_position": start, "transform": first_and_acceptance}
+    with jax.threefry_partitionable(False):  # of more keys split off, the first ones are others
+        few, more = (jax.random.key_data(jax.random.split(KEY, number)) for number in (8, 9))
+        assert not np.array_equal(few, more[:8])
+        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 130, **arguments)
+        solution = evaluate_inference_algorithm(KEY, algorithm, 130, **arguments, method=DEER(17, Zero()))
+    assert int(solution.status) == Status.CONVERGED
+    assert_same((solution.final, solution.outputs), theirs)
 
 
 def test_a_chain_that_never_meets_is_finished_step_by_step_and_said_so():

@@ -17,6 +17,7 @@ from parsample import (
     Newton,
     StepCosts,
     Zero,
+    as_recursion,
     check,
     check_sampler,
     coalescence_times,
@@ -43,6 +44,35 @@ pytestmark = pytest.mark.usefixtures("as_users_have_it")
 def refuses(error: type[Exception], *words: str) -> Any:
     """An error whose message holds these words, in this order."""
     return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, words)))
+
+
+# Keys
+
+TAKES_A_KEY: dict[str, Callable] = {
+    "run_inference_algorithm": lambda key: run_inference_algorithm(key, MALA, 100, initial_position=jnp.ones(2)),
+    "check": lambda key: check(key, MALA, jnp.ones(2)),
+    "sample": lambda key: sample(key, isotropic, jnp.ones(2), progress_bar=False),
+    "check_sampler": lambda key: check_sampler(key, isotropic, jnp.ones(2)),
+    "compare_kernels": lambda key: compare_kernels(key, isotropic, jnp.ones(2)),
+    "as_recursion": lambda key: as_recursion(key, MALA, jnp.ones(2), 100),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_A_KEY)
+def test_keys_must_give_every_lane_its_own_numbers(name):
+    for kind in ("rbg", "unsafe_rbg"):
+        with refuses(ValueError, f"rng_key is of kind '{kind}'", "jax.random.key(seed, impl='threefry2x32')"):
+            TAKES_A_KEY[name](jax.random.key(0, impl=kind))
+    with refuses(TypeError, "rng_key must be a key, such as jax.random.key(0)", "got 0"):
+        TAKES_A_KEY[name](0)
+    with refuses(ValueError, "rng_key must be one key", "shape (3,)"):
+        TAKES_A_KEY[name](jax.random.split(KEY, 3))
+
+
+def test_keys_as_plain_arrays_are_keys():
+    ours = run_inference_algorithm(jax.random.PRNGKey(0), MALA, 100, initial_position=jnp.ones(2))
+    typed = run_inference_algorithm(KEY, MALA, 100, initial_position=jnp.ones(2))
+    np.testing.assert_array_equal(ours[0].position, typed[0].position)
 
 
 # Recursions
