@@ -85,7 +85,7 @@ def _lanes(dynamics: AlgorithmDynamics, num_steps: int, unroll: int, states: Any
 
 
 def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
-    """The affine solve alone, in both forms, against one iteration of Newton's method with b = 1.
+    """The affine solve alone, in all its forms, against one iteration of Newton's method with b = 1.
 
     One iteration is the difference of four and two, halved: what starting and finishing takes drops out.
     """
@@ -99,6 +99,7 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
         "solve": partial(_solved, affine.solve, matrices, defects),
         "sequential_solve": partial(_solved, affine.solve_sequential, matrices, defects),
         "associative_solve": partial(_solved, affine.solve_associative, matrices, defects),
+        "chunked_solve": partial(_solved, affine.solve_chunked, matrices, defects),
     }
     for count in (2, 4):
         # Tolerance 0 is never met, so exactly so many sweeps are run.

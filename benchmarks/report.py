@@ -302,6 +302,9 @@ def memory(file: File) -> str:
     return markdown(("draws", "format", "peak over what importing takes", "file", "time of the command"), body)
 
 
+AFFINE_FORMS = ("sequential", "associative", "chunked")
+
+
 def profile(file: File) -> str:
     """The share of the affine solve in one iteration of Newton's method."""
     body = [
@@ -309,12 +312,13 @@ def profile(file: File) -> str:
             row["title"],
             f"{row['x']:,}",
             duration(row["iteration_seconds"]),
-            *(cell(row, run) for run in ("sequential_solve", "associative_solve")),
+            *(cell(row, f"{form}_solve") for form in AFFINE_FORMS),
             "-" if row["solve_share"] is None else f"{100 * row['solve_share']:.0f}%",
         ]
         for row in file.table("affine")
     ]
-    return markdown(("dimension", "T", "one iteration", "solve, sequential", "solve, associative", "share"), body)
+    forms = (f"solve, {form}" for form in AFFINE_FORMS)
+    return markdown(("dimension", "T", "one iteration", *forms, "share of the form in use"), body)
 
 
 # Tables by the name in the markers: the group that they come from, and how they are written.

@@ -1,7 +1,8 @@
 """The affine recursion that carries corrections from block to block.
 
-``delta_c = A_{c-1} delta_{c-1} + d_c`` for c = 1, ..., C-1, with ``delta_0 = d_0``. Its sequential form costs C small
-products one after another; the associative scan costs about twice the products in log2(C) rounds (Blelloch 1990).
+``delta_c = A_{c-1} delta_{c-1} + d_c`` for c = 1, ..., C-1, with ``delta_0 = d_0``. Its sequential form costs C
+products of a matrix and a vector, one after another; the associative scan (Blelloch 1990) about 2 C products of
+matrices in 2 log2(C) rounds; the chunked one C of them, a round for every step of a chunk, and a scan over chunks.
 """
 
 import jax
@@ -11,6 +12,10 @@ from jaxtyping import Array, Float
 # One matrix per block: D x D; only its diagonal; or, for a state of K equal parts, n = D / K small ones, each of which
 # couples one coordinate of every part.
 BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"] | Float[Array, "C n K K"]
+
+
+# Steps of a chunk: on a GPU each costs a few launches, and every chunk two places in the scan over them.
+CHUNK_SIZE = 32
 
 
 def apply(matrices: Array, vectors: Float[Array, "... D"]) -> Array:
@@ -55,6 +60,35 @@ def solve_associative(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> 
         return product, apply(matrix_2, defect_1) + defect_2
 
     return jax.lax.associative_scan(compose, (_shifted(matrices), defects))[1]
+
+
+def solve_chunked(
+    matrices: BlockMatrices, defects: Float[Array, "C D"], chunk_size: int = CHUNK_SIZE
+) -> Float[Array, "C D"]:
+    """The recursion in chunks side by side: what each does to its start, the starts, then the steps of each."""
+    num_blocks, dimension = defects.shape
+    num_chunks = -(-num_blocks // chunk_size)
+
+    def cut(array: Array) -> Array:
+        padding = [(0, num_chunks * chunk_size - num_blocks)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding).reshape(num_chunks, chunk_size, *array.shape[1:]).swapaxes(0, 1)
+
+    def compose(so_far: tuple[Array, Array], element: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        matrix, defect = element
+        product = multiply(matrix, so_far[0], is_diagonal=matrices.ndim == 2)
+        return (product, apply(matrix, so_far[1]) + defect), None
+
+    def advance(delta: Array, element: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta = apply(element[0], delta) + element[1]
+        return delta, delta
+
+    elements = cut(_shifted(matrices)), cut(defects)
+    nothing = jnp.zeros((num_chunks, dimension), defects.dtype)
+    one = jnp.ones((), matrices.dtype) if matrices.ndim == 2 else jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    (products, ends), _ = jax.lax.scan(compose, (jnp.broadcast_to(one, elements[0].shape[1:]), nothing), elements)
+    ends = solve_associative(jnp.roll(products, -1, axis=0), ends)
+    _, deltas = jax.lax.scan(advance, jnp.concatenate([nothing[:1], ends[:-1]]), elements)
+    return deltas.swapaxes(0, 1).reshape(-1, dimension)[:num_blocks]
 
 
 def solve(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ from matrices import FORMS, full, random_matrices
 
 from parsample import affine
 
-SOLVERS = tuple(map(jax.jit, (affine.solve_sequential, affine.solve_associative, affine.solve)))
+CHUNKED = tuple(partial(affine.solve_chunked, chunk_size=size) for size in (1, 4, 32))
+SOLVERS = tuple(map(jax.jit, (affine.solve_sequential, affine.solve_associative, affine.solve, *CHUNKED)))
 
 
 def step_by_step(matrices: np.ndarray, defects: np.ndarray) -> np.ndarray:
