@@ -18,8 +18,8 @@ from parsample.costs import StepCosts
 from parsample.deer import completed, finish, solve
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.run import parallel_method
-from parsample.solution import sequential_solution
-from parsample.transition import AlgorithmDynamics, begin, rollout
+from parsample.solution import rolled_out
+from parsample.transition import AlgorithmDynamics, begin
 
 
 def position_and_acceptance(state: Any, info: Any) -> tuple[Any, Any]:
@@ -122,8 +122,7 @@ def _sequential(
 ) -> parsample.Solution:
     def one(state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
         transition, inputs = dynamics(state, rng_key, num_steps)
-        final, path, history = rollout(transition, start, inputs)
-        return sequential_solution(path, history, final)
+        return rolled_out(transition, start, inputs)
 
     if len(starts) == 1:
         return _first(one)(states, starts, keys)

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from parsample.grid import ALONE, Team
+from parsample.lanes import side_by_side
 from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
 from parsample.validation import checked_recursion
@@ -113,9 +114,7 @@ def coalesce(
 
     def advance(loop: tuple) -> tuple:
         t, _, last_apart, carries, distances = loop
-        carries = jax.vmap(lambda carry, entry: transition.step(carry, entry)[0], in_axes=(0, None))(
-            carries, inputs.at(t)
-        )
+        carries = side_by_side(lambda carry: transition.step(carry, inputs.at(t))[0])(carries)
         states = reduce(carries)
         difference = states[1:] - states[:1]
         apart = ~tolerance.accepts(difference, states[1:])

@@ -133,7 +133,9 @@ def integrate(
     path = (step, PhasePoint(start, kick + half_kick(start)), jnp.arange(num_integration_steps))
     if isinstance(method, Sequential):
         states = rollout(*path)
-        solution = sequential_solution(jnp.concatenate(states, axis=1), None, None)._replace(states=states)
+        ends = jnp.concatenate(states, axis=1)
+        solution = sequential_solution(ends[-1], jnp.isfinite(ends).all(), len(ends), None, None)
+        solution = solution._replace(states=states)
     else:
         chosen = method or DEER(linearization=BlockDiagonal(2), clip=None, max_step=None)
         settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}

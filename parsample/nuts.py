@@ -16,7 +16,7 @@ from blackjax.mcmc.hmc import HMCState
 from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.lockstep import Anyone, in_lockstep, row, with_row
+from parsample.lanes import Anyone, in_lockstep, row, with_row
 from parsample.transition import Vector
 
 # BlackJAX's defaults.

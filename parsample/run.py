@@ -21,10 +21,10 @@ from parsample.grid import Grid, Room, Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
 from parsample.processes import agreed
-from parsample.solution import DEER, Sequential, Solution, sequential_solution
+from parsample.solution import DEER, Sequential, Solution, rolled_out
 from parsample.status import Status, report
 from parsample.threefry import is_numbered
-from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm, rollout
+from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm
 from parsample.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
 
 Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
@@ -210,8 +210,7 @@ def _run_sequentially(
     dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
 ) -> Solution:
     transition, inputs = dynamics(state, rng_key, num_steps)
-    final, path, history = rollout(transition, start, inputs)
-    return sequential_solution(path, history, final)
+    return rolled_out(transition, start, inputs)
 
 
 def _run_in_blocks(

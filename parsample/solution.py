@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.corrections import Correction, Newton
 from parsample.linearize import Dense, Linearization, Zero
 from parsample.status import Status
 from parsample.sweep import Tolerance, default_tolerance
-from parsample.transition import Vector
+from parsample.transition import Inputs, Transition, Vector, rollout
 from parsample.validation import checked_count
 
 
@@ -165,22 +165,38 @@ class Solution(NamedTuple):
         return sweeps.reshape((*sweeps.shape[:-1], *np.shape(lengths)))
 
 
-def sequential_solution(path: Float[Array, "T D"], outputs: PyTree, final: PyTree) -> Solution:
+def rolled_out(transition: Transition, start: Vector, inputs: Inputs) -> Solution:
+    """The chain step by step, with its certificate; of its states nothing is kept but whether all were finite."""
+
+    def step(carry: tuple[Any, Array], driven: Any) -> tuple[tuple[Any, Array], Any]:
+        state, output = transition.step(carry[0], driven)
+        return (state, carry[1] & jnp.isfinite(transition.reduce(state)).all()), output
+
+    watched = Transition(
+        lambda start: (transition.restore(start), jnp.asarray(True)), step, lambda carry: transition.reduce(carry[0])
+    )
+    (final, is_finite), _, outputs = rollout(watched, start, inputs)
+    return sequential_solution(transition.reduce(final), is_finite, inputs.num_steps, outputs, final)
+
+
+def sequential_solution(
+    end: Vector, is_finite: Bool[Array, ""], num_steps: int, outputs: PyTree, final: PyTree
+) -> Solution:
     """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
-    one = jnp.ones((), path.dtype)
+    one = jnp.ones((), end.dtype)
     return Solution(
         states=None,
         outputs=outputs,
         final=final,
-        block_ends=path[-1:],
-        status=jnp.where(jnp.isfinite(path).all(), int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
+        block_ends=end[None],
+        status=jnp.where(is_finite, int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
         defect=0 * one,
         defect_at=jnp.asarray(-1),
         num_iters=jnp.asarray(0),
         evals_per_step=one,
-        defect_history=jnp.zeros((0,), path.dtype),
-        merit_history=jnp.zeros((0,), path.dtype),
+        defect_history=jnp.zeros((0,), end.dtype),
+        merit_history=jnp.zeros((0,), end.dtype),
         prefix_history=jnp.zeros((0,), int),
-        exact_prefix=jnp.asarray(path.shape[0]),
-        block_defects=jnp.zeros((0, 1), path.dtype),
+        exact_prefix=jnp.asarray(num_steps),
+        block_defects=jnp.zeros((0, 1), end.dtype),
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.grid import Grid, Team, ceil_div
+from parsample.lanes import side_by_side
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
 from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
 
@@ -121,6 +122,8 @@ class Sweep:
         How the chain is cut, and who else evaluates it.
     seeds
         Tangents to push through every block, shape (P, D).
+    num_stretches
+        How often, in a sweep, devices tell each other that they are at work.
     """
 
     transition: Transition
@@ -129,6 +132,7 @@ class Sweep:
     grid: Grid
     team: Team
     seeds: Tangents
+    num_stretches: int = NUM_STRETCHES
 
     @property
     def first_lane(self) -> Int[Array, ""] | int:
@@ -173,9 +177,9 @@ class Sweep:
 
     def _together(self, unfinished: Callable, advance: Callable, begin: tuple) -> tuple:
         """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
-        if self.team.mesh is None:
+        if self.team.mesh is None or self.num_stretches == 1:
             return jax.lax.while_loop(unfinished, advance, begin)
-        stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
+        stretch = ceil_div(self.grid.block_size, self.num_stretches)
 
         def one_stretch(loop: tuple) -> tuple:
             end = loop[1][0] + stretch
@@ -189,7 +193,7 @@ class Sweep:
             carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.seeds])
             return carry, tangents
 
-        return jax.vmap(one)(starts)
+        return side_by_side(one)(starts)
 
     def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
         local, shared = self.inputs.at(step)
@@ -197,7 +201,7 @@ class Sweep:
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
 
-        carries, tangents, outputs = jax.vmap(one)(*moving, local)
+        carries, tangents, outputs = side_by_side(one)(*moving, local)
         if self.grid.is_ragged:
             # Idle lanes stand still.
             running = self.grid.running(self.first_lane, step)
@@ -212,7 +216,7 @@ class Sweep:
         def one(carry: PyTree, lane_tangents: list) -> Array:
             return push_forward(lambda c: (self.transition.reduce(c), None), carry, lane_tangents)[1][0]
 
-        return jax.vmap(one)(carries, tangents)
+        return side_by_side(one)(carries, tangents)
 
     def blank(self, starts: Float[Array, "C D"]) -> Lanes:
         """Lanes that no path has met yet: NaN, so that nothing compares as equal."""

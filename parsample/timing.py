@@ -33,7 +33,7 @@ FEWEST_LANES = 4
 # A round of each measurement evaluates this part of a run, in at least so many steps (few, where evaluating its lanes
 # one by one would take more than `LONGEST`); all together may take this share of the time of a sequential run.
 TIMED_PARTS = 1024
-MIN_TIMED_STEPS, FEW_TIMED_STEPS = 8, 2
+MIN_TIMED_STEPS, FEW_TIMED_STEPS = 8, 4
 MAX_TIMING_SHARE = 0.04
 
 # A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which
@@ -128,7 +128,7 @@ def measure_costs(
             count,
             num_chains * num_steps,
             alone.chains,
-            MIN_TIMED_STEPS if count * seconds[0] < num_chains * LONGEST else FEW_TIMED_STEPS,
+            MIN_TIMED_STEPS if MIN_TIMED_STEPS * count * seconds[0] < num_chains * LONGEST else FEW_TIMED_STEPS,
         )
         for count in counts
     ]
@@ -196,8 +196,8 @@ def _sequentially(
         transition, inputs = dynamics(parameters, rng_key, num_steps)
 
         def again(_: Any, so_far: tuple) -> tuple:
-            carry, path, outputs = rollout(transition, so_far[0], inputs)
-            return transition.reduce(carry), path, outputs
+            carry, _, outputs = rollout(transition, so_far[0], inputs)
+            return transition.reduce(carry), outputs
 
         # Written into before the first round too: else the rollout would be there, and be compiled, twice.
         _, *rest = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), jax.eval_shape(again, 0, (start,)))
@@ -216,7 +216,8 @@ def _first_sweep(
     seeds = linearization.seeds(jax.random.key(0), start.shape[0], start.dtype)
 
     def on_each_device(starts: Array, sequence: Any) -> Any:
-        sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds)
+        # In one stretch: what devices tell each other would be a large part of so few steps.
+        sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds, num_stretches=1)
         tolerance = default_tolerance(jnp.ones_like(start))
         swept = jax.lax.fori_loop(
             0, rounds, lambda _, swept: sweep(starts, swept, tolerance, min_steps=steps)[0], sweep.blank(starts)

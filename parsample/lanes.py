@@ -1,8 +1,10 @@
-"""Loops that lanes leave together.
+"""Lanes side by side, as compilers like them best: along one axis, and in loops that all leave together.
 
 Under ``jax.vmap`` a loop whose condition differs from lane to lane rewrites all that it carries, in every round, for
-the lanes that are done; and an index that advances alike in all of them becomes a gather or a scatter. Here lanes ask
-each other, so that conditions and counters are common, and the function itself says what a lane that is done keeps.
+the lanes that are done; and an index that advances alike in all of them becomes a gather or a scatter. `in_lockstep`
+lets lanes ask each other, so that conditions and counters are common, and the function itself says what a lane that is
+done keeps. Under two of them, as for blocks of chains, lanes lie along two axes, and a product of a matrix with all of
+them takes several times as long as along one. `side_by_side` makes one of them.
 """
 
 from collections.abc import Callable
@@ -80,6 +82,52 @@ def _along(function: Callable, axis_of: Callable[[str, tuple], _Axis], axes: tup
         results = _along(function, axis_of, (*axes, axis))(*arguments)
         has_place = jax.tree.map(lambda place: place is not None, axis.results, is_leaf=lambda place: place is None)
         return results, jax.tree.broadcast(has_place, results)
+
+    return together
+
+
+def side_by_side(function: Callable) -> Callable:
+    """``jax.vmap(function)``, whose lanes lie along one axis, under however many more ``jax.vmap`` it is called."""
+
+    def lanes(*arguments: PyTree) -> PyTree:
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*one)
+        # What `function` closes over may differ from chain to chain, and then must travel as arguments do.
+        results = _merged(closed.jaxpr, [None] * len(closed.consts))(closed.consts, jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return lanes
+
+
+def _merged(jaxpr: Any, places: list[int | None]) -> Callable:
+    """`jaxpr` in lanes; of its constants, those with a place have an entry for each of them."""
+
+    @custom_vmap
+    def together(constants: list[Array], leaves: list[Array]) -> list[Array]:
+        return jax.vmap(lambda held, lane: jax.core.eval_jaxpr(jaxpr, held, *lane), in_axes=(places, 0))(
+            constants, leaves
+        )
+
+    @together.def_vmap
+    def _(size: int, in_batched: list, constants: list[Array], leaves: list[Array]) -> tuple[list, list]:
+        constants_batched, leaves_batched = in_batched
+        num_lanes = leaves[0].shape[1 if leaves_batched[0] else 0]
+
+        def merged(leaf: Array, is_batched: bool, has_lanes: bool) -> Array:
+            leaf = leaf if is_batched else leaf[None]
+            leaf = leaf if has_lanes else leaf[:, None]
+            shape = leaf.shape[2:]
+            return jnp.broadcast_to(leaf, (size, num_lanes, *shape)).reshape(size * num_lanes, *shape)
+
+        now = [0 if batched else place for batched, place in zip(constants_batched, places, strict=True)]
+        held = [
+            leaf if there is None else merged(leaf, batched, place is not None)
+            for leaf, batched, place, there in zip(constants, constants_batched, places, now, strict=True)
+        ]
+        all_lanes = [merged(leaf, batched, True) for leaf, batched in zip(leaves, leaves_batched, strict=True)]
+        results = _merged(jaxpr, now)(held, all_lanes)
+        results = [leaf.reshape(size, num_lanes, *leaf.shape[1:]) for leaf in results]
+        return results, [True] * len(results)
 
     return together
 

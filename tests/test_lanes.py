@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample.lockstep import in_lockstep, row, with_row
+from parsample.lanes import in_lockstep, row, side_by_side, with_row
 
 
 def halvings(anyone, x, limit):
@@ -71,6 +71,69 @@ def test_several_tangents_share_one_evaluation():
     jacobian = jax.vmap(jax.jacfwd(halved))(jnp.stack([STARTS, jnp.full(4, 1.0)], axis=1))
     expected = np.stack([np.ones(4), STARTS], axis=1) / 2.0 ** np.array(OWN)[:, None]
     np.testing.assert_allclose(jacobian, expected, rtol=1e-15)
+
+
+# Lanes of several chains along one axis
+
+MATRIX = jnp.arange(12.0).reshape(4, 3) / 10
+CHAINS = jnp.linspace(-1, 1, 2 * 5 * 3).reshape(2, 5, 3)
+
+
+def images(states, shift=0.0):
+    return side_by_side(lambda state: (MATRIX @ state + shift, jnp.int32(2)))(states)
+
+
+def test_lanes_of_chains_lie_along_one_axis():
+    programme = jax.make_jaxpr(jax.vmap(images))(CHAINS)
+    products = [line for line in str(programme).splitlines() if "dot_general" in line]
+    assert len(products) == 1
+    assert "[4,10]" in products[0] or "[10,4]" in products[0]
+    found, twos = jax.vmap(images)(CHAINS)
+    np.testing.assert_allclose(found, np.asarray(CHAINS) @ np.asarray(MATRIX).T, atol=1e-15)
+    assert twos.tolist() == [5 * [2]] * 2
+
+
+def test_what_lanes_close_over_may_differ_from_chain_to_chain():
+    shifts = jnp.array([10.0, 20.0])
+    expected = np.asarray(CHAINS) @ np.asarray(MATRIX).T
+    found, _ = jax.jit(jax.vmap(images))(CHAINS, shifts)
+    np.testing.assert_allclose(found, expected + np.asarray(shifts)[:, None, None], atol=1e-14)
+    # Three axes: of shifts alone, of both, and of lanes.
+    found, _ = jax.vmap(jax.vmap(images), in_axes=(None, 0))(CHAINS, jnp.stack([shifts, -shifts]))
+    for sign, result in zip((1, -1), found, strict=True):
+        np.testing.assert_allclose(result, expected + sign * np.asarray(shifts)[:, None, None], atol=1e-14)
+    found, _ = jax.vmap(jax.vmap(images, in_axes=(0, None)), in_axes=(0, None))(
+        jnp.stack([CHAINS, 2 * CHAINS]), shifts[0]
+    )
+    np.testing.assert_allclose(found, np.stack([expected, 2 * expected]) + 10, atol=1e-14)
+
+
+def test_lanes_of_one_chain_under_chains_of_closures_only():
+    found, _ = jax.vmap(lambda shift: images(CHAINS[0], shift))(jnp.array([1.0, 2.0]))
+    expected = np.asarray(CHAINS[0]) @ np.asarray(MATRIX).T
+    np.testing.assert_allclose(found, np.stack([expected + 1, expected + 2]), atol=1e-14)
+
+
+def test_keys_and_pytrees_go_along():
+    keys = jax.random.split(jax.random.key(0), (2, 5))
+
+    def drawn(chain_keys, states):
+        return side_by_side(lambda lane: {"x": lane["x"] + jax.random.normal(lane["key"], (3,)), "key": lane["key"]})(
+            {"key": chain_keys, "x": states}
+        )
+
+    found = jax.vmap(drawn)(keys, CHAINS)
+    expected = CHAINS + jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (3,))))(keys)
+    np.testing.assert_array_equal(found["x"], expected)
+    np.testing.assert_array_equal(jax.random.key_data(found["key"]), jax.random.key_data(keys))
+
+
+def test_lanes_side_by_side_are_in_lockstep():
+    def counted(starts):
+        return side_by_side(lambda x: in_lockstep(halvings)(x, jnp.asarray(1.0)))(starts)
+
+    _, own, rounds = jax.vmap(counted)(STARTS.reshape(2, 2))
+    assert (own.ravel().tolist(), rounds.ravel().tolist()) == (OWN, 4 * [7])
 
 
 # Rows
