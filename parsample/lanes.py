@@ -86,27 +86,52 @@ def _along(function: Callable, axis_of: Callable[[str, tuple], _Axis], axes: tup
     return together
 
 
-def side_by_side(function: Callable) -> Callable:
-    """``jax.vmap(function)``, whose lanes lie along one axis, under however many more ``jax.vmap`` it is called."""
+def side_by_side(function: Callable, tile: int | None = None) -> Callable:
+    """``jax.vmap(function)``, whose lanes lie along one axis, under however many more ``jax.vmap`` it is called.
+
+    On a CPU at most `tile` of them are evaluated at a time, so that what they pass from one operation to the next stays
+    in its cache; None: all.
+    """
 
     def lanes(*arguments: PyTree) -> PyTree:
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*one)
         # What `function` closes over may differ from chain to chain, and then must travel as arguments do.
-        results = _merged(closed.jaxpr, [None] * len(closed.consts))(closed.consts, jax.tree.leaves(arguments))
+        lanes_of = _merged(closed.jaxpr, [None] * len(closed.consts), tile)
+        results = lanes_of(closed.consts, jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return lanes
 
 
-def _merged(jaxpr: Any, places: list[int | None]) -> Callable:
+def _merged(jaxpr: Any, places: list[int | None], tile: int | None) -> Callable:
     """`jaxpr` in lanes; of its constants, those with a place have an entry for each of them."""
 
-    @custom_vmap
-    def together(constants: list[Array], leaves: list[Array]) -> list[Array]:
+    def at_once(constants: list[Array], leaves: list[Array]) -> list[Array]:
         return jax.vmap(lambda held, lane: jax.core.eval_jaxpr(jaxpr, held, *lane), in_axes=(places, 0))(
             constants, leaves
         )
+
+    def tile_by_tile(tile: int, constants: list[Array], leaves: list[Array]) -> list[Array]:
+        with_lanes = [leaf for leaf, place in zip(constants, places, strict=True) if place == 0]
+
+        def one_tile(part: tuple[list[Array], list[Array]]) -> list[Array]:
+            own = iter(part[0])
+            held = [leaf if place is None else next(own) for leaf, place in zip(constants, places, strict=True)]
+            return at_once(held, part[1])
+
+        num_lanes = leaves[0].shape[0]
+        num_tiles = -(-num_lanes // tile)
+        # Lanes that fill the last tile do what the last one does.
+        lane = jnp.minimum(jnp.arange(num_tiles * tile), num_lanes - 1).reshape(num_tiles, tile)
+        tiles = jax.tree.map(lambda leaf: leaf[lane], (with_lanes, leaves))
+        return [leaf.reshape(-1, *leaf.shape[2:])[:num_lanes] for leaf in jax.lax.map(one_tile, tiles)]
+
+    @custom_vmap
+    def together(constants: list[Array], leaves: list[Array]) -> list[Array]:
+        if tile is None or leaves[0].shape[0] <= tile:
+            return at_once(constants, leaves)
+        return jax.lax.platform_dependent(constants, leaves, cpu=partial(tile_by_tile, tile), default=at_once)
 
     @together.def_vmap
     def _(size: int, in_batched: list, constants: list[Array], leaves: list[Array]) -> tuple[list, list]:
@@ -125,7 +150,7 @@ def _merged(jaxpr: Any, places: list[int | None]) -> Callable:
             for leaf, batched, place, there in zip(constants, constants_batched, places, now, strict=True)
         ]
         all_lanes = [merged(leaf, batched, True) for leaf, batched in zip(leaves, leaves_batched, strict=True)]
-        results = _merged(jaxpr, now)(held, all_lanes)
+        results = _merged(jaxpr, now, tile)(held, all_lanes)
         results = [leaf.reshape(size, num_lanes, *leaf.shape[1:]) for leaf in results]
         return results, [True] * len(results)
 

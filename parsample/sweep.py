@@ -17,6 +17,10 @@ from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
 # for another for a minute.
 NUM_STRETCHES = 8
 
+# Lanes with tangents are evaluated on a CPU so many at a time, tangents counted: a step of thousands, each of them with
+# as many intermediate values as there are data, would go through main memory at every operation.
+EVALUATIONS_AT_ONCE = 512
+
 
 class Tolerance(NamedTuple):
     """When two states count as the same: ``|difference| <= atol * scale + rtol * |state|``, coordinate by coordinate.
@@ -139,6 +143,11 @@ class Sweep:
         """Number of the first block of this device."""
         return self.team.rank * self.grid.lanes_per_device
 
+    @property
+    def _tile(self) -> int | None:
+        num_tangents = self.seeds.shape[0]
+        return max(1, EVALUATIONS_AT_ONCE // (1 + num_tangents)) if num_tangents else None
+
     def __call__(
         self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, min_steps: Int[Array, ""] | int = 0
     ) -> tuple[Lanes, Splice]:
@@ -193,7 +202,7 @@ class Sweep:
             carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.seeds])
             return carry, tangents
 
-        return side_by_side(one)(starts)
+        return side_by_side(one, self._tile)(starts)
 
     def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
         local, shared = self.inputs.at(step)
@@ -201,7 +210,7 @@ class Sweep:
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
 
-        carries, tangents, outputs = side_by_side(one)(*moving, local)
+        carries, tangents, outputs = side_by_side(one, self._tile)(*moving, local)
         if self.grid.is_ragged:
             # Idle lanes stand still.
             running = self.grid.running(self.first_lane, step)

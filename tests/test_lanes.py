@@ -128,6 +128,20 @@ def test_keys_and_pytrees_go_along():
     np.testing.assert_array_equal(jax.random.key_data(found["key"]), jax.random.key_data(keys))
 
 
+@pytest.mark.parametrize("tile", [1, 3, 4, 10, 11])
+def test_tiles_change_nothing(tile):
+    shifts = jnp.array([10.0, 20.0])
+
+    def shifted(states, shift):
+        return side_by_side(lambda state: MATRIX @ state + shift, tile)(states)
+
+    expected = np.asarray(CHAINS) @ np.asarray(MATRIX).T + np.asarray(shifts)[:, None, None]
+    np.testing.assert_allclose(jax.jit(jax.vmap(shifted))(CHAINS, shifts), expected, atol=1e-14)
+    np.testing.assert_allclose(jax.jit(shifted)(CHAINS[1], shifts[1]), expected[1], atol=1e-14)
+    tiled = jax.jit(shifted).lower(CHAINS[1], shifts[1]).as_text()
+    assert ("stablehlo.while" in tiled) == (tile < 5)
+
+
 def test_lanes_side_by_side_are_in_lockstep():
     def counted(starts):
         return side_by_side(lambda x: in_lockstep(halvings)(x, jnp.asarray(1.0)))(starts)

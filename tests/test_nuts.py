@@ -52,7 +52,10 @@ def run(step: Any, states: Any, num_steps: int) -> tuple:
     return jax.jit(lambda states: jax.lax.scan(advance, states, jnp.arange(num_steps)))(states)[1]
 
 
-@pytest.mark.parametrize(("logdensity", "step_size"), [(funnel, 0.4), (funnel, 1.5), (bounded, 0.7)])
+@pytest.mark.parametrize(
+    ("logdensity", "step_size"),
+    [(funnel, 1.5), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((funnel, 0.4), (bounded, 0.7)))],
+)
 def test_lanes_take_blackjax_own_steps(logdensity, step_size):
     arguments = (begun(logdensity), 25)
     states, known = run(partial(by_parsample, logdensity, step_size), *arguments)

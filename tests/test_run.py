@@ -216,7 +216,10 @@ def test_costs_say_how_many_of_the_devices_take_part(monkeypatch):
     assert int(solution.status) == Status.CONVERGED
 
 
-@pytest.mark.parametrize(("kernel", "method"), [("dhmc", DEER(64, Zero())), ("mala", DEER(64, Diagonal()))])
+@pytest.mark.parametrize(
+    ("kernel", "method"),
+    [("mala", DEER(64, Diagonal())), pytest.param("dhmc", DEER(64, Zero()), marks=pytest.mark.slow)],
+)
 def test_one_compiled_sweep_serves_runs_of_similar_length(kernel, method):
     run = importlib.import_module("parsample.run")
     algorithm, start = build(kernel, "gaussian")
