@@ -22,9 +22,10 @@ class Programme:
     Called inside another ``jax.jit``, which permits no options, it is a part of that.
     """
 
-    def __init__(self, function: Callable, static_argnums: tuple[int, ...]) -> None:
+    def __init__(self, function: Callable, static_argnums: tuple[int, ...], donated: tuple[int, ...]) -> None:
         update_wrapper(self, function)
-        self._function, self._static_argnums = function, static_argnums
+        self._function = function
+        self._static_argnums, self._donated = static_argnums, donated
         self._compiled: dict[str, Any] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -44,8 +45,12 @@ class Programme:
         backend = jax.default_backend()
         if backend not in self._compiled:
             options = _cpu_options() if backend == "cpu" else None
-            jitted = jax.jit(self._function, static_argnums=self._static_argnums, compiler_options=options)
-            self._compiled[backend] = jitted
+            self._compiled[backend] = jax.jit(
+                self._function,
+                static_argnums=self._static_argnums,
+                donate_argnums=self._donated,
+                compiler_options=options,
+            )
         return self._compiled[backend]
 
 
@@ -60,9 +65,9 @@ def _cpu_options() -> dict[str, Any]:
     return known
 
 
-def outermost_jit(*static_argnums: int) -> Callable[[Callable], Programme]:
-    """Decorator: the function as a `Programme`."""
-    return lambda function: Programme(function, static_argnums)
+def outermost_jit(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], Programme]:
+    """Decorator: the function as a `Programme`, which may write its result over the arguments that are `donated`."""
+    return lambda function: Programme(function, static_argnums, donated)
 
 
 @contextmanager

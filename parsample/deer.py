@@ -30,13 +30,17 @@ from parsample.transition import Inputs, Transition, Vector, entry, write
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
 NUM_FRONTS = 8
 
+# After so many sweeps whose Jacobians had to be bounded, they are bounded in all: of a chain that rejects, plain
+# corrections that happen to stay within its range still mislead. Smooth recursions have converged by then.
+MAX_BOUNDED_SWEEPS = 16
+
 # How a solution lies on a mesh: what belongs to steps and blocks is split, the rest is known to all.
 _SPLIT_FIELDS = {"states": SPLIT_SECOND, "outputs": SPLIT_SECOND, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
 _LAYOUT = Solution(**{name: _SPLIT_FIELDS.get(name, WHOLE) for name in Solution._fields})  # type: ignore[arg-type]
 
 
 class _Iterate(NamedTuple):
-    """Where Newton's method stands on one device; the last three fields are the same on all."""
+    """Where Newton's method stands on one device; the last four fields are the same on all."""
 
     starts: Float[Array, "C D"]
     lanes: Lanes
@@ -46,6 +50,7 @@ class _Iterate(NamedTuple):
     steps_run: Int[Array, ""]
     scale: Vector
     progress: Progress
+    num_bounded: Int[Array, ""]  # sweeps whose Jacobians had to be bounded
     stopped: Int[Array, ""]  # a Status, or -1 while running
 
 
@@ -161,6 +166,7 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
         steps_run=jnp.asarray(0),
         scale=jnp.ones_like(starts[0]) if scale is None else scale,
         progress=no_progress(num_sweeps, starts.dtype),
+        num_bounded=jnp.asarray(0),
         stopped=jnp.asarray(-1),
     )
 
@@ -189,13 +195,15 @@ def _iterate(
         defect_sizes=sizes,
         block_defects=_keep_front(it, sizes),
         steps_run=it.steps_run + splice.step,
+        num_bounded=it.num_bounded,
         scale=tolerance.scale,
         progress=progress,
         stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team, enough),
     )
-    starts = _correct(it, defects, arrivals, sweep, method, tolerance)
+    starts, num_bounded = _correct(it, defects, arrivals, sweep, method, tolerance)
     # Idle lanes stay where they are, so that no sweep waits for them to meet.
-    return it._replace(starts=jnp.where((it.stopped < 0) & running[:, None], starts, it.starts))
+    starts = jnp.where((it.stopped < 0) & running[:, None], starts, it.starts)
+    return it._replace(starts=starts, num_bounded=num_bounded)
 
 
 def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "C D"], Vector]:
@@ -254,12 +262,15 @@ def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
 
 def _correct(
     it: _Iterate, defects: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
-) -> Float[Array, "C D"]:
-    """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact."""
+) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
+    """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
+
+    With the number of sweeps whose Jacobians had to be bounded so far.
+    """
     if method.is_fixed_point:
-        starts = arrivals
+        starts, num_bounded = arrivals, it.num_bounded
     else:
-        deltas = _corrections(it, defects, sweep, method, tolerance)
+        deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
         starts = arrivals + (deltas - defects)
         if method.max_step is not None:
             size = tolerance.size(deltas)[:, None]
@@ -270,13 +281,13 @@ def _correct(
         starts = jnp.where(reached[:, None], arrivals, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
-    return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts)
+    return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts), num_bounded
 
 
 def _corrections(
     it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
-) -> Float[Array, "C D"]:
-    """Corrections delta_c of this device's block starts."""
+) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
+    """Corrections delta_c of this device's block starts, and how often Jacobians had to be bounded for them so far."""
     matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
     coordinates = method.linearization.coordinates
     known = defects if coordinates is None else coordinates.into(defects)
@@ -290,16 +301,17 @@ def _corrections(
         deltas = method.correction(matrices, known, tolerance.scale)
         return deltas if coordinates is None else coordinates.out_of(deltas)
 
-    deltas = found(without_infinities(matrices))
+    deltas, num_bounded = found(without_infinities(matrices)), it.num_bounded
     if method.clip is not None:
         # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
         is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
         stays = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
         leaves = ~(stays | is_idle).all()
-        leaves = ~sweep.team.least(~leaves)
+        num_bounded += ~sweep.team.least(~leaves)
+        bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
         bound = method.clip
-        deltas = jax.lax.cond(leaves, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
-    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects))
+        deltas = jax.lax.cond(bounds, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
+    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects)), num_bounded
 
 
 def _conclude(sweep: Sweep, it: _Iterate) -> Solution:

@@ -145,7 +145,7 @@ def _deer(
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
-@outermost_jit(0, 1)
+@outermost_jit(0, 1, donated=(4,))
 def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
     transition, _ = from_step(step, initial_state)
     solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))

@@ -251,7 +251,7 @@ def _run_lanes(
     return solve_lanes(transition, start, inputs, method, grid, team, block_starts=starts)._replace(states=None)
 
 
-@outermost_jit(0, 1, 2)
+@outermost_jit(0, 1, 2, donated=(5,))
 def _finish(
     dynamics: AlgorithmDynamics, num_steps: int, block_size: int, state: PyTree, rng_key: Array, solution: Solution
 ) -> Solution:

@@ -37,7 +37,7 @@ class DEER:
         the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
     clip
         Bound on the spectral norm of each A, for the correction only, in sweeps where some block would otherwise be
-        led further than `max_step` (in all, if that is None); None: no bound.
+        led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
     """

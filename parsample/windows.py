@@ -211,7 +211,7 @@ def _in_order(num_blocks: int, block_size: int, mesh: Mesh | None, solution: Sol
     return jax.vmap(partial(in_order, num_blocks * block_size, block_size, mesh))(solution)
 
 
-@outermost_jit(0, 1)
+@outermost_jit(0, 1, donated=(5,))
 def _finish_window(
     dynamics: KernelDynamics,
     window: tuple[int, int],

@@ -75,6 +75,17 @@ def test_it_is_traced_under_the_settings_of_the_caller_and_compiled_only_once():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def test_what_is_donated_is_written_over():
+    @outermost_jit(donated=(0,))
+    def moved(path: jax.Array, shift: jax.Array) -> jax.Array:
+        return path + shift
+
+    path, shift = jnp.arange(3.0), jnp.asarray(1.0)
+    assert moved(path, shift).tolist() == [1.0, 2.0, 3.0]
+    assert path.is_deleted()
+    assert not shift.is_deleted()
+
+
 def test_a_failure_beside_other_work_is_left_to_the_call():
     class Broken:
         def compile(self) -> None:
