@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import targets as goals
 from benchmarks.scaling import crossover, exponent
 from benchmarks.suite import RESULTS, Row, device_label, is_measured
 
@@ -104,6 +105,12 @@ def reference(file: File) -> str:
         title = f"{row['title']}, T = {work['T']:,}{chains}"
         body.append([title, *cells, cell(row, "newton") + iterations, cell(row, "c_loop"), row.get("published") or "-"])
     return markdown(header, body)
+
+
+def targets(file: File) -> str:
+    """What was aimed at, and whether it was reached."""
+    body = goals.table(file.table("reference"), file.environment["dtype"])
+    return markdown(("chain", "aimed at", "auto", "reached"), body)
 
 
 def models(file: File) -> str:
@@ -324,6 +331,7 @@ def profile(file: File) -> str:
 # Tables by the name in the markers: the group that they come from, and how they are written.
 TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "reference": ("reference", reference),
+    "targets": ("reference", targets),
     "models": ("models", models),
     "work": ("models", work),
     "scaling": ("scaling", scaling),

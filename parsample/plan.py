@@ -23,8 +23,8 @@ MIN_STEPS = 4000
 # Gain below which blocks are not worth their trouble: predictions are off by that much.
 MIN_SPEEDUP = 1.15
 
-# Seconds that blocks take beyond their sweeps, as measured on a CPU: starting programmes, putting the path together.
-SECONDS_BESIDE_SWEEPS = 2e-3
+# Seconds that blocks take beyond their sweeps, as measured on a CPU: to start programmes; to put a step in its place.
+SECONDS_BESIDE_SWEEPS, SECONDS_PER_STEP_BESIDE = 3e-3, 1e-8
 
 # Predicted times whose ratio is closer to 1 than this are not told apart.
 INDIFFERENCE = 0.95
@@ -206,7 +206,8 @@ def _plan(
 ) -> Plan:
     num_blocks = ceil_div(sequential.num_steps, block_size)
     lanes = num_blocks * sequential.num_chains
-    seconds = SECONDS_BESIDE_SWEEPS + steps_run * costs(lanes * evals_per_run)
+    beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * sequential.num_steps * sequential.num_chains
+    seconds = beside + steps_run * costs(lanes * evals_per_run)
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
     # A power of two, so that plans from other timings ask for the same programme.
     stall_after = 2 ** math.ceil(math.log2(max(8, 2 * gain)))

@@ -7,7 +7,7 @@ import pytest
 
 from parsample import DEER, Dense, Sequential, Zero
 from parsample.costs import StepCosts
-from parsample.plan import SECONDS_BESIDE_SWEEPS, Meetings, make_plan, sequential_plan
+from parsample.plan import SECONDS_BESIDE_SWEEPS, SECONDS_PER_STEP_BESIDE, Meetings, make_plan, sequential_plan
 
 LANES = (1, 8, 64, 512)
 FREE = StepCosts(LANES, (1e-6, 1e-6, 1e-6, 1e-6))  # a device with room: many lanes cost what one does
@@ -64,7 +64,8 @@ def test_predictions_follow_the_formulas(num_chains, num_steps):
     plan = make_plan(costs, MEETINGS, num_steps, num_chains=num_chains)
     block_size, lanes = plan.method.block_size, plan.num_blocks * num_chains
     meeting = Meetings.of(MEETINGS).slowest(lanes)
-    assert plan.seconds == pytest.approx(SECONDS_BESIDE_SWEEPS + (block_size + meeting) * costs(lanes))
+    beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * num_steps * num_chains
+    assert plan.seconds == pytest.approx(beside + (block_size + meeting) * costs(lanes))
     assert plan.sequential_seconds == pytest.approx(num_steps * costs(num_chains))
     # Lanes of a last block that is shorter idle along, which the work counts.
     padded = plan.num_blocks * block_size / num_steps
