@@ -46,8 +46,8 @@ TARGETS = (
         "logistic 1000 x 25",
         None,
         {"float32": 3},
-        "2,048 steps are few blocks of a chain that takes some hundred steps to forget, and a check costs as much as the "
-        "run",
+        "2,048 steps are few blocks of a chain that takes some hundred steps to forget, and a check costs as much as "
+        "the run",
     ),
     Target("logistic 569 x 11", None, {"float32": 4, "float64": 4}, "two cores: see the distance to the limit"),
     Target(

@@ -21,7 +21,7 @@ def test_room_for_lanes_makes_a_parallel_plan():
     assert isinstance(plan.method.linearization, Zero)
     assert plan.fallback == plan.method
     assert plan.num_blocks == -(-100_000 // plan.method.block_size)
-    assert plan.speedup > 40  # without what blocks take beside sweeps it would be more than 100
+    assert plan.speedup > 20  # without what blocks take beside sweeps it would be more than 100
     assert plan.seconds < plan.sequential_seconds == pytest.approx(0.1)
 
 
