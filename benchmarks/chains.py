@@ -15,7 +15,8 @@ from benchmarks.problems import Problem
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.costs import StepCosts
-from parsample.deer import completed, finish, solve
+from parsample.deer import solve
+from parsample.finish import completed, finish
 from parsample.grid import Team, ceil_div, first_devices, mesh_of
 from parsample.run import parallel_method
 from parsample.solution import rolled_out

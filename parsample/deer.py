@@ -8,7 +8,6 @@ Inside blocks the path is the chain's own, so the largest defect certifies the w
 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import bounded, without_infinities
-from parsample.processes import gathered, whole
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
 from parsample.solution import DEER, Solution
 from parsample.status import Status
@@ -351,51 +349,6 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         exact_prefix=jnp.minimum(exact_prefix, grid.num_steps),
         block_defects=it.block_defects,
     )
-
-
-def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
-    """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
-
-    Not a part of `solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that had
-    to wait for the one that does it would be taken for lost.
-    """
-    num_steps, keeps_states = inputs.num_steps, solution.states is not None
-
-    def advance(loop: tuple) -> tuple:
-        t, carry, finite, states, outputs = loop
-        carry, output = transition.step(carry, inputs.at(t))
-        state = transition.reduce(carry)
-        states, outputs = write((states, outputs), (state if keeps_states else None, output), t)
-        return t + 1, carry, finite & jnp.isfinite(state).all(), states, outputs
-
-    first = jnp.where(solution.status == int(Status.STALLED), solution.exact_prefix, num_steps)
-    _, final, finite, states, outputs = jax.lax.while_loop(
-        lambda loop: loop[0] < num_steps,
-        advance,
-        (first, solution.final, jnp.asarray(True), solution.states, solution.outputs),
-    )
-    solution = solution._replace(
-        states=states,
-        outputs=outputs,
-        final=final,
-        status=jnp.where(finite, solution.status, int(Status.NON_FINITE)),
-    )
-    if keeps_states:
-        ends = states[Grid(num_steps, block_size).places_last()]
-        solution = solution._replace(block_ends=jnp.where(first < num_steps, ends, solution.block_ends))
-    return solution
-
-
-def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Solution], Solution]) -> Solution:
-    """What a programme around `solve` returned over `mesh`, whole in every process; and finished, if it stalled.
-
-    `finish_it` is the programme around `finish`, of which nothing is compiled before a path stalls. Traced solutions
-    have no status yet, so for them it is always there.
-    """
-    if isinstance(solution.status, jax.core.Tracer):
-        return finish_it(gathered(mesh, solution))
-    solution = whole(mesh, solution)
-    return finish_it(gathered(mesh, solution)) if (solution.status == Status.STALLED).any() else solution
 
 
 def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Array, Array]:

@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 
 from parsample.compilation import is_being_compiled, outermost_jit
 from parsample.corrections import Correction, Newton
-from parsample.deer import completed, finish, solve
+from parsample.deer import solve
+from parsample.finish import completed, finish
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
 from parsample.processes import agreed

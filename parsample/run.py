@@ -16,7 +16,8 @@ from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
 from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
-from parsample.deer import completed, finish, in_order, solve_lanes
+from parsample.deer import in_order, solve_lanes
+from parsample.finish import completed, finish
 from parsample.grid import Grid, Room, Team, ceil_div, first_devices, mesh_of
 from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS

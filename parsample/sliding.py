@@ -49,7 +49,7 @@ def slide(
     """The path of `transition`, of which `window` steps are solved at a time; shapes and arguments as for `deer.solve`.
 
     Sweeps are counted over all windows; histories are not kept. A window that stalls is the last, and what is left of
-    the path is for `deer.finish`.
+    the path is for `finish`.
     """
     num_steps, dtype = inputs.num_steps, start.dtype
     if method.max_iters is not None:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from parsample.check import Report
 from parsample.compilation import outermost_jit
-from parsample.deer import completed, finish, in_order, solve_lanes
+from parsample.deer import in_order, solve_lanes
+from parsample.finish import completed, finish
 from parsample.grid import Grid, Room, Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero

@@ -32,6 +32,7 @@ ORDER = [
     "solution",
     "progress",
     "deer",
+    "finish",
     "sliding",
     "recursion",
     "predictability",

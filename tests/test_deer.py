@@ -21,7 +21,8 @@ from chains import (
 
 import parsample
 from parsample import DEER, Dense, Diagonal, Identity, ParallelStallWarning, Status, Zero, deer, rollout
-from parsample.deer import finish, solve
+from parsample.deer import solve
+from parsample.finish import finish
 from parsample.transition import as_inputs, from_step
 
 T = 50

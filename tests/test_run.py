@@ -190,7 +190,7 @@ def test_costs_that_are_given_are_not_measured_nor_remembered():
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
-    roomy = StepCosts((1, 8, 64), (1e-6,) * 3)
+    roomy = StepCosts((1, 8, 64), (1e-5,) * 3)
     solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
     assert (Status(int(solution.status)), COSTS._known) == (Status.CONVERGED, {})
     assert float(solution.defect) < 1e-9
@@ -210,7 +210,7 @@ def test_costs_say_how_many_of_the_devices_take_part(monkeypatch):
     monkeypatch.setattr(run, "_run_in_blocks", on_one_device)
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance, "devices": jax.devices()[1:5]}
-    roomy = StepCosts((1, 8, 64), (1e-6,) * 3, num_devices=2)
+    roomy = StepCosts((1, 8, 64), (1e-5,) * 3, num_devices=2)
     solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
     assert list(meshes[0].devices) == jax.devices()[1:3]
     assert int(solution.status) == Status.CONVERGED
