@@ -75,6 +75,7 @@ def test_lanes_take_blackjax_own_steps(logdensity, step_size):
         assert diverging.any()
 
 
+@pytest.mark.slow
 def test_a_trajectory_that_never_turns_ends_at_the_tenth_doubling():
     step = partial(by_parsample, funnel, 1e-5)
     _, known = jax.jit(jax.vmap(step))(KEYS, begun(funnel))
@@ -97,6 +98,7 @@ def test_tangents_are_those_of_blackjax():
     assert np.abs(theirs).max() > 0.1
 
 
+@pytest.mark.slow
 def test_what_a_log_density_closes_over_may_be_traced():
     @jax.jit
     def step(spread: jax.Array) -> jax.Array:

@@ -163,7 +163,7 @@ def test_transform_is_what_the_history_holds(method):
 
 @pytest.mark.parametrize("roomy", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_auto_does_what_the_check_plans(monkeypatch, roomy):
-    times = (1e-6, 1e-6, 1e-6) if roomy else (1e-6, 1e-3, 1e-2)
+    times = (1e-5, 1e-5, 1e-5) if roomy else (1e-6, 1e-3, 1e-2)
     monkeypatch.setattr(CHECK, "measure_costs", lambda *arguments, **settings: StepCosts((1, 8, 64), times))
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
@@ -238,6 +238,7 @@ def test_one_compiled_sweep_serves_runs_of_similar_length(kernel, method):
     assert len(set(programmes)) == 1
 
 
+@pytest.mark.slow
 def test_keys_that_are_split_in_the_old_way_give_their_own_chain():
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
