@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from parsample.grid import ceil_div
+
 # One matrix per block: D x D; only its diagonal; or, for a state of K equal parts, n = D / K small ones, each of which
 # couples one coordinate of every part.
 BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"] | Float[Array, "C n K K"]
@@ -40,13 +42,7 @@ def transpose(matrices: Array, is_diagonal: bool) -> Array:
 
 def solve_sequential(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
     """The recursion step by step: the fastest form where one core does all the work."""
-
-    def advance(delta: Array, element: tuple[Array, Array]) -> tuple[Array, Array]:
-        matrix, defect = element
-        delta = apply(matrix, delta) + defect
-        return delta, delta
-
-    _, deltas = jax.lax.scan(advance, jnp.zeros_like(defects[0]), (_shifted(matrices), defects))
+    _, deltas = jax.lax.scan(_advance, jnp.zeros_like(defects[0]), (_shifted(matrices), defects))
     return deltas
 
 
@@ -67,7 +63,7 @@ def solve_chunked(
 ) -> Float[Array, "C D"]:
     """The recursion in chunks side by side: what each does to its start, the starts, then the steps of each."""
     num_blocks, dimension = defects.shape
-    num_chunks = -(-num_blocks // chunk_size)
+    num_chunks = ceil_div(num_blocks, chunk_size)
 
     def cut(array: Array) -> Array:
         padding = [(0, num_chunks * chunk_size - num_blocks)] + [(0, 0)] * (array.ndim - 1)
@@ -78,22 +74,25 @@ def solve_chunked(
         product = multiply(matrix, so_far[0], is_diagonal=matrices.ndim == 2)
         return (product, apply(matrix, so_far[1]) + defect), None
 
-    def advance(delta: Array, element: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta = apply(element[0], delta) + element[1]
-        return delta, delta
-
     elements = cut(_shifted(matrices)), cut(defects)
     nothing = jnp.zeros((num_chunks, dimension), defects.dtype)
     one = jnp.ones((), matrices.dtype) if matrices.ndim == 2 else jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
     (products, ends), _ = jax.lax.scan(compose, (jnp.broadcast_to(one, elements[0].shape[1:]), nothing), elements)
     ends = solve_associative(jnp.roll(products, -1, axis=0), ends)
-    _, deltas = jax.lax.scan(advance, jnp.concatenate([nothing[:1], ends[:-1]]), elements)
+    _, deltas = jax.lax.scan(_advance, jnp.concatenate([nothing[:1], ends[:-1]]), elements)
     return deltas.swapaxes(0, 1).reshape(-1, dimension)[:num_blocks]
 
 
 def solve(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
     """Corrections delta_c of all block starts, by the form that suits the device the programme is compiled for."""
     return jax.lax.platform_dependent(matrices, defects, cpu=solve_sequential, default=solve_associative)
+
+
+def _advance(delta: Array, element: tuple[Array, Array]) -> tuple[Array, Array]:
+    """One step of the recursion, for ``jax.lax.scan``."""
+    matrix, defect = element
+    delta = apply(matrix, delta) + defect
+    return delta, delta
 
 
 def _shifted(matrices: BlockMatrices) -> BlockMatrices:

@@ -240,8 +240,7 @@ def _hmc_step(key: Array, state: HMCState, logdensity_fn: Callable, step_size: A
 
 
 def _nuts_step(key: Array, state: HMCState, logdensity_fn: Callable, step_size: Array, _: Array) -> tuple:
-    new_state, (acceptance_rate, is_diverging, n_steps, energy, depth) = nuts_step(key, state, logdensity_fn, step_size)
-    return new_state, (acceptance_rate, is_diverging, n_steps, energy, depth)
+    return nuts_step(key, state, logdensity_fn, step_size)  # what is known of a trajectory is in the order of a draw
 
 
 def _mala_step(key: Array, state: Any, logdensity_fn: Callable, step_size: Array, _: Array) -> tuple:
