@@ -24,7 +24,7 @@ from parsample.conditions import Conditions
 from parsample.costs import StepCosts, checked_costs
 from parsample.grid import Team, mesh_of
 from parsample.pilot import NUM_RESTARTS, Pilot, newton_sweeps, run_pilot
-from parsample.plan import MIN_MEETINGS_PER_BLOCK, Plan, make_plan
+from parsample.plan import Plan, make_plan
 from parsample.processes import agreed
 from parsample.solution import DEER, Sequential
 from parsample.status import ParallelStallWarning
@@ -237,8 +237,7 @@ def examine(
     start = pilot.ends[0]
     if costs is None:
         useful = _useful_lanes(pilot, num_steps * num_chains)
-        many = useful / MIN_MEETINGS_PER_BLOCK
-        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains, useful, many, mesh)
+        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains, useful, mesh)
 
     def newton(settings: DEER, pilot_steps: int) -> float:
         return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))

@@ -20,7 +20,7 @@ from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import bounded, without_infinities
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
-from parsample.solution import DEER, Solution
+from parsample.solution import DEER, LATE_SHARE, Solution
 from parsample.status import Status
 from parsample.sweep import Lanes, Splice, Sweep, Tolerance, largest_coordinate
 from parsample.transition import Inputs, Transition, Vector, entry, write
@@ -45,7 +45,7 @@ class _Iterate(NamedTuple):
     splice: Splice
     defect_sizes: Float[Array, " C"]
     block_defects: Float[Array, "F C"]
-    steps_run: Int[Array, ""]
+    evals_per_lane: Float[Array, ""]
     scale: Vector
     progress: Progress
     num_bounded: Int[Array, ""]  # sweeps whose Jacobians had to be bounded
@@ -124,7 +124,9 @@ def solve_lanes(
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
 
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
-        sweep = Sweep(transition, method.linearization, inputs._replace(sequence=sequence), grid, team, seeds)
+        own = inputs._replace(sequence=sequence)
+        num_late = grid.lanes_per_device // LATE_SHARE if method.gather_late and method.is_fixed_point else 0
+        sweep = Sweep(transition, method.linearization, own, grid, team, seeds, num_late)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(
             lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, enough), first
@@ -158,10 +160,10 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
     return _Iterate(
         starts=starts,
         lanes=sweep.blank(starts),
-        splice=Splice(jnp.asarray(0), jnp.zeros_like(starts), starts),
+        splice=Splice.nowhere(starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
         block_defects=jnp.full((NUM_FRONTS, starts.shape[0]), jnp.nan, starts.dtype),
-        steps_run=jnp.asarray(0),
+        evals_per_lane=jnp.zeros((), starts.dtype),
         scale=jnp.ones_like(starts[0]) if scale is None else scale,
         progress=no_progress(num_sweeps, starts.dtype),
         num_bounded=jnp.asarray(0),
@@ -173,10 +175,7 @@ def _iterate(
     sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, enough: Array | int | None, it: _Iterate
 ) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
-    # A new splice lies beyond the one before (of any chain in lockstep), which it overwrites: there is only ever one.
-    spliced = jnp.any(it.splice.difference != 0)
-    min_steps = -sweep.team.least(-jnp.where(spliced, it.splice.step + 1, 0))
-    lanes, splice = sweep(it.starts, it.lanes, method.tolerance(it.scale), min_steps)
+    lanes, splice, evals_per_lane = sweep(it.starts, it.lanes, method.tolerance(it.scale), it.splice)
     arrivals, found_scale = _exchange(sweep, start, lanes)
     tolerance = method.tolerance(found_scale if scale is None else scale)
     running = sweep.grid.running(sweep.first_lane, jnp.asarray(0))
@@ -192,13 +191,13 @@ def _iterate(
         splice=splice,
         defect_sizes=sizes,
         block_defects=_keep_front(it, sizes),
-        steps_run=it.steps_run + splice.step,
+        evals_per_lane=it.evals_per_lane + evals_per_lane,
         num_bounded=it.num_bounded,
         scale=tolerance.scale,
         progress=progress,
         stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team, enough),
     )
-    starts, num_bounded = _correct(it, defects, arrivals, sweep, method, tolerance)
+    starts, num_bounded = _correct(it, defects, met, arrivals, sweep, method, tolerance)
     # Idle lanes stay where they are, so that no sweep waits for them to meet.
     starts = jnp.where((it.stopped < 0) & running[:, None], starts, it.starts)
     return it._replace(starts=starts, num_bounded=num_bounded)
@@ -259,14 +258,16 @@ def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
 
 
 def _correct(
-    it: _Iterate, defects: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
+    it: _Iterate, defects: Array, met: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
 
     With the number of sweeps whose Jacobians had to be bounded so far.
     """
+    reached = sweep.first_lane + jnp.arange(len(arrivals)) <= it.progress.front
     if method.is_fixed_point:
-        starts, num_bounded = arrivals, it.num_bounded
+        # What has met stays: rounding passed on from block to block would sooner or later turn an acceptance over.
+        starts, num_bounded = jnp.where((met & ~reached)[:, None], it.starts, arrivals), it.num_bounded
     else:
         deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
         starts = arrivals + (deltas - defects)
@@ -275,7 +276,6 @@ def _correct(
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
         # The exact front is not a guess: the block it reaches starts where it ends.
-        reached = sweep.first_lane + jnp.arange(len(starts)) <= it.progress.front
         starts = jnp.where(reached[:, None], arrivals, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
@@ -322,7 +322,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     done = jnp.where(converged, jnp.minimum(met_front, done), done)
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
     finals = team.gather(entry(it.lanes.carries, last))
-    work = it.steps_run * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
+    work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
     # What was not asked for (`enough`) may still be anything.
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
     finite = jnp.isfinite(it.lanes.path).all(2)
@@ -342,7 +342,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         defect=jumps[0][worst],
         defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),
         num_iters=it.progress.num_iters,
-        evals_per_step=work.astype(it.scale.dtype) / grid.num_steps,
+        evals_per_step=work / grid.num_steps,
         defect_history=it.progress.defects,
         merit_history=it.progress.merits,
         prefix_history=jnp.minimum(it.progress.met_fronts * grid.block_size, grid.num_steps),
@@ -358,5 +358,6 @@ def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Arr
     splice_sizes = largest_coordinate(it.splice.difference, it.scale)
     sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, splice_sizes, 0)])
     worst = jnp.argmax(sizes)
-    at = (sweep.first_lane + worst % num_lanes) * block_size + (worst // num_lanes) * it.splice.step
+    lane = worst % num_lanes
+    at = (sweep.first_lane + lane) * block_size + (worst // num_lanes) * entry(it.splice.step, lane)
     return sizes[worst], at

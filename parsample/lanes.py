@@ -1,21 +1,20 @@
 """Lanes side by side, as compilers like them best: along one axis, and in loops that all leave together.
 
 Under ``jax.vmap`` a loop whose condition differs from lane to lane rewrites all that it carries, in every round, for
-the lanes that are done; and an index that advances alike in all of them becomes a gather or a scatter. `in_lockstep`
-lets lanes ask each other, so that conditions and counters are common, and the function itself says what a lane that is
-done keeps. Under two of them, as for blocks of chains, lanes lie along two axes, and a product of a matrix with all of
-them takes several times as long as along one. `side_by_side` makes one of them.
+the lanes that are done. `in_lockstep` lets lanes ask each other, so that conditions are common, and the function itself
+says what a lane that is done keeps. Under two of them, as for blocks of chains, lanes lie along two axes, and a product
+of a matrix with all of them takes several times as long as along one. `side_by_side` makes one of them.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 # Whether a flag is set in any lane: the same answer in all of them.
 Anyone = Callable[[Bool[Array, ""]], Bool[Array, ""]]
@@ -153,49 +152,6 @@ def _merged(jaxpr: Any, places: list[int | None], tile: int | None) -> Callable:
         results = _merged(jaxpr, now, tile)(held, all_lanes)
         results = [leaf.reshape(size, num_lanes, *leaf.shape[1:]) for leaf in results]
         return results, [True] * len(results)
-
-    return together
-
-
-def row(rows: Array, place: Int[Array, ""]) -> Array:
-    """Entry `place` along the leading axis: a slice where lanes have that in common, for which JAX would gather."""
-    return _sliced(0)(rows, place)
-
-
-def with_row(rows: Array, value: Array, place: Int[Array, ""]) -> Array:
-    """The rows with entry `place` replaced: in place where lanes have that in common, for which JAX would scatter."""
-    return _updated(0)(rows, value, place)
-
-
-@cache
-def _sliced(axis: int) -> Callable:
-    def sliced(rows: Array, place: Array) -> Array:
-        return jax.lax.dynamic_index_in_dim(rows, place, axis, keepdims=False)
-
-    return _with_common_place(sliced, _sliced, axis)
-
-
-@cache
-def _updated(axis: int) -> Callable:
-    def updated(rows: Array, value: Array, place: Array) -> Array:
-        return jax.lax.dynamic_update_index_in_dim(rows, value, place, axis)
-
-    return _with_common_place(updated, _updated, axis)
-
-
-def _with_common_place(function: Callable, along: Callable[[int], Callable], axis: int) -> Callable:
-    """`function`, of which lanes side by side with a common place, the last argument, are that along the next axis."""
-    together = custom_vmap(function)
-
-    @together.def_vmap
-    def _(axis_size: int, in_batched: list[bool], *arguments: Array) -> tuple[Array, bool]:
-        *batched, place_is_batched = in_batched
-        if all(batched) and not place_is_batched:
-            return along(axis + 1)(*arguments), True
-        if not any(in_batched):  # where only tangents are
-            return function(*arguments), False
-        places = tuple(0 if here else None for here in in_batched)
-        return jax.vmap(function, in_axes=places, axis_size=axis_size)(*arguments), True
 
     return together
 

@@ -3,7 +3,7 @@
 A step doubles its trajectory, forwards or backwards at random, until it turns (Hoffman & Gelman 2014), iteratively
 (Phan et al. 2019, Lao et al. 2020), with the multinomial weights and criterion of Betancourt 2017. Keys, numbers and
 decisions are those of ``blackjax.nuts`` with a unit metric. What differs is what lanes share: doublings and leapfrogs
-are counted alike in all, so that checkpoints are written and read as slices, and a lane that is done is hardly masked.
+are counted alike in all, so that of a lane that is done hardly anything is masked.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from blackjax.mcmc.hmc import HMCState
 from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.lanes import Anyone, in_lockstep, row, with_row
-from parsample.transition import Vector
+from parsample.lanes import Anyone, in_lockstep
+from parsample.transition import Vector, entry, write
 
 # BlackJAX's defaults.
 MAX_DOUBLINGS = 10
@@ -232,9 +232,10 @@ def _leapfrog(
 
 def _checkpointed(branch: Branch, momentum: Vector, momentum_sum: Vector) -> Float[Array, "M 2 D"]:
     """The checkpoints with the new leaf where it begins a balanced subtree, as every other one does."""
-    place = jnp.bitwise_count(branch.length >> 1).astype(jnp.int32)
+    place = jnp.bitwise_count(branch.length >> 1).astype(int)
     new = jnp.stack([momentum, momentum_sum])
-    return with_row(branch.checkpoints, jnp.where(branch.length % 2 == 0, new, row(branch.checkpoints, place)), place)
+    old = entry(branch.checkpoints, place)
+    return write(branch.checkpoints, jnp.where(branch.length % 2 == 0, new, old), place)
 
 
 def _turns_back(
@@ -242,12 +243,12 @@ def _turns_back(
 ) -> Bool[Array, ""]:
     """Whether any balanced subtree that ends with the new leaf turns."""
     n = branch.length
-    last = jnp.bitwise_count(n >> 1).astype(jnp.int32)
-    num_subtrees = jnp.bitwise_count((~n & (n + 1)) - 1).astype(jnp.int32)
+    last = jnp.bitwise_count(n >> 1).astype(int)
+    num_subtrees = jnp.bitwise_count((~n & (n + 1)) - 1).astype(int)
 
     def checked(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         place, turns = loop
-        first_momentum, sum_to_first = row(checkpoints, place)
+        first_momentum, sum_to_first = entry(checkpoints, place)
         total = momentum_sum - sum_to_first + first_momentum
         return place - 1, turns | _is_turning(first_momentum, momentum, total)
 

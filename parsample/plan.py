@@ -1,13 +1,14 @@
 """Which evaluation to use, from what a step costs on this device and how soon paths meet.
 
 With C blocks of b steps per chain, a coalescing evaluation runs b steps of all lanes at once, then m more until the
-slowest lane has met: time ``(b + m) tau(lanes)`` against ``T tau(chains)`` sequentially, work ``1 + m / b``.
+slowest lane has met, in further sweeps if m > b: time ``(b + m) tau(lanes)`` against ``T tau(chains)`` sequentially,
+work ``1 + m / b``. Where late lanes are gathered, all run only the n steps that most need: m - n are of few.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from parsample.costs import StepCosts
 from parsample.grid import ceil_div, piece_length, round_up
 from parsample.linearize import Dense, Zero
-from parsample.solution import DEER, Sequential
+from parsample.solution import DEER, LATE_SHARE, Sequential
 
 # Chains shorter than this are over before a pilot of a few hundred steps of a dozen lanes is.
 MIN_STEPS = 4000
@@ -29,9 +30,14 @@ SECONDS_BESIDE_SWEEPS, SECONDS_PER_STEP_BESIDE = 3e-3, 1e-8
 # Predicted times whose ratio is closer to 1 than this are not told apart.
 INDIFFERENCE = 0.95
 
-# A block is at least this many times longer than its lanes take to meet, where that pays: work of at most 1.2, and
-# room for meeting times that the pilot has not seen.
-MIN_MEETINGS_PER_BLOCK = 5
+# Plans are compared as if lanes took so many times as long to meet as expected: the pilot has seen few of them.
+DOUBT = 2.0
+
+# Blocks may be so many times shorter than their lanes take to meet: that many more sweeps.
+MAX_SWEEPS_TO_MEET = 4
+
+# What gathering late lanes must save: the time that compiling a second sweep for them takes.
+SECONDS_TO_COMPILE = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,17 +123,18 @@ def make_plan(
     """
     sequential = sequential_plan(num_steps, num_chains, num_steps * costs(num_chains))
     coalescing = _coalescing_plans(costs, meeting_times, sequential, period, num_devices)
-    sturdy = [plan for plan, meetings in coalescing if meetings >= MIN_MEETINGS_PER_BLOCK]
-    paying = [plan for plan, _ in coalescing if plan.speedup >= MIN_SPEEDUP]
-    candidates = [plan for plan in sturdy if plan in paying] or paying or sturdy or [plan for plan, _ in coalescing]
+    candidates = [entry for entry in coalescing if entry[1].speedup >= MIN_SPEEDUP] or coalescing
     if newton is not None:
-        candidates += _newton_plans(costs, sequential, period, dimension, newton, candidates)
+        best = min([sequential, *(plan for _, plan in candidates)], key=lambda plan: plan.seconds)
+        candidates += [
+            (plan.seconds, plan) for plan in _newton_plans(costs, sequential, period, dimension, newton, best)
+        ]
     if not candidates:
         return sequential
-    fastest = min(plan.seconds for plan in candidates)
+    fastest = min(doubtful for doubtful, _ in candidates)
     # Of plans that differ by less than timings do, the one with the fewest blocks: the same plan, time after time.
     best = min(
-        (plan for plan in candidates if plan.seconds <= fastest / INDIFFERENCE), key=lambda plan: plan.num_blocks
+        (plan for doubtful, plan in candidates if doubtful <= fastest / INDIFFERENCE), key=lambda plan: plan.num_blocks
     )
     if best.speedup >= MIN_SPEEDUP:
         return best
@@ -136,18 +143,25 @@ def make_plan(
 
 def _coalescing_plans(
     costs: StepCosts, times: np.ndarray, sequential: Plan, period: int, num_devices: int
-) -> list[tuple[Plan, float]]:
-    """One plan per block count, with the number of meeting times that fit into a block."""
+) -> list[tuple[float, Plan]]:
+    """One plan per block count, with the seconds that it would take if lanes met late."""
     if not len(times) or not np.isfinite(times).all():
         return []
     meetings = Meetings.of(times)
     plans, num_blocks = [], round_up(2, num_devices)
     while num_blocks * sequential.num_chains <= max(costs.lanes):
-        block_size = piece_length(sequential.num_steps, num_blocks, period)
-        meeting = meetings.slowest(ceil_div(sequential.num_steps, block_size) * sequential.num_chains)
-        if meeting > block_size:
+        settings = DEER(piece_length(sequential.num_steps, num_blocks, period), Zero())
+        lanes = ceil_div(sequential.num_steps, settings.block_size) * sequential.num_chains
+        slowest = meetings.slowest(lanes)
+        if slowest > MAX_SWEEPS_TO_MEET * settings.block_size:
             break
-        plans.append((_plan(costs, sequential, block_size, Zero(), block_size + meeting, 1), block_size / meeting))
+        plan = _plan(costs, sequential, settings, settings.block_size + slowest)
+        parted = replace(settings, gather_late=True)
+        most = min(meetings.expected(LATE_SHARE), slowest)
+        gathered = _plan(costs, sequential, parted, settings.block_size + most, late_steps=slowest - most)
+        if plan.seconds - gathered.seconds >= SECONDS_TO_COMPILE:
+            plan = gathered
+        plans.append((plan.seconds + (DOUBT - 1) * slowest * costs(lanes), plan))
         num_blocks *= 2
     return plans
 
@@ -174,8 +188,12 @@ class Meetings(NamedTuple):
         return cls(mean, max(float(np.std(times)), 0.1 * mean) * math.sqrt(6) / math.pi, float(np.max(times)))
 
     def slowest(self, num_lanes: int) -> float:
-        """Expected steps until the slowest of `num_lanes` lanes has met."""
-        return max(self.mean + self.scale * math.log(num_lanes), self.largest)
+        """Expected steps until the slowest of `num_lanes` lanes has met, no fewer than were observed."""
+        return max(self.expected(num_lanes), self.largest)
+
+    def expected(self, num_lanes: int) -> float:
+        """Expected steps until the slowest of `num_lanes` lanes has met; all but one in so many of more lanes have."""
+        return self.mean + self.scale * math.log(num_lanes)
 
 
 def _newton_plans(
@@ -184,34 +202,40 @@ def _newton_plans(
     period: int,
     dimension: int,
     newton: Callable[[DEER, int], float],
-    candidates: list[Plan],
+    best: Plan,
 ) -> list[Plan]:
-    best = min([sequential, *candidates], key=lambda plan: plan.seconds)
     plans = []
     for block_size in {round_up(8, period), round_up(32, period)}:
-        settings = DEER(block_size=block_size, linearization=Dense())
-        cheapest = _plan(costs, sequential, block_size, Dense(), 3 * block_size, 1 + dimension)
+        settings = DEER(block_size, Dense())
+        cheapest = _plan(costs, sequential, settings, 3 * block_size, 1 + dimension)
         if cheapest.seconds * MIN_SPEEDUP < best.seconds:
             num_sweeps = newton(settings, 32 * block_size)
             if math.isfinite(num_sweeps):
                 # Fronts of long paths need more sweeps than those of a pilot, as log T.
                 num_sweeps *= math.log(sequential.num_steps) / math.log(32 * block_size)
                 steps_run = math.ceil(max(num_sweeps, 3)) * block_size
-                plans.append(_plan(costs, sequential, block_size, Dense(), steps_run, 1 + dimension))
+                plans.append(_plan(costs, sequential, settings, steps_run, 1 + dimension))
     return plans
 
 
 def _plan(
-    costs: StepCosts, sequential: Plan, block_size: int, linearization: Any, steps_run: float | int, evals_per_run: int
+    costs: StepCosts,
+    sequential: Plan,
+    settings: DEER,
+    steps_run: float | int,
+    evals_per_run: int = 1,
+    late_steps: float | int = 0,
 ) -> Plan:
+    block_size = settings.block_size
     num_blocks = ceil_div(sequential.num_steps, block_size)
     lanes = num_blocks * sequential.num_chains
     beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * sequential.num_steps * sequential.num_chains
-    seconds = beside + steps_run * costs(lanes * evals_per_run)
+    seconds = beside + steps_run * costs(lanes * evals_per_run) + late_steps * costs(max(1, lanes // LATE_SHARE))
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
     # A power of two, so that plans from other timings ask for the same programme.
     stall_after = 2 ** math.ceil(math.log2(max(8, 2 * gain)))
-    settings = DEER(block_size=block_size, linearization=linearization, stall_after=stall_after)
+    settings = replace(settings, stall_after=stall_after)
+    evaluations = (steps_run + late_steps / LATE_SHARE) * evals_per_run * num_blocks
     return Plan(
         method=settings,
         fallback=settings,
@@ -220,7 +244,7 @@ def _plan(
         num_blocks=num_blocks,
         seconds=seconds,
         sequential_seconds=sequential.sequential_seconds,
-        evals_per_step=steps_run / block_size * evals_per_run * num_blocks * block_size / sequential.num_steps,
+        evals_per_step=evaluations / sequential.num_steps,
     )
 
 

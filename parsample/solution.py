@@ -14,6 +14,9 @@ from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Inputs, Transition, Vector, rollout
 from parsample.validation import checked_count
 
+# Coalescing blocks of which all but such a part have met leave these to themselves, if they are to be gathered.
+LATE_SHARE = 8
+
 
 @dataclass(frozen=True)
 class DEER:
@@ -40,6 +43,9 @@ class DEER:
         led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
+    gather_late
+        With `Zero`: when of eight blocks seven have met, the others go on in a batch of their own. That is a second
+        programme, which takes about a second to compile, so plans ask for it only in runs where it saves more.
     """
 
     block_size: int = 1
@@ -51,6 +57,7 @@ class DEER:
     clip: float | None = 1.0
     max_step: float | None = 8.0
     correction: Correction = field(default_factory=Newton)
+    gather_late: bool = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_iters", "stall_after"):
@@ -60,6 +67,8 @@ class DEER:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative; got {value!r}.")
+        if not isinstance(self.gather_late, bool):
+            raise TypeError(f"gather_late must be True or False; got {self.gather_late!r}.")
         if not isinstance(self.linearization, Linearization):
             raise TypeError(
                 "linearization must be Dense(), Diagonal(), BlockDiagonal(), Identity() or Zero(); got "

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from parsample.grid import Grid, Team, ceil_div
 from parsample.lanes import side_by_side
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
-from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
+from parsample.transition import Inputs, Transition, Vector, entry, take, write, zeros
 
 # Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
 # for another for a minute.
@@ -95,21 +95,92 @@ class Lanes(NamedTuple):
 
 
 class Splice(NamedTuple):
-    """Where a sweep that ended early left the new paths for the old ones.
+    """Where each block's new path, left early, goes over into that of the sweep before.
 
     Attributes
     ----------
     step
-        Number of steps of each block that are new.
+        Leading steps of each block that are new, shape (C,).
     difference
-        New minus old state of each block after that step, shape (C, D); 0 if the sweep ran to the end.
+        New minus old state of each block after that step, shape (C, D); 0 if there is no jump.
     state
         New state of each block after that step, shape (C, D).
     """
 
-    step: Int[Array, ""]
+    step: Int[Array, " C"]
     difference: Float[Array, "C D"]
     state: Float[Array, "C D"]
+
+    @classmethod
+    def nowhere(cls, starts: Float[Array, "C D"]) -> "Splice":
+        """That of blocks which have not been left early."""
+        return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
+
+    def may_move(
+        self, step: Int[Array, ""], difference: Float[Array, "C D"], tolerance: "Tolerance"
+    ) -> Bool[Array, " C"]:
+        """Whether blocks may be left after `step`: before a jump only where it may stay as it is."""
+        may_stay = jnp.all(difference == 0, axis=-1) & tolerance.vouches(self.difference, self.state)
+        return may_stay | (step > self._jump)
+
+    @property
+    def _jump(self) -> Int[Array, " C"]:
+        """Steps before the jump; 0 if there is none."""
+        return jnp.where(jnp.any(self.difference != 0, axis=-1), self.step, 0)
+
+    def moved(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Splice":
+        """That of blocks left after `step`: the same as before, where the path up to there is."""
+        stays = jnp.all(difference == 0, axis=-1) & (step <= self._jump)
+        return _where(stays, self, Splice(jnp.full_like(self.step, step), difference, state))
+
+
+def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
+    """Entries of `chosen` along the leading axis where flags are set, of `other` elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)
+
+
+class _Run(NamedTuple):
+    """Lanes on their way through their blocks: all C of them, or K that are late."""
+
+    step: Int[Array, ""]
+    left: Bool[Array, ""]  # whether they were left early
+    met: Bool[Array, " C"]  # which may be left
+    difference: Float[Array, "C D"]  # new minus old states
+    states: Float[Array, "C D"]
+    moving: tuple[PyTree, list]  # carries and tangents
+    path: Float[Array, "b C D"]
+    outputs: PyTree
+
+
+class _Late(NamedTuple):
+    """Lanes that go on without the others, K of C.
+
+    Attributes
+    ----------
+    lane
+        Their numbers.
+    is_late
+        Which of the K are late; the others fill the batch, and what they do is not looked at.
+    everywhere
+        Which of the C are late.
+    place
+        Where among the K each of the C is, if it is late.
+    """
+
+    lane: Int[Array, " K"]
+    is_late: Bool[Array, " K"]
+    everywhere: Bool[Array, " C"]
+    place: Int[Array, " C"]
+
+    @classmethod
+    def of(cls, late: Bool[Array, " C"], size: int) -> "_Late":
+        """Those whose flag is set, at most `size`, in their order."""
+        _, lane = jax.lax.top_k(late.astype(jnp.int32), size)
+        return cls(lane, late[lane], late, jnp.clip(jnp.cumsum(late) - 1, 0, size - 1))
+
+    def merged(self, values: PyTree, others: PyTree) -> PyTree:
+        """Leading axes K of `values` and C of `others` to one of C."""
+        return _where(self.everywhere, take(values, self.place), others)
 
 
 @dataclass(frozen=True)
@@ -126,6 +197,8 @@ class Sweep:
         How the chain is cut, and who else evaluates it.
     seeds
         Tangents to push through every block, shape (P, D).
+    num_late
+        So many lanes may go on without the others when these have met; 0: all go on together.
     num_stretches
         How often, in a sweep, devices tell each other that they are at work.
     """
@@ -136,6 +209,7 @@ class Sweep:
     grid: Grid
     team: Team
     seeds: Tangents
+    num_late: int = 0
     num_stretches: int = NUM_STRETCHES
 
     @property
@@ -149,50 +223,93 @@ class Sweep:
         return max(1, EVALUATIONS_AT_ONCE // (1 + num_tangents)) if num_tangents else None
 
     def __call__(
-        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, min_steps: Int[Array, ""] | int = 0
-    ) -> tuple[Lanes, Splice]:
-        """Run all blocks from `starts`, over the lanes of the sweep before (at first, `blank` ones).
+        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, splice: Splice
+    ) -> tuple[Lanes, Splice, Float[Array, ""]]:
+        """Run all blocks from `starts`, over lanes and splice of the sweep before (at first, `blank` and `nowhere`).
 
-        With `Zero`, the sweep ends as soon as every new path is within tolerance of the old one, but runs at least
-        `min_steps` steps.
+        With `Zero`, blocks are left once their new paths are within tolerance of the old ones: all together, but for
+        `num_late` that then go on by themselves. The third result is the number of evaluations per lane.
         """
-        may_meet = isinstance(self.linearization, Zero)
-
-        def unfinished(loop: tuple) -> Array:
-            step, met = loop[0], loop[1]
-            return (step < self.grid.block_size) & ~(met & (step >= min_steps))
-
-        def advance(loop: tuple) -> tuple:
-            step, _, _, _, moving, path, outputs = loop
-            carries, images, output = self._step(moving, step)
-            states = jax.vmap(self.transition.reduce)(carries)
-            # The old path is read from its own buffer: reading the one being written would copy it at every step.
-            difference = states - entry(lanes.path, step)
-            met = self.team.least(tolerance.accepts(difference, states).all()) if may_meet else jnp.asarray(False)
-            path, outputs = write((path, outputs), (states, output), step)
-            return step + 1, met, difference, states, (carries, images), path, outputs
-
-        begin = (jnp.asarray(0), jnp.asarray(False), jnp.full_like(starts, jnp.nan), starts, self._enter(starts))
-        step, _, difference, states, moving, path, outputs = self._together(
-            unfinished, advance, (*begin, lanes.path, lanes.outputs)
+        begin = _Run(
+            step=jnp.asarray(0),
+            left=jnp.asarray(False),
+            met=jnp.zeros(starts.shape[:1], bool),
+            difference=jnp.full_like(starts, jnp.nan),
+            states=starts,
+            moving=self._enter(starts),
+            path=lanes.path,
+            outputs=lanes.outputs,
         )
-        # Blocks that were left early end where they ended before.
-        to_the_end = step == self.grid.block_size
-        old = (lanes.carries, lanes.images)
-        new = (moving[0], self._reduced_images(*moving))
-        carries, images = jax.tree.map(lambda a, b: jnp.where(to_the_end, a, b), new, old)
-        splice = Splice(step, jnp.where(to_the_end, 0, difference), states)
-        return Lanes(path, outputs, carries, images), splice
+        run = self._run(begin, lanes.path, splice, tolerance)
+        *ends, new_splice = self._ended(run, lanes.carries, lanes.images, splice)
+        if not self.num_late:
+            return Lanes(run.path, run.outputs, *ends), new_splice, run.step.astype(starts.dtype)
+        late = _Late.of(~run.met & (run.step < self.grid.block_size), self.num_late)
+        met, difference, states, moving, carries, images, old_splice = take(
+            (run.met, run.difference, run.states, run.moving, lanes.carries, lanes.images, splice), late.lane
+        )
+        left = self.team.least(~late.is_late.any())
+        few = _Run(run.step, left, met, difference, states, moving, run.path, run.outputs)
+        few = self._run(few, lanes.path, old_splice, tolerance, late)
+        *ends, new_splice = late.merged(self._ended(few, carries, images, old_splice), (*ends, new_splice))
+        part = self.num_late / self.grid.lanes_per_device
+        return Lanes(few.path, few.outputs, *ends), new_splice, run.step + part * (few.step - run.step)
 
-    def _together(self, unfinished: Callable, advance: Callable, begin: tuple) -> tuple:
+    def _run(
+        self,
+        begin: _Run,
+        old_path: Float[Array, "b C D"],
+        splice: Splice,
+        tolerance: Tolerance,
+        late: _Late | None = None,
+    ) -> _Run:
+        """All lanes, or those that are late, until they may be left or are at the ends of their blocks."""
+        may_leave = isinstance(self.linearization, Zero)
+        most_unmet = self.num_late if late is None else 0
+
+        def unfinished(run: _Run) -> Array:
+            return (run.step < self.grid.block_size) & ~run.left
+
+        def advance(run: _Run) -> _Run:
+            carries, images, outputs = self._step(run.moving, run.step, late)
+            states = jax.vmap(self.transition.reduce)(carries)
+            rows = (states, outputs)
+            # The old path is read from its own buffer: reading the one being written would copy it at every step.
+            old = entry(old_path, run.step)
+            if late is not None:
+                rows = late.merged(rows, (old, entry(run.outputs, run.step)))
+                old = take(old, late.lane)
+            difference = states - old
+            met = tolerance.vouches(difference, states) & splice.may_move(run.step + 1, difference, tolerance)
+            if late is not None:
+                met |= ~late.is_late
+            left = self.team.least((~met).sum() <= most_unmet) if may_leave else jnp.asarray(False)
+            path, outputs = write((run.path, run.outputs), rows, run.step)
+            return _Run(run.step + 1, left, met, difference, states, (carries, images), path, outputs)
+
+        return self._together(unfinished, advance, begin)
+
+    def _ended(
+        self, run: _Run, old_carries: PyTree, old_images: Float[Array, "C P D"], splice: Splice
+    ) -> tuple[PyTree, Float[Array, "C P D"], Splice]:
+        """Carries and images at the ends of blocks, which those left early keep; and where these were left."""
+        to_the_end = run.step == self.grid.block_size
+        carries, images = jax.tree.map(
+            lambda new, old: jnp.where(to_the_end, new, old),
+            (run.moving[0], self._reduced_images(*run.moving)),
+            (old_carries, old_images),
+        )
+        return carries, images, splice.moved(run.step, jnp.where(to_the_end, 0, run.difference), run.states)
+
+    def _together(self, unfinished: Callable, advance: Callable, begin: _Run) -> _Run:
         """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
         if self.team.mesh is None or self.num_stretches == 1:
             return jax.lax.while_loop(unfinished, advance, begin)
         stretch = ceil_div(self.grid.block_size, self.num_stretches)
 
         def one_stretch(loop: tuple) -> tuple:
-            end = loop[1][0] + stretch
-            reached = jax.lax.while_loop(lambda inner: unfinished(inner) & (inner[0] < end), advance, loop[1])
+            end = loop[1].step + stretch
+            reached = jax.lax.while_loop(lambda run: unfinished(run) & (run.step < end), advance, loop[1])
             return self.team.gather(unfinished(reached)).any(), reached
 
         return jax.lax.while_loop(lambda loop: loop[0], one_stretch, (jnp.asarray(True), begin))[1]
@@ -204,8 +321,11 @@ class Sweep:
 
         return side_by_side(one, self._tile)(starts)
 
-    def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
+    def _step(self, moving: tuple[PyTree, list], step: Array, late: _Late | None = None) -> tuple[PyTree, list, PyTree]:
         local, shared = self.inputs.at(step)
+        running = self.grid.running(self.first_lane, step)
+        if late is not None:
+            local, running = take((local, running), late.lane)
 
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
@@ -213,12 +333,7 @@ class Sweep:
         carries, tangents, outputs = side_by_side(one, self._tile)(*moving, local)
         if self.grid.is_ragged:
             # Idle lanes stand still.
-            running = self.grid.running(self.first_lane, step)
-            carries, tangents = jax.tree.map(
-                lambda new, old: jnp.where(running.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                (carries, tangents),
-                moving,
-            )
+            carries, tangents = _where(running, (carries, tangents), moving)
         return carries, tangents, outputs
 
     def _reduced_images(self, carries: PyTree, tangents: list) -> Float[Array, "C P D"]:

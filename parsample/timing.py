@@ -21,8 +21,9 @@ from parsample.conditions import Conditions
 from parsample.costs import StepCosts
 from parsample.grid import SPLIT, SPLIT_SECOND, Grid, Team, first_devices, round_up
 from parsample.linearize import Zero
+from parsample.plan import MAX_SWEEPS_TO_MEET
 from parsample.processes import agreed
-from parsample.sweep import Sweep, default_tolerance
+from parsample.sweep import Splice, Sweep, default_tolerance
 from parsample.transition import Dynamics, rollout, zeros
 
 # Lane counts whose step is timed, in multiples of the number of chains; where fewer than the first are of use, the
@@ -43,6 +44,10 @@ MAX_ROUNDS = 64
 
 # A sequential run of fewer seconds is not worth several devices, which take a millisecond or so to act together.
 SECONDS_TO_SHARE = 0.1
+
+# Blocks of fewer meeting times than this cost much more work, and are timed only on a device with room: where a step of
+# fewer lanes takes no more than so many times as long as one of the chains alone.
+MEETINGS_PER_BLOCK, MAX_ROOM = 5, 4.0
 
 # Share of the time per evaluation that eight times as many lanes must save for still more to be tried.
 MIN_LANE_GAIN = 0.3
@@ -103,15 +108,14 @@ def measure_costs(
     start: Float[Array | np.ndarray, " D"],
     num_steps: int,
     num_chains: int,
-    max_lanes: float,
-    many_lanes: float,
+    useful_lanes: float,
     mesh: Mesh | None = None,
 ) -> StepCosts:
     """Time the sequential evaluation, then first sweeps of more and more lanes, while more bring down the time of each.
 
-    All of it takes a few percent of the time of a long sequential run. More than `max_lanes` are of no use, and beyond
-    the first count more than `many_lanes` of little. Of several devices in `mesh` only the first of each process is
-    used if the run is short.
+    All of it takes a few percent of the time of a long sequential run. With `useful_lanes`, blocks are as long as their
+    lanes take to meet: only a device with room for them gains from so many. Of several devices in `mesh` only the first
+    of each process is used if the run is short.
     """
     everyone = mesh
     alone = sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh)
@@ -119,7 +123,7 @@ def measure_costs(
     sequential_seconds = seconds[0] * num_steps
     if mesh is not None and sequential_seconds < SECONDS_TO_SHARE:
         mesh = first_devices(mesh, 1)
-    factors = _lane_factors(max_lanes / num_chains, many_lanes / num_chains)
+    factors = _lane_factors(useful_lanes / num_chains)
     counts = [round_up(num_chains * factor, Team(mesh=mesh).num_devices) for factor in factors]
     trials = [
         _trial(
@@ -132,13 +136,16 @@ def measure_costs(
         )
         for count in counts
     ]
-    with compiling(*(trial.lower for trial in trials[:2])):
+    few = useful_lanes / MEETINGS_PER_BLOCK
+    with compiling(*(trial.lower for trial in trials[:2] if trial is trials[0] or trial.lanes <= few)):
         pass  # nothing may be timed beside a compilation
     long_enough = min(max(LONG_ENOUGH * sequential_seconds, SHORTEST), LONGEST)
     for trial in trials:
         # At worst, a lane costs what it did among fewer.
         expected = 4 * trial.num_steps * seconds[-1] * trial.lanes / lanes[-1]
         if len(seconds) > 1 and expected > MAX_TIMING_SHARE * sequential_seconds:
+            break
+        if len(seconds) > 1 and trial.lanes > few and seconds[-1] > MAX_ROOM * seconds[0]:
             break
         lanes.append(trial.lanes)
         seconds.append(_seconds_per_step(trial, long_enough, everyone))
@@ -148,11 +155,11 @@ def measure_costs(
     return StepCosts(tuple(lanes), tuple(seconds), Team(mesh=mesh).num_devices, conditions)
 
 
-def _lane_factors(most: float, many: float) -> list[int]:
+def _lane_factors(useful: float) -> list[int]:
     """What to time; every count is another programme to be compiled."""
-    if most < LANE_FACTORS[0]:
-        return [2 ** int(math.log2(most))] if most >= FEWEST_LANES else []
-    return [LANE_FACTORS[0], *(factor for factor in LANE_FACTORS[1:] if factor <= many)]
+    if useful < LANE_FACTORS[0]:
+        return [2 ** int(math.log2(useful))] if useful >= FEWEST_LANES else []
+    return [LANE_FACTORS[0], *(factor for factor in LANE_FACTORS[1:] if factor <= MAX_SWEEPS_TO_MEET * useful)]
 
 
 def _seconds_per_step(trial: Trial, long_enough: float, mesh: Mesh | None) -> float:
@@ -218,9 +225,9 @@ def _first_sweep(
     def on_each_device(starts: Array, sequence: Any) -> Any:
         # In one stretch: what devices tell each other would be a large part of so few steps.
         sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds, num_stretches=1)
-        tolerance = default_tolerance(jnp.ones_like(start))
+        never = default_tolerance(jnp.ones_like(start), atol=-1.0, rtol=0.0)
         swept = jax.lax.fori_loop(
-            0, rounds, lambda _, swept: sweep(starts, swept, tolerance, min_steps=steps)[0], sweep.blank(starts)
+            0, rounds, lambda _, swept: sweep(starts, swept, never, Splice.nowhere(starts))[0], sweep.blank(starts)
         )
         return swept.path, swept.outputs
 

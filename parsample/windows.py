@@ -21,7 +21,7 @@ from parsample.finish import completed, finish
 from parsample.grid import Grid, Room, Team, ceil_div, piece_length, round_up
 from parsample.kernels import Draw, KernelDynamics, KernelParameters
 from parsample.linearize import Zero
-from parsample.plan import MIN_MEETINGS_PER_BLOCK, MIN_STEPS, Meetings, Plan
+from parsample.plan import MIN_STEPS, Meetings, Plan
 from parsample.processes import untied, whole
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import Status
@@ -31,6 +31,9 @@ from parsample.warmup import Adaptation
 
 # A window holds at most this many bytes of draws: with the output in files, all the memory that they take.
 MAX_WINDOW_BYTES = 64 * 2**20
+
+# Blocks are cut into those of several windows where that leaves so many meeting times to each.
+MIN_MEETINGS_PER_BLOCK = 10
 
 # What a window should take: long enough to be efficient, short enough for progress and interruption.
 WINDOW_SECONDS = 1.0
@@ -163,7 +166,7 @@ def _window_shape(
     if found is not None and isinstance(plan.method.linearization, Zero) and np.isfinite(found.coalescence).all():
         # Blocks may be cut as long as meeting takes a small part of each.
         meeting = Meetings.of(found.coalescence).slowest(plan.num_blocks * plan.num_chains)
-        most = max(1, int(block_size // (2 * MIN_MEETINGS_PER_BLOCK * meeting)))
+        most = max(1, int(block_size // (MIN_MEETINGS_PER_BLOCK * meeting)))
         shorter = min(most, max(pieces, _windows_of(np.nan_to_num(plan.seconds))))
         block_size = piece_length(block_size, shorter, period)
     blocks = ceil_div(plan.num_blocks, ceil_div(pieces, shorter))

@@ -1,5 +1,6 @@
 """What a step costs: timings that no noise of a programme's start touches."""
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -70,7 +71,7 @@ def test_a_short_run_is_left_to_the_first_device(monkeypatch):
 
     def measured(per_round: float) -> StepCosts:
         Machine(monkeypatch, 0.0, per_round)
-        return measure_costs(dynamics, state, start, 1000, 1, 1e9, 1e9, mesh)
+        return measure_costs(dynamics, state, start, 1000, 1, 1e9, mesh)
 
     assert measured(0.1 * SECONDS_TO_SHARE * 8 / 1000).num_devices == 1
     shared = measured(10 * SECONDS_TO_SHARE * 8 / 1000)
@@ -172,16 +173,36 @@ def test_a_check_with_costs_measures_nothing_and_plans_the_same(monkeypatch, tmp
 
 
 @pytest.mark.parametrize(
-    ("most", "many", "factors"),
+    ("useful", "factors"),
     [
-        (3.0, 1.0, []),
-        (5.0, 1.0, [4]),
-        (63.0, 12.0, [32]),
-        (64.0, 12.0, [64]),
-        (5000.0, 511.0, [64]),
-        (5000.0, 1000.0, [64, 512]),
-        (math.inf, math.inf, [64, 512, 4096, 32768]),
+        (3.0, []),
+        (5.0, [4]),
+        (63.0, [32]),
+        (64.0, [64]),
+        (128.0, [64, 512]),
+        (5000.0, [64, 512, 4096]),
+        (math.inf, [64, 512, 4096, 32768]),
     ],
 )
-def test_more_lanes_are_timed_where_they_may_gain(most, many, factors):
-    assert timing._lane_factors(most, many) == factors
+def test_more_lanes_are_timed_where_they_may_gain(useful, factors):
+    assert timing._lane_factors(useful) == factors
+
+
+@pytest.mark.parametrize(
+    ("useful", "power", "lanes"),
+    [
+        (1000.0, 0.0, (1, 64, 512)),  # room for blocks that are shorter than meetings
+        (1000.0, 0.5, (1, 64)),  # no such room
+        (5000.0, 0.5, (1, 64, 512)),
+        (5000.0, 0.0, (1, 64, 512, 4096)),
+        (5000.0, 1.0, (1, 64)),  # lanes save nothing
+    ],
+)
+def test_blocks_shorter_than_meetings_are_timed_on_devices_with_room(monkeypatch, useful, power, lanes):
+    monkeypatch.setattr(timing, "compiling", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(timing, "_seconds_per_step", lambda trial, *_: 1e-5 * trial.lanes**power)
+    dynamics = AlgorithmDynamics(blackjax.mala(gaussian, 0.1), state_and_info)
+    _, state, start = begin(dynamics, jax.random.key(0), gaussian_start())
+    costs = measure_costs(dynamics, state, start, 10_000_000, 1, useful)
+    assert costs.lanes == lanes
+    assert costs.seconds == pytest.approx([1e-5 * count**power for count in lanes])

@@ -269,6 +269,70 @@ def test_coalescing_blocks_run_once_and_then_until_they_have_met(memory):
     np.testing.assert_array_equal(solution.states, rollout(*chain))
 
 
+def forgetting_at(places: list[int], num_steps: int) -> Recursion:
+    """Keeps its state and adds noise to it, but forgets it, exactly, in some steps."""
+
+    def step(state: jax.Array, drive: tuple) -> jax.Array:
+        forgets, u = drive
+        return jnp.where(forgets, 0, state) + u
+
+    forgets = jnp.zeros(num_steps, bool).at[jnp.array(places)].set(True)
+    return Recursion(step, jnp.array(7.0), (forgets, noise(num_steps)))
+
+
+@pytest.mark.parametrize("gather_late", [True, False])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_late_blocks_go_on_without_the_others(num_devices, gather_late):
+    # 160 blocks of 40 steps: of each 80, five forget in their step 30 and the others in step 5.
+    late = {3, 20, 41, 42, 79, 83, 100, 121, 122, 159}
+    chain = forgetting_at([40 * c + (30 if c in late else 5) for c in range(160)], 6400)
+    settings = {"block_size": 40, "linearization": Zero(), "devices": jax.devices()[:num_devices]}
+    solution = deer(*chain, **settings, gather_late=gather_late)
+    assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
+    np.testing.assert_array_equal(solution.states, rollout(*chain))
+    # After six steps all but the late ones have met, which take 25 more, in one of eight lanes.
+    assert float(solution.evals_per_step) == pytest.approx((40 + (6 + 25 / 8 if gather_late else 31)) / 40, rel=1e-12)
+
+
+def test_late_blocks_change_the_next_ones_in_later_sweeps():
+    # Five of 80 blocks forget nothing, so that the next one starts elsewhere and forgets that in its step 5.
+    late = {3, 20, 41, 42, 70}
+    chain = forgetting_at([40 * c + 5 for c in range(80) if c not in late], 3200)
+    solution = deer(*chain, block_size=40, linearization=Zero(), gather_late=True)
+    assert Status(int(solution.status)) is Status.CONVERGED
+    np.testing.assert_array_equal(solution.states, rollout(*chain))
+    # Blocks 41 and 42 take a sweep each. In it, one step shows which blocks have changed.
+    assert int(solution.num_iters) == 4
+    sweeps = [40, 6 + 34 / 8, 1 + 39 / 8, 1 + 5 / 8]
+    assert float(solution.evals_per_step) == pytest.approx(sum(sweeps) / 40, rel=1e-12)
+
+
+@pytest.mark.parametrize("gather_late", [True, False])
+def test_late_blocks_of_slow_contractions_are_found_to_tolerance(gather_late):
+    chain = Recursion(fade, jnp.array(3.0), noise(4000))
+    solution = deer(*chain, block_size=40, linearization=Zero(), gather_late=gather_late)
+    assert Status(int(solution.status)) is Status.CONVERGED
+    assert int(solution.num_iters) > 4
+    assert residuals(chain, solution.states).max() < 1e-9
+    assert_same_path(solution.states, rollout(*chain), atol=1e-8)
+
+
+def test_blocks_that_have_met_stay_as_they_are():
+    # All blocks but the fourth bring a difference down to 1e-12, within tolerance but not to nothing.
+    def step(state: jax.Array, drive: tuple) -> jax.Array:
+        rate, u = drive
+        return rate * state + u
+
+    rates = jnp.full(400, 0.5).at[120:160].set(1.0)
+    chain = Recursion(step, jnp.array(0.0), (rates, noise(400)))
+    solution = deer(*chain, block_size=40, linearization=Zero(), scale=jnp.array(1.0))
+    assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 3)
+    second, third = solution.block_defects[1, 6:], solution.block_defects[2, 6:]
+    assert (second > 0).any()
+    np.testing.assert_array_equal(third, second)
+    assert_same_path(solution.states, rollout(*chain), atol=1e-9)
+
+
 def test_coalescing_blocks_that_forget_within_a_block_cost_little_more_than_one():
     chain = contraction(1000)
     solution = deer(*chain, block_size=250, linearization=Zero())
@@ -368,7 +432,16 @@ def test_vmap_over_chains(linearization):
         assert_same_path(jax.tree.map(lambda leaf, i=index: leaf[i], solutions.states), rollout(*chain))
 
 
-@pytest.mark.parametrize("method", [DEER(10, Zero()), DEER(3, Dense()), DEER(10, Zero(), stall_after=2)], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [
+        DEER(10, Zero()),
+        DEER(3, Dense()),
+        DEER(10, Zero(), stall_after=2),
+        DEER(2, Zero(), stall_after=100, gather_late=True),
+    ],
+    ids=str,
+)
 def test_chains_in_lockstep_stop_together_and_are_each_right(method):
     decays = jnp.array([0.0, 0.5, 0.9])
     inputs = noise(3, T)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample.lanes import in_lockstep, row, side_by_side, with_row
+from parsample.lanes import in_lockstep, side_by_side
 
 
 def halvings(anyone, x, limit):
@@ -148,42 +148,3 @@ def test_lanes_side_by_side_are_in_lockstep():
 
     _, own, rounds = jax.vmap(counted)(STARTS.reshape(2, 2))
     assert (own.ravel().tolist(), rounds.ravel().tolist()) == (OWN, 4 * [7])
-
-
-# Rows
-
-ROWS = jnp.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)
-VALUES = -jnp.arange(2 * 3 * 4.0).reshape(2, 3, 4)
-
-
-def test_rows_at_a_common_place_are_slices():
-    def touched(rows, value, place):
-        return row(rows, place), with_row(rows, value, place)
-
-    together = jax.vmap(jax.vmap(touched, in_axes=(0, 0, None)), in_axes=(0, 0, None))
-    entries, rows = jax.jit(together)(ROWS, VALUES, 3)
-    np.testing.assert_array_equal(entries, ROWS[:, :, 3])
-    np.testing.assert_array_equal(rows, np.asarray(ROWS.at[:, :, 3].set(VALUES)))
-    programme = str(jax.make_jaxpr(together)(ROWS, VALUES, 3))
-    assert "gather" not in programme
-    assert "scatter" not in programme
-
-
-def test_rows_at_places_of_their_own_are_right_too():
-    places = jnp.array([0, 4, 2])
-    entries = jax.vmap(jax.vmap(row), in_axes=(0, None))(ROWS, places)
-    np.testing.assert_array_equal(entries, np.stack([ROWS[:, lane, place] for lane, place in enumerate(places)], 1))
-    rows = jax.vmap(with_row, in_axes=(None, 0, 0))(ROWS[0, 0], VALUES[0], places)
-    for lane, place in enumerate(places):
-        np.testing.assert_array_equal(rows[lane], np.asarray(ROWS[0, 0].at[place].set(VALUES[0, lane])))
-
-
-def test_tangents_of_rows():
-    def touched(rows, value):
-        rows = with_row(rows, value, jnp.int32(1))
-        return row(rows, jnp.int32(1)), row(rows, jnp.int32(2))
-
-    lanes = (ROWS[0], VALUES[0])
-    _, (first, second) = jax.vmap(lambda *lane: jax.jvp(touched, lane, (2 * lane[0], 3 * lane[1])))(*lanes)
-    np.testing.assert_array_equal(first, 3 * VALUES[0])
-    np.testing.assert_array_equal(second, 2 * ROWS[0, :, 2])

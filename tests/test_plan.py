@@ -81,9 +81,36 @@ def test_chains_fill_lanes():
 
 
 def test_later_meetings_ask_for_longer_blocks():
-    sizes = [make_plan(FREE, MEETINGS * factor, 100_000).method.block_size for factor in (1, 4, 16)]
+    dearer = StepCosts(LANES, (1e-6, 3e-6, 1e-5, 3e-5))
+    sizes = [make_plan(dearer, MEETINGS * factor, 100_000).method.block_size for factor in (1, 4, 16)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
+
+
+def test_a_device_with_room_takes_blocks_shorter_than_meetings():
+    plan = make_plan(FREE, 12 * MEETINGS, 100_000)
+    meeting = Meetings.of(12 * MEETINGS).slowest(512)
+    assert plan.num_blocks >= 256
+    assert plan.method.block_size < meeting
+    assert plan.evals_per_step > 2
+
+
+def test_late_lanes_are_gathered_where_that_saves_more_than_another_programme_costs():
+    # Of four that were watched one took long.
+    meetings, cheap = np.array([100.0, 120.0, 110.0, 300.0]), StepCosts(LANES, (1e-6, 3e-6, 1e-5, 3e-5))
+    dear = StepCosts(LANES, tuple(3000 * seconds for seconds in cheap.seconds))
+    assert not make_plan(cheap, meetings, 100_000).method.gather_late
+    assert not make_plan(dear, np.full(4, 10.0), 100_000).method.gather_late
+    plan = make_plan(dear, meetings, 100_000)
+    assert plan.method.gather_late
+    law, lanes, block_size = Meetings.of(meetings), plan.num_blocks, plan.method.block_size
+    most, slowest = law.expected(8), law.slowest(lanes)
+    assert 100 < most < 300 < slowest
+    beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * 100_000
+    seconds = beside + (block_size + most) * dear(lanes) + (slowest - most) * dear(lanes // 8)
+    assert plan.seconds == pytest.approx(seconds)
+    work = (block_size + most + (slowest - most) / 8) * lanes / 100_000
+    assert plan.evals_per_step == pytest.approx(work)
 
 
 def test_the_best_plan_is_no_worse_than_any_cheaper_meeting():
