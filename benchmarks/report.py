@@ -328,6 +328,19 @@ def profile(file: File) -> str:
     return markdown(("dimension", "T", "one iteration", *forms, "share of the form in use"), body)
 
 
+def late(file: File) -> str:
+    """What late lanes cost the others, and their gathering saves."""
+    body = []
+    for row in file.table("late"):
+        together, gathered = row["runs"]["together"], row["runs"]["gathered"]
+        work = [f"{run['evals_per_step']:.2f} ({run['num_iters']} sweeps)" for run in (together, gathered)]
+        compilation = gathered["compile_seconds"] - together["compile_seconds"]
+        times = (cell(row, "together"), cell(row, "gathered"), duration(max(compilation, 0.0)))
+        body.append([row["title"], f"{row['x']:,}", *work, *times])
+    header = ("chain", "blocks", "evaluations per step, all together", "late ones gathered", "time, all together")
+    return markdown((*header, "late ones gathered", "compilation more by"), body)
+
+
 # Tables by the name in the markers: the group that they come from, and how they are written.
 TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "reference": ("reference", reference),
@@ -340,6 +353,7 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "plans": ("plans", plans),
     "memory": ("memory", memory),
     "profile": ("profile", profile),
+    "late": ("profile", late),
 }
 
 

@@ -125,7 +125,7 @@ def solve_lanes(
 
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
         own = inputs._replace(sequence=sequence)
-        num_late = grid.lanes_per_device // LATE_SHARE if method.gather_late and method.is_fixed_point else 0
+        num_late = grid.lanes_per_device // LATE_SHARE if method.gather_late else 0
         sweep = Sweep(transition, method.linearization, own, grid, team, seeds, num_late)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(
@@ -262,12 +262,16 @@ def _correct(
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
 
+    With A = 0, some of those that have met stay.
+
     With the number of sweeps whose Jacobians had to be bounded so far.
     """
-    reached = sweep.first_lane + jnp.arange(len(arrivals)) <= it.progress.front
+    lane = sweep.first_lane + jnp.arange(len(arrivals))
     if method.is_fixed_point:
-        # What has met stays: rounding passed on from block to block would sooner or later turn an acceptance over.
-        starts, num_bounded = jnp.where((met & ~reached)[:, None], it.starts, arrivals), it.num_bounded
+        # Beyond the first block that has not met, those that have stay: rounding passed on from block to block would
+        # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on.
+        stays = met & (lane > it.progress.met_fronts[it.progress.num_iters - 1])
+        starts, num_bounded = jnp.where(stays[:, None], it.starts, arrivals), it.num_bounded
     else:
         deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
         starts = arrivals + (deltas - defects)
@@ -276,7 +280,7 @@ def _correct(
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
         # The exact front is not a guess: the block it reaches starts where it ends.
-        starts = jnp.where(reached[:, None], arrivals, starts)
+        starts = jnp.where((lane <= it.progress.front)[:, None], arrivals, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts), num_bounded

@@ -8,6 +8,7 @@ work ``1 + m / b``. Where late lanes are gathered, all run only the n steps that
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +102,7 @@ def make_plan(
     dimension: int = 0,
     num_devices: int = 1,
 ) -> Plan:
-    """The fastest evaluation that `costs` and `meeting_times` predict.
+    """The fastest evaluation that `costs` and `meeting_times` predict, if lanes meet later than expected.
 
     Parameters
     ----------
@@ -122,8 +123,7 @@ def make_plan(
         Block counts are multiples of this, as far as the chain is long enough.
     """
     sequential = sequential_plan(num_steps, num_chains, num_steps * costs(num_chains))
-    coalescing = _coalescing_plans(costs, meeting_times, sequential, period, num_devices)
-    candidates = [entry for entry in coalescing if entry[1].speedup >= MIN_SPEEDUP] or coalescing
+    candidates = _coalescing_plans(costs, meeting_times, sequential, period, num_devices)
     if newton is not None:
         best = min([sequential, *(plan for _, plan in candidates)], key=lambda plan: plan.seconds)
         candidates += [
@@ -131,6 +131,7 @@ def make_plan(
         ]
     if not candidates:
         return sequential
+    candidates = [(doubtful, plan) for doubtful, plan in candidates if plan.speedup >= MIN_SPEEDUP] or candidates
     fastest = min(doubtful for doubtful, _ in candidates)
     # Of plans that differ by less than timings do, the one with the fewest blocks: the same plan, time after time.
     best = min(
@@ -149,21 +150,33 @@ def _coalescing_plans(
         return []
     meetings = Meetings.of(times)
     plans, num_blocks = [], round_up(2, num_devices)
+    predicted = partial(_coalescing_plan, costs, meetings, sequential, num_devices)
     while num_blocks * sequential.num_chains <= max(costs.lanes):
         settings = DEER(piece_length(sequential.num_steps, num_blocks, period), Zero())
-        lanes = ceil_div(sequential.num_steps, settings.block_size) * sequential.num_chains
-        slowest = meetings.slowest(lanes)
-        if slowest > MAX_SWEEPS_TO_MEET * settings.block_size:
+        blocks = ceil_div(sequential.num_steps, settings.block_size)
+        if meetings.slowest(blocks * sequential.num_chains) > MAX_SWEEPS_TO_MEET * settings.block_size:
             break
-        plan = _plan(costs, sequential, settings, settings.block_size + slowest)
-        parted = replace(settings, gather_late=True)
-        most = min(meetings.expected(LATE_SHARE), slowest)
-        gathered = _plan(costs, sequential, parted, settings.block_size + most, late_steps=slowest - most)
-        if plan.seconds - gathered.seconds >= SECONDS_TO_COMPILE:
-            plan = gathered
-        plans.append((plan.seconds + (DOUBT - 1) * slowest * costs(lanes), plan))
+        if ceil_div(blocks, num_devices) >= LATE_SHARE:
+            parted = replace(settings, gather_late=True)
+            if predicted(settings).seconds - predicted(parted).seconds >= SECONDS_TO_COMPILE:
+                settings = parted
+        plans.append((predicted(settings, DOUBT).seconds, predicted(settings)))
         num_blocks *= 2
     return plans
+
+
+def _coalescing_plan(
+    costs: StepCosts, meetings: "Meetings", sequential: Plan, num_devices: int, settings: DEER, times: float = 1.0
+) -> Plan:
+    """The plan with these settings, if lanes take so many times as long to meet as expected."""
+    num_chains, block_size = sequential.num_chains, settings.block_size
+    num_blocks = ceil_div(sequential.num_steps, block_size)
+    slowest = times * meetings.slowest(num_blocks * num_chains)
+    if not settings.gather_late:
+        return _plan(costs, sequential, settings, block_size + slowest)
+    most = min(times * meetings.all_but(LATE_SHARE), slowest)
+    late_lanes = num_chains * num_devices * (ceil_div(num_blocks, num_devices) // LATE_SHARE)
+    return _plan(costs, sequential, settings, block_size + most, late=(slowest - most, late_lanes))
 
 
 class Meetings(NamedTuple):
@@ -189,11 +202,11 @@ class Meetings(NamedTuple):
 
     def slowest(self, num_lanes: int) -> float:
         """Expected steps until the slowest of `num_lanes` lanes has met, no fewer than were observed."""
-        return max(self.expected(num_lanes), self.largest)
+        return max(self.mean + self.scale * math.log(num_lanes), self.largest)
 
-    def expected(self, num_lanes: int) -> float:
-        """Expected steps until the slowest of `num_lanes` lanes has met; all but one in so many of more lanes have."""
-        return self.mean + self.scale * math.log(num_lanes)
+    def all_but(self, share: int) -> float:
+        """Steps until all lanes but one in `share` have met."""
+        return self.mean - self.scale * (np.euler_gamma + math.log(-math.log(1 - 1 / share)))
 
 
 def _newton_plans(
@@ -224,18 +237,20 @@ def _plan(
     settings: DEER,
     steps_run: float | int,
     evals_per_run: int = 1,
-    late_steps: float | int = 0,
+    late: tuple[float, int] = (0.0, 1),
 ) -> Plan:
+    """A plan of `steps_run` steps of all lanes; and of so many steps of so many late ones."""
+    late_steps, late_lanes = late
     block_size = settings.block_size
     num_blocks = ceil_div(sequential.num_steps, block_size)
     lanes = num_blocks * sequential.num_chains
     beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * sequential.num_steps * sequential.num_chains
-    seconds = beside + steps_run * costs(lanes * evals_per_run) + late_steps * costs(max(1, lanes // LATE_SHARE))
+    seconds = beside + steps_run * costs(lanes * evals_per_run) + late_steps * costs(late_lanes)
     gain = sequential.sequential_seconds / (block_size * costs(lanes * evals_per_run))
     # A power of two, so that plans from other timings ask for the same programme.
     stall_after = 2 ** math.ceil(math.log2(max(8, 2 * gain)))
     settings = replace(settings, stall_after=stall_after)
-    evaluations = (steps_run + late_steps / LATE_SHARE) * evals_per_run * num_blocks
+    evaluations = steps_run * lanes * evals_per_run + late_steps * late_lanes
     return Plan(
         method=settings,
         fallback=settings,
@@ -244,7 +259,7 @@ def _plan(
         num_blocks=num_blocks,
         seconds=seconds,
         sequential_seconds=sequential.sequential_seconds,
-        evals_per_step=evaluations / sequential.num_steps,
+        evals_per_step=evaluations / (sequential.num_steps * sequential.num_chains),
     )
 
 

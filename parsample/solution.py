@@ -44,8 +44,8 @@ class DEER:
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
     gather_late
-        With `Zero`: when of eight blocks seven have met, the others go on in a batch of their own. That is a second
-        programme, which takes about a second to compile, so plans ask for it only in runs where it saves more.
+        With `Zero`: when seven in eight of the blocks on each device have met, the others go on in a batch of their
+        own. That is a second programme, which takes about a second to compile: plans ask for it where it saves more.
     """
 
     block_size: int = 1
@@ -67,8 +67,6 @@ class DEER:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative; got {value!r}.")
-        if not isinstance(self.gather_late, bool):
-            raise TypeError(f"gather_late must be True or False; got {self.gather_late!r}.")
         if not isinstance(self.linearization, Linearization):
             raise TypeError(
                 "linearization must be Dense(), Diagonal(), BlockDiagonal(), Identity() or Zero(); got "
@@ -78,10 +76,16 @@ class DEER:
             raise TypeError(
                 f"correction must be Newton(), TrustRegion() or GradientDescent(); got {self.correction!r}."
             )
+        if not isinstance(self.gather_late, bool):
+            raise TypeError(f"gather_late must be True or False; got {self.gather_late!r}.")
+        if self.gather_late and not self.is_fixed_point:
+            raise ValueError(
+                "gather_late is for blocks that meet: it needs linearization=Zero() and correction=Newton()."
+            )
 
     @property
     def is_fixed_point(self) -> bool:
-        """Whether a block simply starts where the one before it ended."""
+        """Whether a block simply starts where the one before it ended, unless it starts near enough already."""
         return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
 
     def tolerance(self, scale: Vector) -> Tolerance:

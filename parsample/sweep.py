@@ -44,7 +44,7 @@ class Tolerance(NamedTuple):
         return self._bounds(difference, state, self.scale[None])
 
     def vouches(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
-        """`accepts`, by a scale that is not trusted beyond ten times the size of the state: for verdicts."""
+        """`accepts`, by a scale that is not trusted beyond ten times the size of the state: while it is being found."""
         return self._bounds(difference, state, self.scale[None] * jnp.minimum(10 * self.size(state)[:, None], 1))
 
     def _bounds(self, difference: Array, state: Array, unit: Array) -> Bool[Array, " C"]:
@@ -117,7 +117,7 @@ class Splice(NamedTuple):
         return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
 
     def may_move(
-        self, step: Int[Array, ""], difference: Float[Array, "C D"], tolerance: "Tolerance"
+        self, step: Int[Array, ""], difference: Float[Array, "C D"], tolerance: Tolerance
     ) -> Bool[Array, " C"]:
         """Whether blocks may be left after `step`: before a jump only where it may stay as it is."""
         may_stay = jnp.all(difference == 0, axis=-1) & tolerance.vouches(self.difference, self.state)
@@ -176,7 +176,9 @@ class _Late(NamedTuple):
     def of(cls, late: Bool[Array, " C"], size: int) -> "_Late":
         """Those whose flag is set, at most `size`, in their order."""
         _, lane = jax.lax.top_k(late.astype(jnp.int32), size)
-        return cls(lane, late[lane], late, jnp.clip(jnp.cumsum(late) - 1, 0, size - 1))
+        is_late = jnp.arange(size) < late.sum()
+        # Filled up with the first of them: other lanes might take longer.
+        return cls(jnp.where(is_late, lane, lane[0]), is_late, late, jnp.clip(jnp.cumsum(late) - 1, 0, size - 1))
 
     def merged(self, values: PyTree, others: PyTree) -> PyTree:
         """Leading axes K of `values` and C of `others` to one of C."""

@@ -157,9 +157,10 @@ def measure_costs(
 
 def _lane_factors(useful: float) -> list[int]:
     """What to time; every count is another programme to be compiled."""
-    if useful < LANE_FACTORS[0]:
-        return [2 ** int(math.log2(useful))] if useful >= FEWEST_LANES else []
-    return [LANE_FACTORS[0], *(factor for factor in LANE_FACTORS[1:] if factor <= MAX_SWEEPS_TO_MEET * useful)]
+    if useful < FEWEST_LANES:
+        return []
+    first = LANE_FACTORS[0] if useful >= LANE_FACTORS[0] else 2 ** int(math.log2(useful))
+    return [first, *(factor for factor in LANE_FACTORS if first < factor <= MAX_SWEEPS_TO_MEET * useful)]
 
 
 def _seconds_per_step(trial: Trial, long_enough: float, mesh: Mesh | None) -> float:
@@ -225,7 +226,7 @@ def _first_sweep(
     def on_each_device(starts: Array, sequence: Any) -> Any:
         # In one stretch: what devices tell each other would be a large part of so few steps.
         sweep = Sweep(transition, linearization, inputs._replace(sequence=sequence), grid, team, seeds, num_stretches=1)
-        never = default_tolerance(jnp.ones_like(start), atol=-1.0, rtol=0.0)
+        never = default_tolerance(jnp.ones_like(start), atol=math.nan)
         swept = jax.lax.fori_loop(
             0, rounds, lambda _, swept: sweep(starts, swept, never, Splice.nowhere(starts))[0], sweep.blank(starts)
         )

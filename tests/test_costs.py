@@ -177,7 +177,8 @@ def test_a_check_with_costs_measures_nothing_and_plans_the_same(monkeypatch, tmp
     [
         (3.0, []),
         (5.0, [4]),
-        (63.0, [32]),
+        (15.0, [8]),
+        (63.0, [32, 64]),
         (64.0, [64]),
         (128.0, [64, 512]),
         (5000.0, [64, 512, 4096]),

@@ -104,7 +104,7 @@ def test_late_lanes_are_gathered_where_that_saves_more_than_another_programme_co
     plan = make_plan(dear, meetings, 100_000)
     assert plan.method.gather_late
     law, lanes, block_size = Meetings.of(meetings), plan.num_blocks, plan.method.block_size
-    most, slowest = law.expected(8), law.slowest(lanes)
+    most, slowest = law.all_but(8), law.slowest(lanes)
     assert 100 < most < 300 < slowest
     beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * 100_000
     seconds = beside + (block_size + most) * dear(lanes) + (slowest - most) * dear(lanes // 8)
@@ -116,6 +116,39 @@ def test_late_lanes_are_gathered_where_that_saves_more_than_another_programme_co
 def test_the_best_plan_is_no_worse_than_any_cheaper_meeting():
     seconds = [make_plan(FREE, MEETINGS * factor, 100_000).seconds for factor in (1, 2, 8, 64)]
     assert seconds == sorted(seconds)
+
+
+def test_late_lanes_are_those_of_each_chain_and_device():
+    meetings, dear = np.array([100.0, 120.0, 110.0, 300.0]), StepCosts(LANES, (3e-3, 9e-3, 3e-2, 3e-1))
+    plan = make_plan(dear, meetings, 100_000, num_chains=4, num_devices=2)
+    assert (plan.num_blocks, plan.method.gather_late) == (16, True)
+    law, block_size = Meetings.of(meetings), plan.method.block_size
+    most, slowest = law.all_but(8), law.slowest(64)
+    beside = SECONDS_BESIDE_SWEEPS + SECONDS_PER_STEP_BESIDE * 400_000
+    # Of four chains' eight blocks on each of two devices, one each.
+    assert plan.seconds == pytest.approx(beside + (block_size + most) * dear(64) + (slowest - most) * dear(8))
+    assert plan.evals_per_step == pytest.approx(((block_size + most) * 64 + (slowest - most) * 8) / 400_000)
+    # Of four blocks on each device nobody is left to go on.
+    assert not make_plan(dear, meetings, 100_000, num_chains=8, num_devices=2).method.gather_late
+
+
+def test_newton_that_disappoints_does_not_push_out_blocks_that_pay():
+    costs = StepCosts((1, 2, 50_000, 100_000), (1e-5, 1e-5, 1e-5, 1e-5))
+    meetings = np.full(4, 2000.0)
+    alone = make_plan(costs, meetings, 10_000)
+    assert alone.method.linearization == Zero()
+
+    def newton(settings: DEER, num_steps: int) -> float:
+        # 88 ms of 100: more than blocks take, less than they might, and not worth it.
+        return 8490 / settings.block_size * math.log(num_steps) / math.log(10_000)
+
+    assert make_plan(costs, meetings, 10_000, newton=newton, dimension=3) == alone
+
+
+def test_all_but_one_in_so_many_have_met():
+    law = Meetings.of(np.random.default_rng(0).gumbel(100.0, 20.0, 100_000))
+    observed = np.quantile(np.random.default_rng(1).gumbel(100.0, 20.0, 100_000), 7 / 8)
+    assert law.all_but(8) == pytest.approx(observed, rel=0.02)
 
 
 def never_asked(settings: DEER, num_steps: int) -> int:

@@ -43,6 +43,7 @@ METHODS = {
     "sequential": "sequential",
     "zero-50": DEER(50, Zero()),
     "zero-128": DEER(128, Zero()),
+    "late-24": DEER(24, Zero(), gather_late=True),
     "dense-16": DEER(16, Dense()),
     "deer": "deer",
     "auto": "auto",
@@ -54,7 +55,7 @@ DEFAULT = {
     ("mala", "schools", "sequential"),
     ("hmc", "logistic", "zero-50"),
     ("mala", "gaussian", "deer"),
-    ("dhmc", "gaussian", "zero-50"),
+    ("dhmc", "gaussian", "late-24"),
     ("nuts", "logistic", "zero-128"),
     ("mala", "gaussian", "auto"),
 }
