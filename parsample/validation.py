@@ -1,6 +1,7 @@
 """Checks of what users pass in: one clear error naming argument, value and remedy, before anything long runs."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -86,7 +87,7 @@ def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
     try:
-        value, gradient = jax.jit(jax.value_and_grad(logdensity_fn))(position)
+        value, gradient = _value_and_gradient(logdensity_fn, position)
     except Exception as error:
         raise ValueError(f"logdensity_fn has no gradient at initial_position: {error}") from error
     if not np.isfinite(value):
@@ -98,6 +99,12 @@ def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
                 f"logdensity_fn has gradient {np.asarray(leaf)} with respect to {where} at initial_position; start "
                 "where it is finite, or guard branches with the double-where trick."
             )
+
+
+@partial(jax.jit, static_argnums=0)
+def _value_and_gradient(logdensity_fn: Callable, position: PyTree) -> tuple[Array, PyTree]:
+    # Compiled once for each function: what is jitted where it is called would be compiled at every call.
+    return jax.value_and_grad(logdensity_fn)(position)
 
 
 def checked_start(state: Any) -> None:

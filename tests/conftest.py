@@ -5,6 +5,7 @@ types of all of it.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -57,3 +58,17 @@ def float32():
     """Run the test in jax's default precision; arrays must be made inside it."""
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Names of the programmes that XLA compiles meanwhile."""
+    names: list[str] = []
+
+    def listen(event: str, _: float, **details: str) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -54,25 +54,15 @@ def test_what_was_prepared_beside_other_work_is_not_compiled_again():
 
 
 @pytest.mark.usefixtures("float32")
-def test_it_is_traced_under_the_settings_of_the_caller_and_compiled_only_once():
-    compilations = []
-
-    def listen(event: str, _: float, **details: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(details["fun_name"])
-
+def test_it_is_traced_under_the_settings_of_the_caller_and_compiled_only_once(compilations):
     @outermost_jit()
     def third(x: jax.Array) -> jax.Array:
         return x / jnp.asarray(3.0)
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        with compiling(lambda: third.lower(jax.ShapeDtypeStruct((2,), np.float32))) as (compiled,):
-            assert compiled.result() is not None
-        assert third(jnp.ones(2)).dtype == np.float32
-        assert compilations.count("jit(third)") == 1
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    with compiling(lambda: third.lower(jax.ShapeDtypeStruct((2,), np.float32))) as (compiled,):
+        assert compiled.result() is not None
+    assert third(jnp.ones(2)).dtype == np.float32
+    assert compilations.count("jit(third)") == 1
 
 
 def test_what_is_donated_is_written_over():

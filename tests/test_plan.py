@@ -88,7 +88,7 @@ def test_later_meetings_ask_for_longer_blocks():
 
 
 def test_a_device_with_room_takes_blocks_shorter_than_meetings():
-    plan = make_plan(FREE, 12 * MEETINGS, 100_000)
+    plan = make_plan(StepCosts(LANES, (1e-4, 1e-4, 1e-4, 1e-4)), 12 * MEETINGS, 100_000)
     meeting = Meetings.of(12 * MEETINGS).slowest(512)
     assert plan.num_blocks >= 256
     assert plan.method.block_size < meeting

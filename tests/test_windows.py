@@ -63,6 +63,14 @@ def test_what_follows_a_window_that_stalled_on_two_devices_is_evaluated_step_by_
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-8), result.positions, expected.positions)
 
 
+@pytest.mark.parametrize("method", ["sequential", BLOCKS], ids=str)
+def test_a_run_that_is_repeated_compiles_nothing(compilations, method):
+    run_anew("hmc", method)
+    compilations.clear()
+    run_anew("hmc", method)
+    assert compilations == []
+
+
 def test_draws_do_not_depend_on_where_they_lie(monkeypatch, tmp_path):
     monkeypatch.setattr("parsample.windows.MAX_WINDOW_BYTES", SMALL)
     in_memory = run_anew("hmc", BLOCKS)
