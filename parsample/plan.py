@@ -29,7 +29,7 @@ MIN_SPEEDUP = 1.15
 SECONDS_BESIDE_SWEEPS, SECONDS_PER_STEP_BESIDE = 3e-3, 1e-8
 
 # Predicted times whose ratio is closer to 1 than this are not told apart.
-INDIFFERENCE = 0.9
+INDIFFERENCE = 0.95
 
 # Plans are compared as if lanes took so many times as long to meet as expected: the pilot has seen few of them.
 DOUBT = 2.0

@@ -37,7 +37,7 @@ TIMED_PARTS = 1024
 MIN_TIMED_STEPS, FEW_TIMED_STEPS = 8, 4
 MAX_TIMING_SHARE = 0.04
 
-# A measurement goes on for this part of a sequential run, within these bounds in seconds, beside the larger of which
+# A measurement goes on for about this part of a sequential run, within these bounds in seconds, beside the larger of which
 # the start of a programme does not count; in at most about so many rounds.
 LONG_ENOUGH, SHORTEST, LONGEST = 0.01, 5e-4, 1e-2
 MAX_ROUNDS = 64
@@ -180,8 +180,8 @@ def _seconds(run: Callable[[int], Any], long_enough: float, mesh: Mesh | None = 
     once = min(duration(1) for _ in range(2))
     if once > LONGEST:
         return once
-    rounds = max(4, int(2 * long_enough / once))
-    while (more := duration(1 + rounds)) < long_enough and rounds < MAX_ROUNDS:
+    rounds = max(4, int(long_enough / once))
+    while (more := duration(1 + rounds)) < long_enough / 2 and rounds < MAX_ROUNDS:
         rounds *= 4
     more = min(more, duration(1 + rounds))
     # A start that took unusually long must not make rounds look short.
