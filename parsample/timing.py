@@ -37,8 +37,8 @@ TIMED_PARTS = 1024
 MIN_TIMED_STEPS, FEW_TIMED_STEPS = 8, 4
 MAX_TIMING_SHARE = 0.04
 
-# A measurement goes on for about this part of a sequential run, within these bounds in seconds, beside the larger of which
-# the start of a programme does not count; in at most about so many rounds.
+# A measurement goes on for about this part of a sequential run, within these bounds in seconds, beside the larger of
+# which the start of a programme does not count; in at most about so many rounds.
 LONG_ENOUGH, SHORTEST, LONGEST = 0.01, 5e-4, 1e-2
 MAX_ROUNDS = 64
 
@@ -181,7 +181,7 @@ def _seconds(run: Callable[[int], Any], long_enough: float, mesh: Mesh | None = 
     if once > LONGEST:
         return once
     rounds = max(4, int(long_enough / once))
-    while (more := duration(1 + rounds)) < long_enough / 2 and rounds < MAX_ROUNDS:
+    while (more := duration(1 + rounds)) - once < long_enough / 2 and rounds < MAX_ROUNDS:
         rounds *= 4
     more = min(more, duration(1 + rounds))
     # A start that took unusually long must not make rounds look short.
