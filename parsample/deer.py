@@ -262,15 +262,14 @@ def _correct(
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
 
-    With A = 0, some of those that have met stay.
-
-    With the number of sweeps whose Jacobians had to be bounded so far.
+    With A = 0, some of those that have met stay. Also returned: sweeps whose Jacobians had to be bounded so far.
     """
     lane = sweep.first_lane + jnp.arange(len(arrivals))
     if method.is_fixed_point:
         # Beyond the first block that has not met, those that have stay: rounding passed on from block to block would
-        # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on.
-        stays = met & (lane > it.progress.met_fronts[it.progress.num_iters - 1])
+        # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on. Blocks
+        # of one step pass on whatever they are given, as in Jacobi's iteration.
+        stays = met & (lane > it.progress.met_fronts[it.progress.num_iters - 1]) & (method.block_size > 1)
         starts, num_bounded = jnp.where(stays[:, None], it.starts, arrivals), it.num_bounded
     else:
         deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
