@@ -87,8 +87,8 @@ def run_pilot(
     if scale is None:
         scale = unit_of(paths[:, num_growth // 2 :].reshape(-1, starts.shape[1]))
     tolerance = default_tolerance(scale)
-    # Paths that part on average need not be watched for long.
-    most = jnp.where(lle - 2 * lle_se > 0, num_meeting // 4, num_meeting)
+    # Paths that part on average, as far as is known, need not be watched for long.
+    most = jnp.where(lle > 0, num_meeting // 4, num_meeting)
 
     def meet(pair: Float[Array, "2 D"], key_pair: Array) -> tuple[Coalescence, Array]:
         transition, inputs = dynamics(parameters, key_pair, num_meeting)
