@@ -20,7 +20,7 @@ from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import bounded, without_infinities
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
-from parsample.solution import DEER, LATE_SHARE, Solution
+from parsample.solution import DEER, Solution
 from parsample.status import Status
 from parsample.sweep import Lanes, Splice, Sweep, Tolerance, largest_coordinate
 from parsample.transition import Inputs, Transition, Vector, entry, write
@@ -125,7 +125,7 @@ def solve_lanes(
 
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
         own = inputs._replace(sequence=sequence)
-        num_late = grid.lanes_per_device // LATE_SHARE if method.gather_late else 0
+        num_late = method.num_late(grid.lanes_per_device)
         sweep = Sweep(transition, method.linearization, own, grid, team, seeds, num_late)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(

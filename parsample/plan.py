@@ -156,10 +156,10 @@ def _coalescing_plans(
         blocks = ceil_div(sequential.num_steps, settings.block_size)
         if meetings.slowest(blocks * sequential.num_chains) > MAX_SWEEPS_TO_MEET * settings.block_size:
             break
-        if ceil_div(blocks, num_devices) >= LATE_SHARE:
-            parted = replace(settings, gather_late=True)
-            if predicted(settings).seconds - predicted(parted).seconds >= SECONDS_TO_COMPILE:
-                settings = parted
+        parted = replace(settings, gather_late=True)
+        can_part = parted.num_late(ceil_div(blocks, num_devices)) > 0
+        if can_part and predicted(settings).seconds - predicted(parted).seconds >= SECONDS_TO_COMPILE:
+            settings = parted
         plans.append((predicted(settings, DOUBT).seconds, predicted(settings)))
         num_blocks *= 2
     return plans
@@ -175,7 +175,7 @@ def _coalescing_plan(
     if not settings.gather_late:
         return _plan(costs, sequential, settings, block_size + slowest)
     most = min(times * meetings.all_but(LATE_SHARE), slowest)
-    late_lanes = num_chains * num_devices * (ceil_div(num_blocks, num_devices) // LATE_SHARE)
+    late_lanes = num_chains * num_devices * settings.num_late(ceil_div(num_blocks, num_devices))
     return _plan(costs, sequential, settings, block_size + most, late=(slowest - most, late_lanes))
 
 

@@ -88,6 +88,10 @@ class DEER:
         """Whether a block simply starts where the one before it ended, unless it starts near enough already."""
         return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
 
+    def num_late(self, num_lanes: int) -> int:
+        """How many of the lanes on a device may go on without the others."""
+        return num_lanes // LATE_SHARE if self.gather_late else 0
+
     def tolerance(self, scale: Vector) -> Tolerance:
         """The tolerance in these settings, for a chain of this scale."""
         return default_tolerance(scale, self.atol, self.rtol)

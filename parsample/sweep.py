@@ -116,21 +116,14 @@ class Splice(NamedTuple):
         """That of blocks which have not been left early."""
         return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
 
-    def may_move(
-        self, step: Int[Array, ""], difference: Float[Array, "C D"], tolerance: Tolerance
-    ) -> Bool[Array, " C"]:
-        """Whether blocks may be left after `step`: before a jump only where it may stay as it is."""
-        may_stay = jnp.all(difference == 0, axis=-1) & tolerance.vouches(self.difference, self.state)
-        return may_stay | (step > self._jump)
-
     @property
-    def _jump(self) -> Int[Array, " C"]:
+    def jump(self) -> Int[Array, " C"]:
         """Steps before the jump; 0 if there is none."""
         return jnp.where(jnp.any(self.difference != 0, axis=-1), self.step, 0)
 
     def moved(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Splice":
         """That of blocks left after `step`: the same as before, where the path up to there is."""
-        stays = jnp.all(difference == 0, axis=-1) & (step <= self._jump)
+        stays = jnp.all(difference == 0, axis=-1) & (step <= self.jump)
         return _where(stays, self, Splice(jnp.full_like(self.step, step), difference, state))
 
 
@@ -268,6 +261,8 @@ class Sweep:
         """All lanes, or those that are late, until they may be left or are at the ends of their blocks."""
         may_leave = isinstance(self.linearization, Zero)
         most_unmet = self.num_late if late is None else 0
+        # Before a jump, blocks may be left only where it may stay as it is.
+        jump, may_stay = splice.jump, tolerance.vouches(splice.difference, splice.state)
 
         def unfinished(run: _Run) -> Array:
             return (run.step < self.grid.block_size) & ~run.left
@@ -282,7 +277,8 @@ class Sweep:
                 rows = late.merged(rows, (old, entry(run.outputs, run.step)))
                 old = take(old, late.lane)
             difference = states - old
-            met = tolerance.vouches(difference, states) & splice.may_move(run.step + 1, difference, tolerance)
+            met = tolerance.vouches(difference, states)
+            met &= (may_stay & jnp.all(difference == 0, axis=-1)) | (run.step + 1 > jump)
             if late is not None:
                 met |= ~late.is_late
             left = self.team.least((~met).sum() <= most_unmet) if may_leave else jnp.asarray(False)
