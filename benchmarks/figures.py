@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.end_to_end import SAMPLERS, Summary, summaries
 from benchmarks.report import CURVES, File, curve, median, paper
 from benchmarks.scaling import crossover
 
@@ -126,30 +127,32 @@ def _mark_crossover(file: File, table: str, axis: Any) -> None:
             axis.axvline(at, color="0.6", linewidth=0.8, linestyle=":")
 
 
-def alternatives(file: File) -> Any:
-    """Smallest effective sample size per second, and seconds to 10,000 with and without compilation."""
-    rows = file.table("alternatives")
-    if not rows:
+def end_to_end(file: File) -> Any:
+    """Seconds of whole processes and effective sample size per second of them; one column per number of draws."""
+    found = summaries(file.table("samplers"))
+    if not found:
         return None
-    posteriors = list(dict.fromkeys(row["title"] for row in rows))
-    samplers = list(dict.fromkeys(row["name"].split(", ")[1] for row in rows))
-    measures = {
-        "ess_per_second": "smallest bulk ESS per second",
-        "seconds_to_ess": "seconds to ESS 10,000",
-        "seconds_to_ess_with_compilation": "seconds to ESS 10,000, compilation included",
-    }
-    figure, axes = _panels(len(measures), height=0.5 * len(posteriors) + 2)
-    thick = 0.8 / len(samplers)
-    for axis, (measure, title) in zip(axes[0], measures.items(), strict=True):
-        for i, sampler in enumerate(samplers):
-            found = {row["title"]: row[measure] for row in rows if row["name"].endswith(f", {sampler}")}
-            values = [found.get(posterior, np.nan) for posterior in posteriors]
-            axis.barh(np.arange(len(posteriors)) + i * thick, values, thick, label=sampler)
-        axis.set_yticks(np.arange(len(posteriors)) + 0.4 - thick / 2, posteriors, fontsize=7)
-        axis.invert_yaxis()
-        axis.set(xscale="log", xlabel=title)
-    axes[0, 0].legend(fontsize=7)
+    lengths = sorted({draws for _, draws, *_ in found})
+    posteriors = list(dict.fromkeys(title for title, *_ in found))
+    figure, axes = _panels(len(lengths), 2, height=0.6 * len(posteriors) + 2)
+    for column, draws in zip(axes.T, lengths, strict=True):
+        for axis, measure in zip(column, ("wall_seconds", "ess_per_second"), strict=True):
+            rows = {key[0::3]: summary for key, summary in found.items() if key[1] == draws}
+            _sampler_bars(axis, rows, posteriors, measure)
+            axis.set(xscale="log", xlabel=f"{measure.replace('_', ' ')}, {draws:,} draws per chain")
+    axes[0, 0].legend(fontsize=6)
     return figure
+
+
+def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: list[str], measure: str) -> None:
+    """Medians of every posterior (first of the key) by every sampler (second)."""
+    thick = 0.8 / len(SAMPLERS)
+    for i, (sampler, title) in enumerate(SAMPLERS.items()):
+        cases = [rows.get((posterior, sampler)) for posterior in posteriors]
+        values = [np.nan if case is None else case.spread(measure, missing=np.nan).median for case in cases]
+        axis.barh(np.arange(len(posteriors)) + i * thick, values, thick, label=title)
+    axis.set_yticks(np.arange(len(posteriors)) + 0.4 - thick / 2, posteriors, fontsize=7)
+    axis.invert_yaxis()
 
 
 def plans(file: File) -> Any:
@@ -206,7 +209,7 @@ FIGURES: dict[str, Callable[[File], Any]] = {
     "reference": reference,
     "models": models,
     "scaling": scaling,
-    "alternatives": alternatives,
+    "end_to_end": end_to_end,
     "limit": limit,
     "plans": plans,
     "profile": profile,

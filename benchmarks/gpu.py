@@ -27,7 +27,7 @@ SHARES = {
     "profile": 60.0,
     "plans": 90.0,
     "scaling": 85.0,
-    "alternatives": 45.0,
+    "end_to_end": 45.0,
     "models": 25.0,
 }
 TOTAL = 520.0
@@ -35,23 +35,15 @@ TOTAL = 520.0
 # A group begins no job in this last part of its time, so that most end by themselves.
 RESERVE = 0.2
 
-# Groups whose work is done by children of theirs, to which the memory must be left.
-WITH_CHILDREN = ("alternatives", "memory")
-
 
 def run_group(group: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """Run one group for at most so many seconds; how it ended."""
     command = [sys.executable, "-m", "benchmarks.run", group, "--out", str(options.out.resolve())]
     command += ["--budget", str((1 - RESERVE) * seconds), "--repeats", str(options.repeats), "--job-seconds", "8"]
     command += ["--tiny"] * options.tiny + ["--x64"] * options.x64 + ["--resume"] * options.resume
-    environment = dict(os.environ)
-    if group in WITH_CHILDREN:
-        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     begin = time.perf_counter()
     # A session of its own, so that children of the group end with it.
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, start_new_session=True
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     try:
         _, errors = process.communicate(timeout=max(seconds, 0))
         ended = "done" if process.returncode == 0 else f"exit code {process.returncode}"

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 
 import parsample
-from benchmarks import problems
+from benchmarks import posteriors, problems
 from benchmarks.chains import Chains
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import certificate
-from parsample.windows import draws_of
 
 # Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
 WORK: tuple[tuple[str, str], ...] = (
@@ -30,7 +29,7 @@ def jobs(options: Options) -> Iterator[Job]:
     # An accelerator takes a fraction of a millisecond or more for every sequential step, and a second for every model's
     # warm-up: there one model must do.
     num_samples = {"tiny": 2048, "cpu": 100_000, "gpu": 20_000}[options.scale]
-    every = sorted(path.stem for path in problems.MODELS.glob("*.py"))
+    every = list(posteriors.MODEL_STEMS)
     stems = {"tiny": ["mixture"], "cpu": every, "gpu": ["logistic_regression"]}[options.scale]
     for stem in stems:
         yield Job("models", stem, partial(model_row, stem, num_samples))
@@ -43,7 +42,7 @@ def jobs(options: Options) -> Iterator[Job]:
 
 def sampler(stem: str, num_samples: int, **settings: Any) -> parsample.SampleResult:
     """One chain of a model."""
-    posterior = problems.model_posterior(stem)
+    posterior = posteriors.model_posterior(stem)
     return parsample.sample(
         jax.random.key(0),
         posterior.logdensity,
@@ -67,16 +66,16 @@ def model_row(stem: str, num_samples: int, options: Options) -> Row:
         return results[method]
 
     runs = {method: partial(run, method) for method in ("auto", "sequential")}
-    records = options.measure(runs, apart=lambda result: result.seconds["warmup"])
+    records = options.measure(runs, apart=lambda result: result.seconds["compilation"] + result.seconds["warmup"])
     auto = results["auto"]
     return {
         "title": stem,
         "work": {"T": num_samples, "num_chains": 1, "kernel": "hmc"},
         "runs": records,
-        "check_seconds": auto.seconds["check"],
-        "plan": str(auto.plan),
+        "check_seconds": auto.seconds.get("check", 0.0),
+        "plan": "step by step" if auto.report is None else str(auto.report.plan),
         "parallel": bool(auto.report is not None and auto.report.parallelizable),
-        "lle": None if auto.report is None else auto.report.lle,
+        "contraction_rate": None if auto.report is None else auto.report.contraction_rate,
     }
 
 
@@ -84,12 +83,12 @@ def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) ->
     """Evaluations per step of the sampler in blocks: a count, which no noise touches; and what lanes wait for."""
     settings = {"target_acceptance_rate": None} if kernel == "mala" else {}
     result = sampler(stem, num_samples, kernel=kernel, method="deer", **settings)
-    window = result.windows[0]
+    block_size = result.segments[0].block_size
     return {
         "title": f"{stem}, {kernel}",
-        "work": {"T": num_samples, "num_lanes": draws_of(window) // window.block_size},
+        "work": {"T": num_samples, "num_lanes": result.settings["num_lanes"]},
         "runs": {"blocks": certificate(result)},
-        "evals_if_gathered": evals_if_gathered(result.report, window.block_size),
+        "evals_if_gathered": evals_if_gathered(result.report, block_size),
         # Of the other kernels all lanes take steps of one length at a time.
         "lockstep": lockstep(result.sample_stats["n_steps"][0]) if kernel == "nuts" else 1.0,
     }
@@ -110,7 +109,7 @@ def chain_work(problem: problems.Problem, _options: Options) -> Row:
     }
 
 
-def evals_if_gathered(report: parsample.Report | None, block_size: int) -> float | None:
+def evals_if_gathered(report: parsample.Report | parsample.SamplerReport | None, block_size: int) -> float | None:
     """Evaluations per step if every lane stopped as soon as it has met, as pairs of the pilot did, and cost nothing."""
     if report is None or not np.isfinite(report.coalescence).all():
         return None

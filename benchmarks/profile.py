@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import parsample
-from benchmarks import problems
+from benchmarks import posteriors, problems
 from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
@@ -112,7 +112,7 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
 
     One iteration is the difference of four and two, halved: what starting and finishing takes drops out.
     """
-    problem = problems.laplace_hmc(problems.synthetic_logistic(100, dimension), 1, num_steps)
+    problem = problems.laplace_hmc(posteriors.synthetic_logistic(100, dimension), 1, num_steps)
     chains = Chains(problem)
     key_matrix, key_defect = jax.random.split(jax.random.key(0))
     # Of spectral radius below 1, as a predictable chain's.

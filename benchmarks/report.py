@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import targets as goals
+from benchmarks.end_to_end import SAMPLERS as SAMPLER_TITLES
+from benchmarks.end_to_end import Summary, ratio_of_medians, summaries
 from benchmarks.scaling import crossover, exponent
 from benchmarks.suite import RESULTS, Row, device_label, is_measured
 
@@ -202,33 +204,93 @@ def _crossing(ratio: np.ndarray, at: float) -> str:
     return "everywhere" if (ratio > 1).all() else "nowhere" if (ratio <= 1).all() else "at the low end"
 
 
-def alternatives(file: File) -> str:
-    """What a user would pick instead."""
-    rows = file.table("alternatives")
-    header = (
-        "posterior", "sampler", "chains x draws", "smallest ESS", "ESS per s", "to first draw", "ESS 10,000",
-        "with compilation", "gradients per ESS",
-    )  # fmt: skip
+def _seconds_of_rounds(summary: Summary, measure: str) -> str:
+    """Median, smallest and largest of several rounds, or the limit that the median exceeded."""
+    spread = summary.spread(measure)
+    if np.isinf(spread.median):
+        return f">{duration(summary.limit)}"
+    largest = f">{duration(summary.limit)}" if np.isinf(spread.largest) else duration(spread.largest)
+    return f"{duration(spread.median)} ({duration(spread.smallest)} to {largest})"
+
+
+def _rate_of_rounds(summary: Summary, measure: str) -> str:
+    """Median, smallest and largest rate; 0 where the limit was exceeded."""
+    spread = summary.spread(measure, missing=0.0)
+    median, smallest, largest = (f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}" for rate in spread)
+    return f"{median} ({smallest} to {largest})" if spread.median else "-"
+
+
+# Tables of the samplers: what is measured, its caption and how it is written.
+MEASURES: dict[str, tuple[str, Callable[[Summary, str], str]]] = {
+    "wall_seconds": ("Seconds from the start of the process to draws in memory", _seconds_of_rounds),
+    "seconds_after_imports": ("Of these, after importing", _seconds_of_rounds),
+    "cpu_seconds": ("CPU seconds", _seconds_of_rounds),
+    "ess_per_second": ("Smallest bulk ESS per second of the whole process", _rate_of_rounds),
+}
+
+
+def end_to_end(file: File) -> str:
+    """Whole processes of all samplers: one table per measure, one row per posterior and number of draws."""
+    found = summaries(file.table("samplers"))
+    works = list(dict.fromkeys(key[:3] for key in found))
+    header = ("posterior", "draws per chain", *SAMPLER_TITLES.values())
+    parts = []
+    for measure, (caption, write) in MEASURES.items():
+        body = []
+        for work in works:
+            cases = (found.get((*work, sampler)) for sampler in SAMPLER_TITLES)
+            cells = ["-" if case is None else write(case, measure) for case in cases]
+            body.append([work[0], f"{work[1]:,}", *cells])
+        parts.append(f"{caption}, median (smallest to largest):\n\n{markdown(header, body)}")
+    return "\n\n".join(parts)
+
+
+def end_to_end_models(file: File) -> str:
+    """Whole processes on model files, as planned against step by step."""
+    found = summaries(file.table("models"))
     body = []
-    for row in rows:
-        sampler = row["name"].split(", ")[1]
-        per = row["gradients_per_ess"]
-        peers = [other["ess_per_second"] for other in rows if other["title"] == row["title"]]
-        rate = f"{row['ess_per_second']:,.0f}"
-        body.append(
-            [
-                f"{row['title']} (D = {row['work']['D']})",
-                sampler,
-                f"{row['work']['chains']} x {row['work']['draws']:,}",
-                f"{row['smallest_bulk_ess']:,.0f}",
-                f"**{rate}**" if row["ess_per_second"] == max(peers) else rate,
-                duration(row["seconds_to_first_draw"]),
-                duration(row["seconds_to_ess"]),
-                duration(row["seconds_to_ess_with_compilation"]),
-                "-" if per is None else f"{per:.3g}",
-            ]
-        )
-    return markdown(header, body)
+    for *work, sampler in found:
+        pair = [found.get((*work, method)) for method in ("auto", "sequential")]
+        if sampler == "auto" and None not in pair:
+            body.append([work[0], f"{work[1]:,}", *_pair_cells(*pair), *_work_cells(pair[0])])
+    header = (
+        "model",
+        "draws per chain",
+        "auto",
+        "sequential",
+        "auto / sequential",
+        "ratio after importing",
+        "ratio of CPU seconds",
+    )
+    return markdown((*header, "evaluations per step", "defect", "programs compiled", "certified"), body)
+
+
+def _pair_cells(auto: Summary, sequential: Summary) -> list[str]:
+    measures = ("wall_seconds", "seconds_after_imports", "cpu_seconds")
+    ratios = (ratio_of_medians(auto, sequential, measure) for measure in measures)
+    times = [_seconds_of_rounds(case, "wall_seconds") for case in (auto, sequential)]
+    return [*times, *(f"{ratio:.2f}" for ratio in ratios)]
+
+
+def _work_cells(summary: Summary) -> list[str]:
+    """Median work, largest defect, median number of programs, and whether every round is certified."""
+    heads = {text.split(":")[0] for text in summary.texts("certificate")}
+    work, programs = (summary.spread(name).median for name in ("evals_per_step", "num_programs"))
+    largest_defect = summary.spread("defect", missing=0.0).largest
+    certified = "yes" if heads == {"certified"} else "NO" if heads else "-"
+    return [f"{work:.2f}", f"{largest_defect:.1e}", f"{programs:.0f}", certified]
+
+
+def end_to_end_banana(file: File) -> str:
+    """Work of one chain of the narrow banana."""
+    body = []
+    for (_, draws, dtype, method), summary in summaries(file.table("banana")).items():
+        sweeps = [row["num_sweeps"] for row in summary.rows if row.get("num_sweeps") is not None]
+        span = f"{np.median(sweeps):.0f} ({min(sweeps)} to {max(sweeps)})" if sweeps else "-"
+        spread = summary.spread("evals_per_step")
+        evals = f"{spread.median:.2f} ({spread.smallest:.2f} to {spread.largest:.2f})"
+        body.append([f"{draws:,}", dtype, method, evals, span, *_work_cells(summary)[1::2]])
+    return markdown(("draws", "dtype", "method", "evaluations per step", "sweeps", "defect", "certified"), body)
 
 
 def limit(file: File) -> str:
@@ -348,7 +410,9 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "models": ("models", models),
     "work": ("models", work),
     "scaling": ("scaling", scaling),
-    "alternatives": ("alternatives", alternatives),
+    "end_to_end": ("end_to_end", end_to_end),
+    "end_to_end_models": ("end_to_end", end_to_end_models),
+    "end_to_end_banana": ("end_to_end", end_to_end_banana),
     "limit": ("limit", limit),
     "plans": ("plans", plans),
     "memory": ("memory", memory),

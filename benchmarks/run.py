@@ -1,9 +1,9 @@
 """One group of the suite: ``python -m benchmarks.run GROUP``; results go to ``benchmarks/results/``.
 
 Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
-data, chains, block size), alternatives (NUTS by BlackJAX, NumPyro and nutpie), limit (how far from one batched
-evaluation of everything), plans (predicted against measured, chosen against best), memory, and profile (where a sweep
-spends its time).
+data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
+BlackJAX, NumPyro and nutpie), limit (how far from one batched evaluation of everything), plans (predicted against
+measured, chosen against best), memory, and profile (where a sweep spends its time).
 """
 
 import argparse
@@ -18,7 +18,10 @@ from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
 from benchmarks.timing import environment
 from parsample.compilation import use_cores
 
-GROUPS = ("reference", "models", "scaling", "alternatives", "limit", "plans", "memory", "profile")
+GROUPS = ("reference", "models", "scaling", "end_to_end", "limit", "plans", "memory", "profile")
+
+# Groups whose work is done by child processes.
+WITH_CHILDREN = ("end_to_end", "memory")
 
 # What a group may take by default, on two CPU cores.
 BUDGET = 540.0
@@ -37,9 +40,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tiny", action="store_true", help="sizes that only show that everything works")
     made.add_argument("--x64", action="store_true", help="float64")
     made.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
-    made.add_argument("--repeats", type=int, default=5, help="timed rounds after the one that compiles")
+    made.add_argument("--repeats", type=int, default=5, help="timed rounds (end_to_end: processes of each case)")
     made.add_argument("--budget", type=float, default=BUDGET, help="seconds after which further jobs are skipped")
     made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
+    made.add_argument("--run-limit", type=float, default=600.0, help="seconds after which a sampler is stopped")
     made.add_argument("--only", help='only jobs whose "table: name" contains this; the rest of the file stays')
     made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -49,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if no job failed."""
     chosen = parser().parse_args(arguments)
+    if chosen.group in WITH_CHILDREN:
+        # Before JAX starts: the memory of a GPU is left to the children.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if jax.default_backend() == "cpu":
         use_cores(chosen.cores)
     if chosen.x64:
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         budget=chosen.budget,
         job_seconds=chosen.job_seconds,
         cores=chosen.cores,
+        run_limit=chosen.run_limit,
         only=chosen.only,
         out=chosen.out,
     )

@@ -1,298 +1,292 @@
-"""The samplers that group "alternatives" compares, each as a user would run it, with its own defaults.
+"""One run of one sampler in a process of its own: ``python -m benchmarks.samplers POSTERIOR SAMPLER --draws N``.
 
-``python -m benchmarks.samplers POSTERIOR SAMPLER SCALE CORES X64`` is the child process that a job starts; it prints a
-row of results as JSON.
+Each sampler is run once, as a user would write it, with the library's own defaults; the process prints one line of
+JSON. Times run from the start of the process (``--started``) until the draws are numpy arrays, so importing, warm-up
+and compilation count. Only the library in question is imported before that.
 """
 
+import argparse
+import importlib
 import importlib.util
 import json
-import sys
+import resource
+import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import arviz as az
-import blackjax
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-import parsample
-from benchmarks import problems
-from benchmarks.problems import Posterior
-from benchmarks.timing import MAX_ATTEMPTS, certificate, peak_bytes, timed
-from parsample.compilation import use_cores
-from parsample.grid import Team, mesh_of
-
-# Effective draws that times are extrapolated to.
-TARGET_ESS = 10_000
+from benchmarks.posteriors import Posterior, posterior_of
 
 
-class Sizes(NamedTuple):
-    """Draws of the one long chain; chains and draws of many short ones, and their warm-up; draws of few chains."""
+class Size(NamedTuple):
+    """What is asked of a sampler: draws per chain, chains and the seed."""
 
-    long: int
-    short_chains: int
-    short_draws: int
-    short_warmup: int
-    few_draws: int
-
-
-SIZES = {
-    "tiny": Sizes(2048, 4, 50, 100, 50),
-    "cpu": Sizes(20_000, 32, 250, 500, 2000),
-    "gpu": Sizes(20_000, 512, 100, 500, 1000),
-}
+    num_samples: int
+    num_chains: int
+    seed: int
 
 
 class Run(NamedTuple):
-    """Draws of all chains in the unconstrained space, and what they took.
+    """What a sampler returned.
 
     Attributes
     ----------
     positions
-        Shape (chain, draw, D).
-    sampling_seconds
-        Without the warm-up; the rest of the run is warm-up.
-    gradients
-        Of the draws, without the warm-up; None if unknown.
-    certificate
-        Status, defect and work, for parsample.
+        Pytree in the unconstrained space, every leaf with leading axes (chain, draw).
+    facts
+        What only this library reports.
     """
 
-    positions: np.ndarray
-    sampling_seconds: float
-    gradients: float | None
-    certificate: dict[str, Any]
+    positions: Any
+    facts: dict[str, Any]
 
 
-Sampler = Callable[[Posterior, Sizes], Callable[[int], Run]]
+class Sampler(NamedTuple):
+    """A library, by the name it is imported by, and the function that runs it."""
+
+    library: str
+    run: Callable[[Posterior, Size], Run]
 
 
-def posterior_of(name: str, scale: str) -> Posterior:
-    """A posterior by its name in the table, smaller for a rehearsal."""
-    made = {
-        "logistic_4000x40": problems.synthetic_logistic,
-        "poisson_hierarchical": problems.poisson_hierarchical,
-        "state_space": problems.state_space,
-    }
-    if name in made:
-        return made[name](20) if scale == "tiny" else made[name]()
-    return problems.model_posterior(name)
+def with_parsample(posterior: Posterior, size: Size, method: str) -> Run:
+    """HMC by parsample."""
+    import parsample  # noqa: PLC0415 - the other samplers do without
+
+    result = parsample.sample(
+        jax.random.key(size.seed),
+        posterior.logdensity,
+        posterior.initial_position,
+        num_samples=size.num_samples,
+        num_chains=size.num_chains,
+        method=method,
+        progress_bar=False,
+        **posterior.settings,
+    )
+    facts = {name: getattr(result, name) for name in ("evals_per_step", "defect", "certificate", "seconds")}
+    return Run(result.positions, {**facts, "num_sweeps": _num_sweeps(result)})
 
 
-def with_parsample(method: str, posterior: Posterior, sizes: Sizes) -> Callable[[int], Run]:
-    """One long chain of HMC; the check counts as warm-up where there is one."""
-
-    def run(seed: int) -> Run:
-        result = parsample.sample(
-            jax.random.key(seed),
-            posterior.logdensity,
-            posterior.initial_position,
-            num_samples=sizes.long,
-            num_chains=1,
-            method=method,
-            progress_bar=False,
-            **posterior.settings,
-        )
-        # Flattened as ravel_pytree does; leaves have leading axes (chain, draw).
-        leaves = [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(result.positions)]
-        gradients = float(result.sample_stats["n_steps"].sum()) * result.evals_per_step
-        return Run(np.concatenate(leaves, -1), result.seconds["sampling"], gradients, certificate(result))
-
-    return run
+def _num_sweeps(result: Any) -> int | None:
+    """Largest number of sweeps of any part of the run; None if the result does not report it."""
+    return max((segment.num_sweeps for segment in result.segments), default=None)
 
 
-def with_blackjax(posterior: Posterior, sizes: Sizes) -> Callable[[int], Run]:
-    """Many short NUTS chains side by side, each with its own window adaptation; cores share the chains."""
-    start, unravel = ravel_pytree(posterior.initial_position)
-
-    def logdensity(x: jax.Array) -> jax.Array:
-        return posterior.logdensity(unravel(x))
+def with_blackjax(posterior: Posterior, size: Size, dense: bool) -> Run:
+    """NUTS by BlackJAX after its window adaptation, the chains under ``jax.vmap``."""
+    import blackjax  # noqa: PLC0415 - the other samplers do without
 
     adaptation = blackjax.window_adaptation(
-        blackjax.nuts, logdensity, adaptation_info_fn=lambda *_: None, **_target(posterior)
+        blackjax.nuts,
+        posterior.logdensity,
+        is_mass_matrix_diagonal=not dense,
+        adaptation_info_fn=lambda *_: None,
+        **_target(posterior, "target_acceptance_rate"),
     )
 
-    def adapt(key: jax.Array) -> Any:
-        key_start, key_run = jax.random.split(key)
-        jittered = start + jax.random.uniform(key_start, start.shape, start.dtype, -1, 1)
-        result, _ = adaptation.run(key_run, jittered, num_steps=sizes.short_warmup)
-        return result.state, result.parameters["step_size"], result.parameters["inverse_mass_matrix"]
-
-    def draw(key: jax.Array, adapted: Any) -> Any:
-        state, step_size, metric = adapted
-        step = blackjax.nuts(logdensity, step_size, metric).step
+    def chain(key: jax.Array, start: Any) -> Any:
+        key_warmup, key_run = jax.random.split(key)
+        adapted, _ = adaptation.run(key_warmup, start, num_steps=_num_warmup(posterior))
+        step = blackjax.nuts(posterior.logdensity, **adapted.parameters).step
 
         def advance(state: Any, key: jax.Array) -> Any:
-            state, info = step(key, state)
-            return state, (state.position, info.num_integration_steps)
+            state, _ = step(key, state)
+            return state, state.position
 
-        return jax.lax.scan(advance, state, jax.random.split(key, sizes.short_draws))[1]
+        return jax.lax.scan(advance, adapted.state, jax.random.split(key_run, size.num_samples))[1]
 
-    team = Team(mesh=mesh_of(None))
-    adapt_all = jax.jit(team.each_chain(adapt, sizes.short_chains))
-    draw_all = jax.jit(team.each_chain(lambda pair: draw(*pair), sizes.short_chains))
-
-    def run(seed: int) -> Run:
-        keys = jax.random.split(jax.random.key(seed), (2, sizes.short_chains))
-        adapted = jax.block_until_ready(adapt_all(keys[0]))
-        (positions, gradients), seconds, _ = timed(lambda: draw_all((keys[1], adapted)))
-        return Run(np.asarray(positions), seconds, float(gradients.sum()), {})
-
-    return run
+    key_start, key_run = jax.random.split(jax.random.key(size.seed))
+    keys = jax.random.split(key_run, size.num_chains)
+    return Run(jax.jit(jax.vmap(chain))(keys, dispersed(key_start, posterior, size.num_chains)), {})
 
 
-def with_numpyro(posterior: Posterior, sizes: Sizes) -> Callable[[int], Run]:
-    """NumPyro's NUTS, 1000 steps of warm-up; one chain per core at the same time, or 16 side by side on a GPU."""
+def with_numpyro(posterior: Posterior, size: Size, dense: bool) -> Run:
+    """NUTS by NumPyro, the chains vectorized."""
     from numpyro.infer import MCMC, NUTS  # noqa: PLC0415 - may be missing
 
-    on_cpu = jax.default_backend() == "cpu"
-    num_chains = jax.local_device_count() if on_cpu else 16
     kernel = NUTS(
         potential_fn=lambda position: -posterior.logdensity(position),
-        **({"target_accept_prob": target} if (target := posterior.settings.get("target_acceptance_rate")) else {}),
+        dense_mass=dense,
+        **_target(posterior, "target_accept_prob"),
     )
     sampler = MCMC(
         kernel,
-        num_warmup=1000,
-        num_samples=sizes.few_draws,
-        num_chains=num_chains,
-        chain_method="parallel" if on_cpu and num_chains > 1 else "vectorized",
+        num_warmup=_num_warmup(posterior),
+        num_samples=size.num_samples,
+        num_chains=size.num_chains,
+        chain_method="vectorized",
         progress_bar=False,
     )
-
-    def run(seed: int) -> Run:
-        key_start, key_warmup, key_run = jax.random.split(jax.random.key(seed), 3)
-        flat, unravel = ravel_pytree(posterior.initial_position)
-        starts = flat[None] + jax.random.uniform(key_start, (num_chains, flat.size), flat.dtype, -1, 1)
-        starts = jax.vmap(unravel)(starts) if num_chains > 1 else unravel(starts[0])
-        sampler.post_warmup_state = None
-        sampler.warmup(key_warmup, init_params=starts, extra_fields=("num_steps",))
-        jax.block_until_ready(sampler.last_state)
-        # It compiles again in every run, which is not counted here.
-        _, seconds, compiling = timed(lambda: sampler.run(key_run, extra_fields=("num_steps",)) or sampler.last_state)
-        draws = sampler.get_samples(group_by_chain=True)
-        leaves = [np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(draws)]
-        gradients = float(sampler.get_extra_fields()["num_steps"].sum())
-        return Run(np.concatenate(leaves, -1), seconds - compiling, gradients, {})
-
-    return run
+    key_start, key_run = jax.random.split(jax.random.key(size.seed))
+    sampler.run(key_run, init_params=dispersed(key_start, posterior, size.num_chains))
+    return Run(sampler.get_samples(group_by_chain=True), {})
 
 
-def with_nutpie(posterior: Posterior, sizes: Sizes, num_chains: int = 4) -> Callable[[int], Run]:
-    """NUTS by nutpie with its default warm-up, four chains in a thread per core; JAX gives the gradients."""
+def with_nutpie(posterior: Posterior, size: Size, adaptation: str) -> Run:
+    """NUTS by nutpie with its own length of warm-up, a chain per thread; JAX gives the gradients."""
     import nutpie  # noqa: PLC0415 - may be missing
+
+    tree = nutpie.sample(
+        _nutpie_model(posterior),
+        draws=size.num_samples,
+        chains=size.num_chains,
+        seed=size.seed,
+        adaptation=adaptation,
+        progress_bar=False,
+        **_target(posterior, "target_accept"),
+    )
+    return Run({"x": tree["posterior"]["x"].values}, {})
+
+
+def _nutpie_model(posterior: Posterior) -> Any:
+    """The log density as nutpie takes it: a function of a float64 vector that returns a value and a gradient."""
+    from jax.flatten_util import ravel_pytree  # noqa: PLC0415
     from nutpie.compiled_pyfunc import from_pyfunc  # noqa: PLC0415
 
     flat, unravel = ravel_pytree(posterior.initial_position)
     value_and_grad = jax.jit(jax.value_and_grad(lambda x: posterior.logdensity(unravel(x))))
-    dtype = np.dtype(flat.dtype)
 
-    def make_logdensity() -> Callable:
-        def logdensity(x: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = value_and_grad(x.astype(dtype))
-            return float(value), np.asarray(gradient, np.float64)
+    def logdensity(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = value_and_grad(x.astype(flat.dtype))
+        return float(value), np.asarray(gradient, np.float64)
 
-        return logdensity
+    def expand(x: np.ndarray, **_: Any) -> dict[str, np.ndarray]:
+        return {"x": np.asarray(x, np.float64)}
 
-    def make_expand(*_: Any) -> Callable:
-        return lambda x, **_: {"x": np.asarray(x, np.float64)}
-
-    model = from_pyfunc(flat.size, make_logdensity, make_expand, [np.dtype(np.float64)], [(flat.size,)], ["x"])
-
-    def run(seed: int) -> Run:
-        begin = time.perf_counter()
-        tree = nutpie.sample(
-            model,
-            draws=sizes.few_draws,
-            chains=num_chains,
-            cores=jax.local_device_count(),
-            seed=seed,
-            progress_bar=False,
-            **({"target_accept": target} if (target := posterior.settings.get("target_acceptance_rate")) else {}),
-        )
-        seconds = time.perf_counter() - begin
-        # It does not say when its warm-up ends; every gradient takes the same time, so they tell.
-        gradients = float(tree["sample_stats"]["n_steps"].sum())
-        warmup = float(tree["warmup_sample_stats"]["n_steps"].sum())
-        return Run(tree["posterior"]["x"].values, seconds * gradients / (gradients + warmup), gradients, {})
-
-    return run
+    return from_pyfunc(flat.size, lambda: logdensity, lambda *_: expand, [np.dtype(np.float64)], [(flat.size,)], ["x"])
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "parallel": partial(with_parsample, "auto"),
-    "sequential": partial(with_parsample, "sequential"),
-    "blackjax": with_blackjax,
-    "numpyro": with_numpyro,
-    "nutpie": with_nutpie,
+    "auto": Sampler("parsample", partial(with_parsample, method="auto")),
+    "sequential": Sampler("parsample", partial(with_parsample, method="sequential")),
+    "deer": Sampler("parsample", partial(with_parsample, method="deer")),
+    "numpyro_diagonal": Sampler("numpyro", partial(with_numpyro, dense=False)),
+    "numpyro_dense": Sampler("numpyro", partial(with_numpyro, dense=True)),
+    "nutpie_diagonal": Sampler("nutpie", partial(with_nutpie, adaptation="diag")),
+    "nutpie_low_rank": Sampler("nutpie", partial(with_nutpie, adaptation="low_rank")),
+    "blackjax_diagonal": Sampler("blackjax", partial(with_blackjax, dense=False)),
+    "blackjax_dense": Sampler("blackjax", partial(with_blackjax, dense=True)),
 }
 
 
-def _target(posterior: Posterior) -> dict[str, float]:
-    """Every sampler is given the acceptance rate that the model asks for, under its own name."""
+def _target(posterior: Posterior, name: str) -> dict[str, float]:
+    """The acceptance rate that the model asks for, if any: every sampler is given it, under its own name."""
     target = posterior.settings.get("target_acceptance_rate")
-    return {} if target is None else {"target_acceptance_rate": target}
+    return {} if target is None else {name: target}
 
 
-def contest(posterior: Posterior, sampler: Sampler, sizes: Sizes) -> dict[str, Any]:
-    """The row of one sampler on one posterior: a second run, which does not compile, and what the first took longer."""
-    begin = time.perf_counter()
-    run = sampler(posterior, sizes)
-    run(1)
-    cold = time.perf_counter() - begin
-    for _ in range(MAX_ATTEMPTS):
-        result, warm, compiling = timed(partial(run, 1))
-        # A plan may differ from the first run's, and then compiles anew; NumPyro always does, one programme after
-        # another, and is allowed for it.
-        if not result.certificate:
-            warm -= compiling
-            break
-        if compiling < 0.1:
-            break
-    ess = az.ess(az.from_dict({"posterior": {"x": result.positions}}), method="bulk")["x"].values
-    smallest = float(np.min(ess))
-    to_target = warm - result.sampling_seconds + result.sampling_seconds * TARGET_ESS / smallest
+def _num_warmup(posterior: Posterior) -> int:
+    """Steps of warm-up where a library has no default: what the model asks for, or parsample's default."""
+    return posterior.settings.get("num_warmup", 1000)
+
+
+def dispersed(key: jax.Array, posterior: Posterior, num_chains: int) -> Any:
+    """Starts of the chains as `parsample.sample` makes them: uniform noise on (-1, 1) about the initial position."""
+    leaves, structure = jax.tree.flatten(posterior.initial_position)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + jax.random.uniform(key, (num_chains, *leaf.shape), leaf.dtype, -1, 1)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+class ProgramCount:
+    """Number of programs that XLA has compiled in this process since the count was made."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, _duration: float, **_details: Any) -> None:
+        self.number += event == "/jax/core/compile/backend_compile_duration"
+
+
+def measured(posterior_name: str, sampler: Sampler, size: Size, started: float) -> dict[str, Any]:
+    """One run, from the start of the process (`time.time`) to draws in memory, and how effective these are."""
+    programs = ProgramCount()
+    importlib.import_module(sampler.library)
+    imported = time.time()
+    run = sampler.run(posterior_of(posterior_name), size)
+    positions = jax.device_get(run.positions)
+    wall_seconds, cpu_seconds, num_programs = time.time() - started, _cpu_seconds(), programs.number
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    draws = flattened(positions)
+    smallest = smallest_bulk_ess(draws)
     return {
-        "title": posterior.name,
-        "work": {"D": posterior.dimension, "chains": result.positions.shape[0], "draws": result.positions.shape[1]},
-        "runs": {
-            "sampler": {
-                "seconds": {"median": warm, "quartile_1": warm, "quartile_3": warm, "repeats": 1},
-                "first_call_seconds": cold,
-                "compile_seconds": max(cold - warm, 0.0),
-                "peak_bytes": peak_bytes(),
-                **result.certificate,
-            }
-        },
-        "warmup_seconds": warm - result.sampling_seconds,
-        "sampling_seconds": result.sampling_seconds,
-        "seconds_to_first_draw": cold - result.sampling_seconds,
+        "wall_seconds": wall_seconds,
+        "cpu_seconds": cpu_seconds,
+        "seconds_after_imports": wall_seconds - (imported - started),
+        "num_programs": num_programs,
         "smallest_bulk_ess": smallest,
-        "ess_per_second": smallest / result.sampling_seconds,
-        "seconds_to_ess": to_target,
-        "seconds_to_ess_with_compilation": to_target + max(cold - warm, 0.0),
-        "gradients_per_ess": None if result.gradients is None else result.gradients / smallest,
+        "ess_per_second": smallest / wall_seconds,
+        "num_dimensions": draws.shape[2],
+        **run.facts,
         # All samplers must agree on these; the first coordinates will do.
-        "means": result.positions.mean((0, 1))[:10].tolist(),
-        "sds": result.positions.std((0, 1))[:10].tolist(),
+        "means": _rounded(draws.mean((0, 1), np.float64)[:5]),
+        "sds": _rounded(draws.std((0, 1), np.float64)[:5]),
     }
 
 
-def main(arguments: list[str]) -> None:
-    posterior, sampler, scale, cores, x64 = arguments
-    if sampler in ("numpyro", "nutpie") and importlib.util.find_spec(sampler) is None:
-        print(json.dumps({"skipped": f"{sampler} is not installed (pip install '.[bench]')"}))
+def _cpu_seconds() -> float:
+    """User and system time of this process, of all its threads and of children that have ended."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def flattened(positions: Any) -> np.ndarray:
+    """Draws of all leaves, shape (chain, draw, D)."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(positions)]
+    return np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], -1)
+
+
+def smallest_bulk_ess(draws: np.ndarray, at_once: int = 16) -> float:
+    """The smallest bulk effective sample size of any coordinate; a few coordinates at once, to spare memory."""
+    import arviz as az  # noqa: PLC0415 - takes a second, which is no part of a run
+
+    parts = (draws[..., first : first + at_once] for first in range(0, draws.shape[2], at_once))
+    return min(
+        float(az.ess(az.from_dict({"posterior": {"x": part}}), method="bulk")["x"].min(skipna=False)) for part in parts
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("posterior", help="a file of models/, by its stem, or a name in benchmarks.posteriors.MADE")
+    made.add_argument("sampler", choices=SAMPLERS)
+    made.add_argument("--draws", type=int, required=True, help="draws per chain")
+    made.add_argument("--chains", type=int, default=4)
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--x64", action="store_true", help="float64")
+    made.add_argument("--limit", type=float, help="seconds after which SIGALRM ends the process")
+    made.add_argument("--started", type=float, default=time.time(), help="when the process was started (Unix time)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    chosen = parser().parse_args(arguments)
+    sampler = SAMPLERS[chosen.sampler]
+    if importlib.util.find_spec(sampler.library) is None:
+        print(json.dumps({"skipped": f"{sampler.library} is not installed (pip install '.[bench]')"}))
         return
-    if jax.default_backend() == "cpu":
-        use_cores(int(cores))
-    jax.config.update("jax_enable_x64", bool(int(x64)))
+    if chosen.limit:
+        # Not a signal handler of Python's, which would wait until compiled code returns.
+        signal.setitimer(signal.ITIMER_REAL, max(chosen.limit - (time.time() - chosen.started), 0.001))
+    jax.config.update("jax_enable_x64", chosen.x64)
     warnings.simplefilter("ignore")
-    print(json.dumps(contest(posterior_of(posterior, scale), SAMPLERS[sampler], SIZES[scale])))
+    size = Size(chosen.draws, chosen.chains, chosen.seed)
+    print(json.dumps(measured(chosen.posterior, sampler, size, chosen.started)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

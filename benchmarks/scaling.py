@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import parsample
-from benchmarks import problems
+from benchmarks import posteriors, problems
 from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
 from benchmarks.reference import describe
@@ -75,7 +75,7 @@ def jobs(options: Options) -> Iterator[Job]:
 
 
 def _regression(num_rows: int, num_steps: int) -> Problem:
-    return problems.laplace_hmc(problems.synthetic_logistic(num_rows, 10), 1, num_steps)
+    return problems.laplace_hmc(posteriors.synthetic_logistic(num_rows, 10), 1, num_steps)
 
 
 def point(make: Callable[[], Problem], x: int, options: Options) -> Row:
@@ -124,7 +124,7 @@ def block_row(block_size: int, num_steps: int, options: Options) -> Row:
 
 def newton_row(num_steps: int, options: Options) -> Row:
     """Sweeps of Newton's method with b = 1: logarithmic in T where the chain is predictable (arXiv 2508.16817)."""
-    problem = problems.laplace_hmc(problems.synthetic_logistic(100, 4), 1, num_steps)
+    problem = problems.laplace_hmc(posteriors.synthetic_logistic(100, 4), 1, num_steps)
     chains = Chains(problem)
     newton = partial(chains.in_blocks, parsample.DEER(1, Dense()), chains.mesh)
     return {

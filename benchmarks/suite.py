@@ -34,6 +34,8 @@ class Options:
         Seconds that the timed rounds of a job may take, beyond the first.
     cores
         CPU cores that child processes may use; None: as JAX has it.
+    run_limit
+        Seconds after which a process that runs one sampler is stopped.
     only
         Jobs whose "table: name" contains this text; None: all.
     out
@@ -47,6 +49,7 @@ class Options:
     budget: float = 540.0
     job_seconds: float = 15.0
     cores: int | None = None
+    run_limit: float = 600.0
     only: str | None = None
     out: Path = field(default=RESULTS)
     deadline: float = math.inf
@@ -100,8 +103,10 @@ class Results:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"group": self.group, "environment": self.environment, "rows": self.rows}
-        self.path.write_text(json.dumps(content, indent=1) + "\n")
+        head = json.dumps({"group": self.group, "environment": self.environment}, indent=1).removesuffix("\n}")
+        # A row per line: groups of many processes have hundreds.
+        rows = ",\n  ".join(map(json.dumps, self.rows))
+        self.path.write_text(f'{head},\n "rows": [\n  {rows}\n ]\n}}\n')
 
 
 def device_label(found: dict[str, Any]) -> str:
@@ -155,6 +160,8 @@ def _line(row: Row) -> str:
     head = f"{row['table']}: {row['name']} ({row['job_seconds']:.0f} s)"
     if not is_measured(row):
         return f"{head} {row.get('skipped') or row['error']}"
+    if "wall_seconds" in row:
+        return f"{head} {row['wall_seconds']:.4g} s"
     times = (
         f"{name} {run['seconds']['median']:.4g} s" for name, run in row.get("runs", {}).items() if "seconds" in run
     )

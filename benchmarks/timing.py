@@ -130,7 +130,7 @@ def certificate(result: Any) -> dict[str, Any]:
     Of several solutions, as a list or of chains side by side, the worst; and their mean work.
     """
     if isinstance(result, parsample.SampleResult):
-        num_iters = max(int(window.num_iters.max()) for window in result.windows)
+        num_iters = max(segment.num_sweeps for segment in result.segments)
         status, defect, work = int(result.status), result.defect, result.evals_per_step
     elif isinstance(result, parsample.Solution):
         status, num_iters = int(np.max(result.status)), int(np.max(result.num_iters))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import parsample
-from benchmarks import gpu, native, problems, reference, samplers, scaling, suite, timing
+from benchmarks import end_to_end, gpu, native, posteriors, problems, reference, samplers, scaling, suite, timing
 from benchmarks import report as reporting
 from benchmarks.chains import Chains
 from benchmarks.run import GROUPS, run_group
@@ -66,7 +66,7 @@ def test_a_marker_that_names_no_table_is_refused():
 
 @pytest.mark.slow
 def test_the_script_for_gpus_runs_all_groups(tmp_path):
-    assert gpu.main(["--tiny", "--repeats", "1", "--seconds", "1200", "--out", str(tmp_path)]) == 0
+    assert gpu.main(["--tiny", "--repeats", "1", "--seconds", "2400", "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "gpu_summary.json").read_text())
     assert {entry["ended"] for entry in summary.values()} == {"done"}
     files = {file.group: file for file in reporting.load(tmp_path)}
@@ -78,7 +78,7 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
         for row in file.rows:
             assert suite.is_measured(row) or "is not installed" in row["skipped"]
         # Those of the profile are stopped on purpose, after a given number of sweeps.
-        if group not in ("alternatives", "models", "profile"):
+        if group not in ("end_to_end", "models", "profile"):
             check_runs(file.rows)
     check_runs(files["models"].table("models"))
     check_findings(files)
@@ -227,27 +227,117 @@ def test_chains_that_stall_are_finished_before_their_time_is_taken():
     np.testing.assert_allclose(solution.outputs[0]["x"], chains.sequential().outputs[0]["x"], atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["poisson_hierarchical", "state_space", "logistic_4000x40"])
+@pytest.mark.parametrize("name", posteriors.MADE)
 def test_posteriors_are_finite_where_they_start(name):
-    posterior = samplers.posterior_of(name, "tiny")
+    posterior = posteriors.posterior_of(name)
     value, gradient = jax.value_and_grad(posterior.logdensity)(posterior.initial_position)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_metrics_of_regressions_are_those_at_the_mode():
-    problem = problems.laplace_hmc(problems.synthetic_logistic(50, 3), 4, 128)
+    problem = problems.laplace_hmc(posteriors.synthetic_logistic(50, 3), 4, 128)
     # Starts are draws from the Gaussian at the mode: they scatter about it, and the chains accept.
     assert problem.positions["beta"].shape == (4, 3)
     assert np.asarray(Chains(problem).sequential().outputs[1]).mean() > 0.7
 
 
+# What the process of any sampler reports.
+PROCESS = {
+    "wall_seconds",
+    "cpu_seconds",
+    "seconds_after_imports",
+    "num_programs",
+    "smallest_bulk_ess",
+    "ess_per_second",
+    "means",
+    "sds",
+}
+
+
 @pytest.mark.slow
-def test_samplers_report_what_a_user_would_compare():
-    row = samplers.contest(
-        samplers.posterior_of("mixture", "tiny"), samplers.SAMPLERS["blackjax"], samplers.SIZES["tiny"]
-    )
-    assert 10 < row["smallest_bulk_ess"] < 1000
-    assert row["seconds_to_ess"] < row["seconds_to_ess_with_compilation"]
-    assert row["gradients_per_ess"] > 1
-    assert row["work"] == {"D": 2, "chains": 4, "draws": 50}
+def test_processes_of_all_samplers_report_what_a_user_waits_for(tmp_path):
+    rows = rehearse("end_to_end", tmp_path, only="samplers: ")
+    assert [row["sampler"] for row in rows] == list(end_to_end.SAMPLERS)
+    for row in rows:
+        assert set(row) >= PROCESS
+        assert 10 < row["smallest_bulk_ess"] < 5000
+        assert 0 < row["seconds_after_imports"] < row["wall_seconds"] < row["job_seconds"]
+        # The population mean of the eight schools.
+        assert row["means"][1] == pytest.approx(4.4, abs=1.5)
+    written = reporting.end_to_end(reporting.load(tmp_path)[0])
+    assert written.count("| eight_schools | 200 |") == len(reporting.MEASURES)
+
+
+@pytest.mark.slow
+def test_processes_are_certified_and_counted(tmp_path):
+    rows = rehearse("end_to_end", tmp_path, only="mixture") + rehearse("end_to_end", tmp_path, only="deer")[-1:]
+    assert [(row["sampler"], row["dtype"]) for row in rows] == [
+        ("auto", "float64"),
+        ("sequential", "float64"),
+        ("deer", "float32"),
+    ]
+    for row in rows:
+        assert row["certificate"].startswith("certified")
+        assert row["evals_per_step"] >= 1
+        assert row["num_programs"] > 0
+    np.testing.assert_allclose(rows[0]["means"], rows[1]["means"], rtol=1e-3)
+
+
+def small_case(num_samples=100, sampler="auto"):
+    return end_to_end.Case("samplers", "mixture", sampler, num_samples)
+
+
+def test_rounds_take_turns_and_change_the_seed(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(end_to_end, "cases", lambda _scale: [small_case(), small_case(sampler="sequential")])
+    monkeypatch.setattr(end_to_end, "case_row", lambda case, number, *_: seeds.append((case.sampler, number)))
+    for job in end_to_end.jobs(replace(TINY, repeats=2)):
+        job.run(TINY)
+    assert seeds == [("auto", 1), ("sequential", 1), ("auto", 2), ("sequential", 2)]
+    names = [job.title for job in end_to_end.jobs(replace(TINY, repeats=2))]
+    assert names[2] == "samplers: mixture, auto, 100 draws, float32, round 2"
+
+
+def test_a_sampler_that_exceeds_the_limit_is_stopped_and_not_run_again():
+    options, stopped = replace(TINY, run_limit=0.5), {}
+    first = end_to_end.case_row(small_case(), 1, stopped, options)
+    assert (first["over_limit"], first["was_run"]) == (0.5, True)
+    longer = end_to_end.case_row(small_case(200), 1, stopped, options)
+    assert (longer["over_limit"], longer["was_run"]) == (0.5, False)
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="no_such_model"):
+        end_to_end.case_row(small_case()._replace(posterior="no_such_model"), 1, {}, TINY)
+
+
+def process_rows(sampler, *seconds):
+    identity = small_case(sampler=sampler).identity()
+    return [
+        {**identity, "table": "samplers", "wall_seconds": value, "ess_per_second": 100 / value} for value in seconds
+    ]
+
+
+def test_rounds_are_summarized_by_median_and_extremes():
+    over = {**small_case(sampler="auto").identity(), "table": "samplers", "over_limit": 60.0}
+    rows = [*process_rows("auto", 2.0, 4.0), over, *process_rows("sequential", 3.0, 1.0, 2.0)]
+    auto, sequential = end_to_end.summaries(rows).values()
+    assert sequential.spread("wall_seconds") == (2.0, 1.0, 3.0)
+    assert auto.spread("wall_seconds") == (4.0, 2.0, np.inf)
+    assert end_to_end.ratio_of_medians(auto, sequential, "wall_seconds") == 2.0
+    written = reporting.end_to_end(reporting.File("end_to_end", {}, rows))
+    assert "| mixture | 100 | 4 s (2 s to >60 s) | 2 s (1 s to 3 s) | - |" in written
+    only_over = reporting.end_to_end(reporting.File("end_to_end", {}, [over, *process_rows("sequential", 1.0)]))
+    assert "| mixture | 100 | >60 s | 1 s (1 s to 1 s) |" in only_over
+
+
+def test_the_smallest_effective_sample_size_is_that_of_all_coordinates():
+    draws = np.random.default_rng(0).normal(size=(4, 500, 5))
+    draws[..., 4] = draws[..., 4].cumsum(1)
+    positions = {"a": draws[..., :2], "b": draws[..., 2:].reshape(4, 500, 3, 1)}
+    np.testing.assert_array_equal(samplers.flattened(positions), draws)
+    whole = samplers.smallest_bulk_ess(draws)
+    assert whole < 50
+    assert samplers.smallest_bulk_ess(draws[..., :4]) > 1000
+    assert samplers.smallest_bulk_ess(draws, at_once=2) == pytest.approx(whole)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import parsample
-from benchmarks import problems
+from benchmarks import posteriors, problems
 from benchmarks.papers.chains import SAFE, chain_of
 from benchmarks.papers.common import main, size_of, solve
 from benchmarks.report import File, duration, markdown, median
@@ -92,7 +92,7 @@ def _logistic(num_steps: int) -> tuple[Recursion, Recursion]:
 
 def _walk(num_steps: int) -> tuple[Recursion, None]:
     algorithm = blackjax.additive_step_random_walk(
-        problems.model_posterior("mixture").logdensity, blackjax.mcmc.random_walk.normal(jnp.ones(2))
+        posteriors.model_posterior("mixture").logdensity, blackjax.mcmc.random_walk.normal(jnp.ones(2))
     )
     return parsample.as_recursion(jax.random.key(0), algorithm, {"x": jnp.ones(2)}, num_steps), None
 
