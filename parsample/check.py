@@ -35,6 +35,9 @@ from parsample.validation import checked_count, checked_key, checked_position, c
 # Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
 NOISE_FLOOR = 1e-2
 
+# Tangents that have not turned into the leading direction are followed for up to so many times as many steps.
+LONGEST_GROWTH = 16
+
 # What to try where paths do not meet.
 _A_FORGETFUL_KERNEL = "a better adapted metric, trajectory lengths that vary, or another kernel"
 _A_FORGETFUL_RECURSION = "a recursion that forgets sooner, such as a stable observer of this one"
@@ -175,7 +178,8 @@ def check(
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
         dynamics, chain_key = RecursionDynamics(inference_algorithm), rng_key
         parameters = (initial_position, entries.sequence)
-        seen = min(sum(_pilot_lengths(dynamics, num_steps)), num_steps)
+        growth, _, meeting = _pilot_lengths(dynamics, num_steps)
+        seen = min(growth + meeting, num_steps)
         starts = _typical_states(inference_algorithm, seen, *parameters)
     chain_key, parameters, starts = agreed(mesh, (chain_key, parameters, starts))
     conditions = Conditions.of(dynamics, jnp.atleast_2d(starts)[0], num_steps, 1, mesh)
@@ -286,13 +290,15 @@ def lowerings(
     return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).lower]
 
 
-def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int]:
-    """Steps with tangents, and steps for which pairs are watched."""
+def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int, int]:
+    """Steps with tangents, as many at most, and steps for which pairs are watched."""
     similar = nearest_power(num_steps)
-    growth = np.clip(similar // 1250, 40, 250)
-    if isinstance(dynamics, RecursionDynamics):  # whose steps may be small ones of a flow, and are often cheap
-        growth = np.clip(similar // 64, 250, 2000)
-    return int(growth), int(np.clip(similar // 100, 256, 4000))
+    growth = int(np.clip(similar // 1250, 40, 250))
+    longest = LONGEST_GROWTH * growth
+    if isinstance(dynamics, RecursionDynamics):
+        # Steps may be small ones of a flow, and are often cheap. Longer stretches of the inputs would overlap.
+        growth = longest = int(np.clip(similar // 64, 250, 2000))
+    return growth, longest, int(np.clip(similar // 100, 256, 4000))
 
 
 def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
