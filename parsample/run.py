@@ -1,5 +1,6 @@
 """The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,10 +24,16 @@ from parsample.linearize import Zero
 from parsample.plan import MIN_STEPS
 from parsample.processes import agreed
 from parsample.solution import DEER, Sequential, Solution, rolled_out
-from parsample.status import Status, report
+from parsample.status import ParallelStallWarning, Status, report
 from parsample.threefry import is_numbered
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm
 from parsample.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
+
+# What a user is told of an algorithm whose steps cannot be taken side by side.
+WITHOUT_BATCHING = (
+    "This chain will be evaluated sequentially: its log density calls back to Python and has no batching rule. Try: "
+    "jax.pure_callback(..., vmap_method='expand_dims') and a function that takes leading axes"
+)
 
 Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
 
@@ -64,10 +71,12 @@ def run_inference_algorithm(
         ``transform(state, info)`` is what the history holds of each step; it runs inside the sweep.
     method
         "auto": what `parsample.check` plans; "deer": its best parallel plan, whether or not it pays; "sequential"; or
-        explicit `parsample.DEER` or `parsample.Sequential` settings.
+        explicit `parsample.DEER` or `parsample.Sequential` settings. Under ``jax.jit`` or ``jax.vmap`` nothing can be
+        measured: there "auto" is "sequential", and "deer" is 64 coalescing blocks, finished step by step if need be.
     devices
-        JAX devices that share the blocks; None: all local ones. The chain is the same. If they belong to several
-        processes, each must make this call and gets the whole chain, that of the first one's arguments.
+        JAX devices that share the blocks; None: all local ones, or the one that a transformation runs on. The chain is
+        the same. If they belong to several processes, each must make this call and gets the whole chain, that of the
+        first one's arguments.
     costs
         ``report.costs`` of `parsample.check`, or `parsample.StepCosts.load`; None: they are measured when a chain of
         this algorithm and length is first planned, and known from then on.
@@ -138,7 +147,8 @@ def evaluate_inference_algorithm(
     checked_count("num_steps", num_steps)
     rng_key = checked_key(rng_key)
     resolved = checked_method(method, num_steps)
-    mesh = mesh_of(devices)
+    traced = _is_traced((rng_key, initial_state, initial_position))
+    mesh = None if traced and devices is None else mesh_of(devices)
     if (initial_state is None) == (initial_position is None):
         raise ValueError("Exactly one of initial_state and initial_position must be given.")
     dynamics = AlgorithmDynamics(inference_algorithm, transform)
@@ -151,15 +161,12 @@ def evaluate_inference_algorithm(
     checked_start(initial_state)
     rng_key, initial_state, start = agreed(mesh, (rng_key, initial_state, start))
     costs = checked_costs(costs, Conditions.of(dynamics, start, num_steps, 1, mesh), Team(mesh=mesh).num_devices)
+    if isinstance(resolved, str) and (traced or (resolved == "auto" and num_steps < MIN_STEPS)):
+        resolved = Sequential() if resolved == "auto" else parallel_method(None, num_steps)
     guesses = None
-    if resolved == "auto" and num_steps < MIN_STEPS:
-        resolved = Sequential()
     if isinstance(resolved, str):
-        found = _examine(dynamics, initial_state, start, rng_key, num_steps, mesh, costs)
-        if resolved == "auto":
-            found.warn(stacklevel=4)
-        resolved = found.plan.method if resolved == "auto" else parallel_method(found.plan.fallback, num_steps)
-        guesses, mesh = found.block_starts, first_devices(mesh, found.costs.num_devices)
+        examine_it = partial(_examine, dynamics, initial_state, start, rng_key, num_steps, mesh, costs)
+        resolved, guesses, mesh = _planned(resolved, num_steps, mesh, examine_it)
     if isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
@@ -168,8 +175,29 @@ def evaluate_inference_algorithm(
         solution = completed(
             solution, mesh, partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         )
-    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
+    if not _is_traced(solution.status):
+        report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
+
+
+def _planned(
+    method: str, num_steps: int, mesh: Mesh | None, examine_it: Callable[[], Report]
+) -> tuple[DEER | Sequential, Float[np.ndarray, "R D"] | None, Mesh | None]:
+    """The evaluation that a check plans, first guesses of block starts, and the devices to use."""
+    try:
+        found = examine_it()
+    except NotImplementedError as error:
+        warnings.warn(f"{WITHOUT_BATCHING} ({error}).", ParallelStallWarning, stacklevel=4)
+        return Sequential(), None, mesh
+    if method == "auto":
+        found.warn(stacklevel=5)
+    resolved = found.plan.method if method == "auto" else parallel_method(found.plan.fallback, num_steps)
+    return resolved, found.block_starts, first_devices(mesh, found.costs.num_devices)
+
+
+def _is_traced(tree: PyTree) -> bool:
+    """Whether a transformation of the caller's is looking: values are not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _examine(
@@ -228,7 +256,7 @@ def _run_in_blocks(
     room = Room.for_blocks(ceil_div(num_steps, method.block_size), method.block_size)
     num_inputs = room.num_blocks * room.block_size if is_numbered(rng_key) else num_steps
     settings = replace(method, block_size=room.block_size)
-    cut = (num_steps, method.block_size)
+    cut = (jnp.asarray(num_steps), jnp.asarray(method.block_size))
     return _run_lanes(dynamics, room, num_inputs, settings, mesh, cut, state, start, rng_key, guesses)
 
 

@@ -290,3 +290,33 @@ def test_float32_runs_are_certified(float32):
     before = jax.tree.map(lambda leaf: leaf[:-1], states)
     steps, _ = jax.vmap(algorithm.step)(jax.random.split(chain_key, T)[1:], before)
     np.testing.assert_allclose(steps.position, states.position[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sequential", "auto", DEER(50, Zero())], ids=["sequential", "auto", "blocks"])
+@pytest.mark.parametrize("by_state", [False, True])
+def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
+    algorithm = blackjax.hmc(chains.isotropic, 0.5, jnp.ones(2), 5)
+    keys, start = jax.random.split(KEY, 3), jnp.array([1.0, -0.5])
+    begun = {"initial_state": algorithm.init(start)} if by_state else {"initial_position": start}
+
+    def chain(run: Any, key: jax.Array, **settings: Any) -> jax.Array:
+        return run(key, algorithm, 400, transform=lambda state, _: state.position, **begun, **settings)[1]
+
+    found = jax.jit(jax.vmap(lambda key: chain(run_inference_algorithm, key, method=method)))(keys)
+    expected = jax.vmap(lambda key: chain(blackjax.util.run_inference_algorithm, key))(keys)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning():
+    def density(x: jax.Array) -> jax.Array:
+        return jax.pure_callback(
+            lambda v: np.asarray(-0.5 * np.sum(np.asarray(v) ** 2)), jax.ShapeDtypeStruct((), x.dtype), x
+        )
+
+    walk = blackjax.normal_random_walk(density, 0.5 * jnp.eye(2))
+    kwargs = {"initial_position": jnp.zeros(2), "transform": lambda state, _: state.position}
+    with pytest.warns(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:
+        _, found = run_inference_algorithm(KEY, walk, 5000, method="auto", **kwargs)
+    assert len(caught) == 1
+    _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)
+    np.testing.assert_array_equal(found, expected)
