@@ -3,8 +3,8 @@
 x1 ~ N(0, 10^2) and x2 | x1 ~ N(0.03 (x1^2 - 100), 1). Haario, Saksman and Tamminen, Adaptive
 proposal distribution for random walk Metropolis algorithm, Computational Statistics 14 (1999),
 375-395. No single metric suits both arms of the banana, and x2 has a long right tail.
-NUTS chains that share their randomness meet; in whitened coordinates HMC chains do not, and their
-largest Lyapunov exponent is positive.
+Under common random numbers HMC chains in whitened coordinates do not approach each other, and their
+largest Lyapunov exponent is positive; with the multishift moves of `parsample.sample` they meet.
 """
 
 import jax

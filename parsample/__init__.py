@@ -18,9 +18,11 @@ from parsample.lyapunov import (
     lyapunov_spectrum,
     spectral_norms,
 )
+from parsample.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.predictability import Conditioning, conditioning, merit, predicted_sweeps
 from parsample.recursion import deer, rollout
 from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
+from parsample.sampler_report import SamplerPlan, SamplerReport
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import ParallelStallWarning, Status
@@ -36,6 +38,7 @@ __all__ = [
     "Coordinates",
     "Dense",
     "Diagonal",
+    "ExactMeetingInfo",
     "Gibbs",
     "GradientDescent",
     "Identity",
@@ -49,6 +52,8 @@ __all__ = [
     "Recursion",
     "Report",
     "SampleResult",
+    "SamplerPlan",
+    "SamplerReport",
     "Sequential",
     "Solution",
     "Status",
@@ -70,6 +75,7 @@ __all__ = [
     "lyapunov_exponent_of_jacobians",
     "lyapunov_spectrum",
     "merit",
+    "multishift_random_walk",
     "predicted_sweeps",
     "rollout",
     "run_inference_algorithm",
@@ -77,4 +83,5 @@ __all__ = [
     "spectral_norms",
     "surrogate_hmc",
     "surrogate_mala",
+    "with_exact_meeting",
 ]

@@ -1,31 +1,33 @@
 """Which kernel to take: predicted effective draws per second of each, before a long run.
 
-A kernel's effective draws per draw come from a pilot of its own chains after the warm-up, seconds per draw from the
-plan that `parsample.check` makes for it on this device.
+A kernel's effective draws per draw come from the first draws that `sample` would return, seconds from the plan that
+follows from its check.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from parsample.check import Report
-from parsample.grid import ceil_div, piece_length
-from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, Draw, Layout
-from parsample.prepare import Prepared, planned, prepare
-from parsample.solution import Sequential
-from parsample.validation import checked_rate
-from parsample.windows import roll_window
+from parsample.grid import mesh_of
+from parsample.kernels import KERNELS
+from parsample.kernels.base import PERIOD
+from parsample.lane_program import LaneDynamics, LaneProgram
+from parsample.layout import Layout
+from parsample.sampler_report import SamplerReport, block_size_of, make_plan
+from parsample.sampling import SampleResult, sample
+from parsample.status import ParallelStallWarning
+from parsample.validation import checked_count, checked_position, checked_rate
 
-# A pilot runs pieces of so many draws of all chains together, and at least so many of each, until the smallest ESS is
-# this large or it has run so many pieces. The standard error of an estimated ESS of 1000 is about a tenth of it.
-PIECE_DRAWS, MIN_PIECE_LENGTH = 4000, 128
-ENOUGH_ESS = 1000
-MAX_PIECES = 10
+# Draws of all chains together in a pilot, and least draws of each.
+PILOT_DRAWS, MIN_PILOT_LENGTH = 16_000, 256
+
+# Kernels with trajectories: a target acceptance rate that models or users state is theirs.
+WITH_TRAJECTORIES = ("hmc", "nuts")
 
 # Below this ESS of the pilot an estimate is a guess: the size that Vehtari et al. (2021) want for their diagnostics.
 RELIABLE_ESS = 400
@@ -38,9 +40,9 @@ class KernelForecast:
     Attributes
     ----------
     kernel
-        "hmc", "nuts" or "mala".
+        Its name.
     report
-        What `check_sampler` finds for it; None if its pilot failed.
+        What the check of its pilot found; None if it failed, or if there was nothing to check.
     num_draws
         Draws of the run that is planned, all chains together.
     num_pilot_draws
@@ -50,15 +52,17 @@ class KernelForecast:
     slowest
         Name of that coordinate.
     gradients_per_draw
-        Gradients of the log density that a draw takes: leapfrog steps, 1 for MALA.
+        Gradients or values of the log density that a draw takes.
     diverging
         Share of divergent draws.
     failure
         Why the kernel cannot be used; empty if it can.
+    sequential_seconds
+        Predicted time of the run step by step, in proportion to the pilot's; NaN if that was checked.
     """
 
     kernel: str
-    report: Report | None
+    report: SamplerReport | None
     num_draws: int
     num_pilot_draws: int
     ess_per_draw: float
@@ -66,6 +70,7 @@ class KernelForecast:
     gradients_per_draw: float
     diverging: float
     failure: str
+    sequential_seconds: float = math.nan
 
     @property
     def note(self) -> str:
@@ -78,8 +83,8 @@ class KernelForecast:
 
     @property
     def seconds(self) -> float:
-        """Predicted time of the run, warm-up and compilation excluded; NaN if the pilot failed."""
-        return math.nan if self.report is None else self.report.plan.seconds
+        """Predicted time of the run after the warm-up; NaN if the pilot failed."""
+        return self.sequential_seconds if self.report is None else self.report.plan.seconds
 
     @property
     def ess_per_second(self) -> float:
@@ -127,9 +132,9 @@ HEADER = ("kernel", "ESS/s", "ESS/draw", "slowest", "gradients/draw", "divergent
 
 
 def _row(forecast: KernelForecast) -> tuple[str, ...]:
-    if forecast.report is None:
+    if forecast.failure:
         return (forecast.kernel, *["-"] * (len(HEADER) - 1))
-    plan = forecast.report.plan
+    plan = None if forecast.report is None else forecast.report.plan
     return (
         forecast.kernel,
         f"{forecast.ess_per_second:,.0f}",
@@ -138,7 +143,7 @@ def _row(forecast: KernelForecast) -> tuple[str, ...]:
         f"{forecast.gradients_per_draw:.1f}",
         f"{100 * forecast.diverging:.2g} %",
         f"{forecast.seconds:.3g}",
-        "sequential" if isinstance(plan.method, Sequential) else f"{plan.num_blocks} blocks per chain",
+        "sequential" if plan is None or not plan.is_parallel else f"{plan.num_blocks} blocks per chain",
     )
 
 
@@ -163,9 +168,9 @@ def compare_kernels(
     logdensity_fn, initial_position, num_samples, num_warmup, num_chains, devices
         As for `sample`.
     kernels
-        Different names out of "hmc", "nuts" and "mala".
+        Different names of kernels of `sample`.
     target_acceptance_rate
-        What the step sizes of hmc and nuts are tuned to, None: 0.8. That of mala is always tuned to 0.574.
+        What the step sizes of hmc and nuts are tuned to; None: 0.8. The other kernels are always tuned to their own.
 
     Returns
     -------
@@ -179,76 +184,86 @@ def compare_kernels(
 
     Notes
     -----
-    Each kernel is warmed up and checked as by `check_sampler`, and run step by step for 4000 draws in all (at least 128
-    of each chain), then more until its smallest bulk ESS is 1000: at most ten times that, or `num_samples` per chain.
+    Each kernel is warmed up and checked as by `check_sampler`, and run for 16,000 draws of all chains together, or
+    `num_samples` if that is less.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> comparison = parsample.compare_kernels(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), kernels=("hmc", "metropolis")
+    ... )
+    >>> [forecast.kernel for forecast in comparison.forecasts]
+    ['hmc', 'metropolis']
     """
     names = tuple(kernels) if not isinstance(kernels, str) and np.iterable(kernels) else ()
-    if not names or not all(name in KERNELS for name in names) or len(set(names)) < len(names):
+    if not names or not all(name in tuple(KERNELS) for name in names) or len(set(names)) < len(names):
         raise ValueError(f"kernels must be different names out of {', '.join(map(repr, KERNELS))}; got {kernels!r}.")
-    checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE["hmc"])
+    checked_rate("target_acceptance_rate", target_acceptance_rate, KERNELS["hmc"].target_acceptance_rate)
+    checked_count("num_samples", num_samples)
+    length = min(num_samples, max(PILOT_DRAWS // checked_count("num_chains", num_chains), MIN_PILOT_LENGTH))
 
     def forecast(kernel: str) -> KernelForecast:
-        target = None if kernel == "mala" else target_acceptance_rate
-        prepared = prepare(
-            rng_key,
-            logdensity_fn,
-            initial_position,
-            num_samples,
-            num_warmup,
-            num_chains,
-            kernel,
-            "deer",
-            target,
-            devices,
-            None,
-        )
-        return _forecast(prepared, num_samples, num_chains)
+        with warnings.catch_warnings():
+            # Part of the table.
+            warnings.simplefilter("ignore", ParallelStallWarning)
+            pilot = sample(
+                rng_key,
+                logdensity_fn,
+                initial_position,
+                num_samples=length,
+                num_warmup=num_warmup,
+                num_chains=num_chains,
+                kernel=kernel,
+                target_acceptance_rate=target_acceptance_rate if kernel in WITH_TRAJECTORIES else None,
+                progress_bar=False,
+                devices=devices,
+            )
+        dynamics = LaneDynamics(logdensity_fn, Layout.of(checked_position(initial_position)), KERNELS[kernel])
+        program = LaneProgram(dynamics, pilot.settings["num_lanes"], mesh_of(devices))
+        return _forecast(program, pilot, num_samples)
 
     return KernelComparison(tuple(forecast(kernel) for kernel in names), num_samples, num_chains)
 
 
-def _forecast(prepared: Prepared, num_samples: int, num_chains: int) -> KernelForecast:
-    draws, ess = _pilot(prepared, num_samples, num_chains)
-    failure = _failure(draws, ess)
-    slowest, num_pilot_draws = int(np.argmin(ess)), draws.lp.size
+def _forecast(program: LaneProgram, pilot: SampleResult, num_samples: int) -> KernelForecast:
+    import arviz  # noqa: PLC0415 - takes a second
+
+    draws = np.concatenate(
+        [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(pilot.positions)], axis=-1
+    ).astype(float)
+    ess = np.asarray(arviz.ess(draws, method="bulk"))
+    failure, slowest = _failure(draws, ess), int(np.argmin(ess))
+    stats = pilot.sample_stats
+    is_checked = failure or pilot.report is not None
     return KernelForecast(
-        kernel=prepared.dynamics.kernel,
-        report=None if failure else planned(prepared, num_samples, num_chains)[0],
-        num_draws=num_chains * num_samples,
-        num_pilot_draws=num_pilot_draws,
-        ess_per_draw=math.nan if failure else float(ess[slowest]) / num_pilot_draws,
-        slowest=coordinate_names(prepared.dynamics.layout)[slowest],
-        gradients_per_draw=float(draws.n_steps.mean()),
-        diverging=float(draws.diverging.mean()),
+        kernel=program.dynamics.kernel.name,
+        report=None if failure or pilot.report is None else _planned(pilot.report, program.num_rows, num_samples),
+        num_draws=stats["lp"].shape[0] * num_samples,
+        num_pilot_draws=stats["lp"].size,
+        ess_per_draw=math.nan if failure else float(ess[slowest]) / stats["lp"].size,
+        slowest=coordinate_names(program.dynamics.layout)[slowest],
+        gradients_per_draw=float(stats["n_steps"].mean()),
+        diverging=float(stats["diverging"].mean()) if "diverging" in stats else 0.0,
         failure=failure,
+        sequential_seconds=math.nan if is_checked else pilot.seconds["sampling"] * num_samples / pilot.num_draws,
     )
 
 
-def _pilot(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Draw, Float[np.ndarray, " D"]]:
-    """The first draws of all chains, and the bulk ESS of each coordinate."""
-    import arviz  # noqa: PLC0415 - takes a second
-
-    dynamics, adaptation = prepared.dynamics, prepared.adaptation
-    length = piece_length(max(PIECE_DRAWS, MIN_PIECE_LENGTH * num_chains), num_chains, dynamics.period)
-    chain_keys, states = jax.random.split(prepared.key_chains, num_chains), adaptation.states
-    pieces: list[Draw] = []
-    for piece in range(min(MAX_PIECES, ceil_div(num_samples, length))):
-        first = jnp.asarray(piece * length)
-        states, new = roll_window(dynamics, prepared.mesh, length, adaptation.parameters, chain_keys, states, first)
-        pieces.append(jax.device_get(new))
-        draws = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *pieces)
-        ess = np.asarray(arviz.ess(draws.position, method="bulk"))
-        if _failure(draws, ess) or ess.min() >= ENOUGH_ESS:
-            break
-    return draws, ess
+def _planned(report: SamplerReport, num_rows: int, num_samples: int) -> SamplerReport:
+    """The report of a pilot with the plan of the longer run; `num_rows` is the most steps of a block."""
+    num_chains, num_lanes = report.plan.num_chains, report.num_lanes
+    block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
+    plan, cause, remedy = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)
+    return replace(report, plan=plan, cause=cause, remedy=remedy)
 
 
-def _failure(draws: Draw, ess: Float[np.ndarray, " D"]) -> str:
+def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) -> str:
     """Why these draws tell nothing; empty if they do."""
-    if not np.isfinite(draws.position).all():
+    if not np.isfinite(draws).all():
         return "its states are not finite"
-    if stuck := int((np.ptp(draws.position, axis=1) == 0).any(axis=1).sum()):
-        return f"{stuck} of {len(draws.position)} chains do not move: every proposal is rejected"
+    if stuck := int((np.ptp(draws, axis=1) == 0).any(axis=1).sum()):
+        return f"{stuck} of {len(draws)} chains do not move: every proposal is rejected"
     return "" if np.isfinite(ess).all() else "its effective sample size is not finite"
 
 
@@ -257,8 +272,4 @@ def coordinate_names(layout: Layout) -> list[str]:
     from parsample.export import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
 
     numbered = named_leaves(layout.unravel(np.arange(layout.dimension, dtype=float)[None]))
-    return [
-        name + (str(list(index)) if index else "")
-        for name, leaf in numbered.items()
-        for index in np.ndindex(leaf.shape[1:])
-    ]
+    return layout.coordinate_names(list(numbered))

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, update_wrapper
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import platformdirs
 from jax.extend.backend import clear_backends
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
 # Its library of fused products (YNNPACK) is slower than Eigen's on matrices of this kind, and rounds more, so that
 # float32 paths meet later.
-CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
+CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class Programme:
@@ -57,12 +59,17 @@ class Programme:
 @cache
 def _cpu_options() -> dict[str, Any]:
     """Those of `CPU_OPTIONS` that this version of XLA knows."""
-    known = {}
-    for name, value in CPU_OPTIONS.items():
-        with suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-            known[name] = value
-    return known
+    if _are_known(CPU_OPTIONS):
+        return CPU_OPTIONS
+    return {name: value for name, value in CPU_OPTIONS.items() if _are_known({name: value})}
+
+
+def _are_known(options: dict[str, Any]) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def outermost_jit(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], Programme]:
@@ -86,6 +93,15 @@ def use_cores(number: int) -> None:
     """Make so many CPU cores JAX devices, in a process that holds no arrays yet."""
     clear_backends()  # importing BlackJAX has started JAX, with one
     jax.config.update("jax_num_cpu_devices", number)
+
+
+def keep_compiled_programs() -> Path:
+    """Keep compiled programs in the user's cache directory, so that the next process need not compile them again."""
+    directory = Path(platformdirs.user_cache_dir("parsample", ensure_exists=True)) / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return directory
 
 
 def is_being_compiled() -> bool:

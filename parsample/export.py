@@ -68,7 +68,7 @@ def to_arviz(
     """
     posterior = named_leaves(result.positions) if constrain is None else _constrained(result, constrain)
     _check_dims(dims or {}, posterior)
-    step_size = float(result.adaptation.parameters.step_size)
+    step_size = float(np.mean(result.adaptation.parameters.step_size))
     shape = result.sample_stats["lp"].shape
     statistics = {**result.sample_stats, "step_size": np.broadcast_to(np.float32(step_size), shape)}
     return arviz.from_dict(
@@ -89,7 +89,7 @@ def attributes(result: "SampleResult") -> dict[str, str | float]:
         "status": result.status.name,
         "defect": float(result.defect),
         "evals_per_step": float(result.evals_per_step),
-        "plan": str(result.plan),
+        "plan": str(result.report.plan) if result.report is not None else "step by step",
         "sampling_time": float(sum(result.seconds.values())),
         "settings": json.dumps({**result.settings, "versions": versions, "seconds": result.seconds}),
     }

@@ -13,7 +13,7 @@ from parsample.summary import scalar_components
 if TYPE_CHECKING:
     import xarray
 
-    from parsample.check import Report
+    from parsample.sampler_report import SamplerReport
     from parsample.sampling import SampleResult
 
 # Draws per chain that a picture shows; more would hide each other.
@@ -21,6 +21,9 @@ MAX_DRAWS_SHOWN = 2000
 
 # Variables that traces and ranks show, the first ones in order.
 MAX_VARIABLES_SHOWN = 12
+
+# Pairs of lanes that a picture shows.
+MAX_PAIRS_SHOWN = 16
 
 COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a4a4a", "#c0504d")
 
@@ -31,7 +34,7 @@ def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path)
     figures = {"traces": plot_traces(tree), "ranks": plot_ranks(tree)}
     if result.report is not None:
         figures["coalescence"] = plot_coalescence(result.report)
-    if any(window.block_defects is not None for window in result.windows):
+    if any(len(segment.block_defects) for segment in result.segments):
         figures["front"] = plot_front(result)
     paths = []
     for name, figure in figures.items():
@@ -72,24 +75,21 @@ def plot_ranks(tree: "xarray.DataTree", num_bins: int = 20) -> Figure:
     return figure
 
 
-def plot_coalescence(report: "Report") -> Figure:
-    """Distance between restarted paths that share their randomness, against steps."""
+def plot_coalescence(report: "SamplerReport") -> Figure:
+    """Distance between lanes that share their randomness, one of them restarted elsewhere, against steps."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
-    steps = 1 + np.arange(len(report.distances))
-    floor = np.finfo(report.distances.dtype).eps
-    for path, distances in enumerate(report.distances.T):
-        axis.semilogy(steps, np.maximum(distances, floor), lw=0.9, color=_color(path))
-    if report.lle < 0 and np.isfinite(report.lle):
-        with np.errstate(over="ignore", under="ignore"):
-            slope = np.nanmedian(report.distances[0]) * np.exp(report.lle * steps)
-        shown = slope > floor
-        axis.semilogy(steps[shown], slope[shown], color="0.3", lw=1.2, ls="--", label=f"{report.lle:.3g} nats per step")
-        axis.legend(frameon=False, title="Lyapunov exponent")
+    distances = report.meeting.distances
+    steps = 1 + np.arange(len(distances))
+    floor = np.finfo(np.float32).eps
+    for path, distance in enumerate(distances.T[:MAX_PAIRS_SHOWN]):
+        axis.semilogy(steps, np.maximum(distance, floor), lw=0.9, color=_color(path))
     axis.set_xlabel("step")
     axis.set_ylabel("distance (posterior sd)")
     met = np.isfinite(report.coalescence).sum()
-    axis.set_title(f"{met} of {report.coalescence.size} restarted pairs met", loc="left", fontsize=10)
+    axis.set_title(
+        f"{met} of {report.coalescence.size} pairs met; 0 is drawn on the bottom line", loc="left", fontsize=10
+    )
     return figure
 
 
@@ -97,18 +97,18 @@ def plot_front(result: "SampleResult") -> Figure:
     """Defect at every block start of the first chain, after each sweep: what is exact moves on, or drops at once."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
-    windows = [(w.block_size, w.block_defects[0]) for w in result.windows if w.block_defects is not None]
-    floor = np.finfo(windows[0][1].dtype).eps
-    num_sweeps = max(int(np.isfinite(defects).any(-1).sum()) for _, defects in windows)
-    for sweep in range(num_sweeps):
+    segments = [segment for segment in result.segments if len(segment.block_defects)]
+    floor = np.finfo(np.float32).eps
+    for sweep in range(max(len(segment.block_defects) for segment in segments)):
         first, times, sizes = 0, [], []
-        for block_size, defects in windows:
-            times.append(first + block_size * np.arange(defects.shape[1]))
-            sizes.append(np.maximum(defects[sweep], floor))
-            first += block_size * defects.shape[1]
+        for segment in segments:
+            defects = segment.block_defects
+            times.append(first + segment.block_size * np.arange(defects.shape[1]))
+            sizes.append(np.maximum(defects[min(sweep, len(defects) - 1)], floor))
+            first += segment.block_size * defects.shape[1]
         label = f"after sweep {sweep + 1}"
         axis.semilogy(np.concatenate(times), np.concatenate(sizes), "o", ms=3.5, color=_color(sweep), label=label)
-    axis.set_ylim(floor / 3, None)
+    axis.set_ylim(float(floor) / 3, None)
     axis.set_xlabel("step of the chain")
     axis.set_ylabel("defect at block starts (posterior sd)")
     axis.set_title("a defect of 0 is drawn on the bottom line", loc="left", fontsize=10)

@@ -1,166 +1,314 @@
-"""What is settled before the sampler's chains run: arguments checked, warm-up done, evaluation planned."""
+"""What is settled before the sampler's chains run: arguments checked, lanes warmed up, meeting times measured."""
 
-import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.check import Report, examine, lowerings
-from parsample.compilation import compiling
-from parsample.conditions import Conditions
-from parsample.costs import StepCosts, checked_costs, known_costs, remember_costs
-from parsample.grid import Team, ceil_div, mesh_of, round_up
-from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, KernelDynamics, Layout
-from parsample.plan import MIN_STEPS, Plan, sequential_plan
+from parsample.adaptation import Adaptation, Reference
+from parsample.blocks import Run, take
+from parsample.grid import Team, mesh_of
+from parsample.kernels import KERNELS, Kernel
+from parsample.kernels.base import PERIOD, LaneState
+from parsample.lane_program import LaneDynamics, LaneProgram
+from parsample.layout import Layout
+from parsample.meeting import MEETING_DISTANCE, MeetingTimes, meeting_times
 from parsample.processes import agreed
-from parsample.run import Method, checked_method, parallel_method
-from parsample.solution import DEER, Sequential
+from parsample.sampler_progress import Progress
+from parsample.sampler_report import SHARE_OF_OVERHEAD, Measured, SamplerReport, block_size_of, make_plan
+from parsample.solution import Sequential
+from parsample.status import ParallelStallWarning
 from parsample.validation import (
     checked_choice,
     checked_count,
+    checked_flag,
     checked_key,
-    checked_logdensity,
+    checked_logdensity_shape,
+    checked_logdensity_value,
     checked_position,
     checked_rate,
+    gradient_failure,
+    lacks_batching,
 )
-from parsample.warmup import MIN_WARMUP, Adaptation, warmup
+from parsample.warmup import MIN_WARMUP, Ensemble
+
+# Lanes of all chains together, where chains are fewer: enough for an ensemble, and on a CPU for its vector units.
+NUM_LANES = {"cpu": 64}
+NUM_LANES_ELSEWHERE = 512
+
+# A log density that takes all lanes so many seconds is tried with fewer lanes, which are kept if a lane then costs less
+# than this many times what it costs among all.
+SECONDS_OF_EXPENSIVE_ROW, FEW_LANES, MAX_COST_OF_LANES = 0.2, 16, 1.5
+
+SamplerMethod = Sequential | Literal["auto", "deer", "sequential"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The settings of `sample`, checked.
+
+    Attributes
+    ----------
+    num_samples, num_warmup, num_chains
+        Draws per chain, most warm-up steps of a lane, and chains.
+    kernel
+        What steps.
+    method
+        "auto", "deer" or "sequential".
+    target_acceptance_rate
+        What the step size is tuned to.
+    exact_meeting
+        Whether the kernel contains multishift moves.
+    num_lanes
+        Lanes of all chains together.
+    mesh
+        Devices that share the lanes.
+    """
+
+    num_samples: int
+    num_warmup: int
+    num_chains: int
+    kernel: Kernel
+    method: str
+    target_acceptance_rate: float
+    exact_meeting: bool
+    num_lanes: int
+    mesh: Mesh | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        num_samples: int,
+        num_warmup: int = 1000,
+        num_chains: int = 4,
+        kernel: str = "hmc",
+        method: SamplerMethod = "auto",
+        target_acceptance_rate: float | None = None,
+        exact_meeting: bool = True,
+        num_lanes: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> "SamplerSettings":
+        """The arguments of `sample`, each found usable."""
+        checked_count("num_samples", num_samples)
+        checked_count("num_warmup", num_warmup, MIN_WARMUP)
+        num_chains = checked_count("num_chains", num_chains)
+        chosen = KERNELS[checked_choice("kernel", kernel, tuple(KERNELS))]
+        resolved = "sequential" if isinstance(method, Sequential) else method
+        checked_choice("method", resolved, ("auto", "deer", "sequential"))
+        target = checked_rate("target_acceptance_rate", target_acceptance_rate, chosen.target_acceptance_rate)
+        checked_flag("exact_meeting", exact_meeting)
+        mesh = mesh_of(devices)
+        if num_lanes is None:
+            num_lanes = NUM_LANES.get(jax.default_backend(), NUM_LANES_ELSEWHERE)
+        num_blocks = max(1, checked_count("num_lanes", num_lanes) // num_chains)
+        return cls(
+            num_samples=num_samples,
+            num_warmup=num_warmup,
+            num_chains=num_chains,
+            kernel=chosen,
+            method=resolved,
+            target_acceptance_rate=target,
+            exact_meeting=exact_meeting,
+            num_lanes=num_blocks * num_chains,
+            mesh=mesh,
+        )
+
+    def as_dict(self, dtype: np.dtype) -> dict[str, Any]:
+        """As files store them."""
+        return {
+            "kernel": self.kernel.name,
+            "num_samples": self.num_samples,
+            "num_warmup": self.num_warmup,
+            "num_chains": self.num_chains,
+            "target_acceptance_rate": float(self.target_acceptance_rate),
+            "exact_meeting": self.exact_meeting,
+            "num_lanes": self.num_lanes,
+            "dtype": str(dtype),
+            "device": jax.devices()[0].device_kind,
+            "num_devices": Team(mesh=self.mesh).num_devices,
+        }
+
+
+@dataclass
+class Clock:
+    """Wall time by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, phase: str) -> None:
+        """The phase that ends now."""
+        now = time.perf_counter()
+        self.seconds[phase] = now - self.last
+        self.last = now
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is settled before the chains run."""
+    """Chains that are ready to run.
 
-    dynamics: KernelDynamics
+    Attributes
+    ----------
+    program
+        The lanes.
+    run
+        The chains at their first step.
+    guesses
+        A state typical of the posterior for each lane.
+    adaptation
+        What the warm-up found.
+    report
+        What the check found; None if none was asked for.
+    clock
+        Seconds so far.
+    """
+
+    settings: SamplerSettings
+    program: LaneProgram
+    run: Run
+    guesses: LaneState
     adaptation: Adaptation
-    method: Method
-    mesh: Mesh | None
-    costs: StepCosts | None
-    key_check: Array
-    key_chains: Array
-    settings: dict[str, Any]
-    clock: "_Clock"
+    report: SamplerReport | None
+    clock: Clock
+
+    @property
+    def atol(self) -> float:
+        """Largest difference, in whitened coordinates, of states that count as equal."""
+        return meeting_distance(self.settings, self.program)
+
+    @property
+    def block_size(self) -> int:
+        """Steps per block of each segment."""
+        num_blocks = self.settings.num_lanes // self.settings.num_chains
+        return block_size_of(self.settings.num_samples, num_blocks, self.program.num_rows, PERIOD)
+
+
+def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
+    """0, equality, for kernels that meet exactly; else a tolerance in whitened coordinates."""
+    if settings.exact_meeting or not settings.kernel.uses_gradient:
+        return 0.0
+    return MEETING_DISTANCE[str(np.dtype(program.dynamics.layout.dtype))]
 
 
 def prepare(
-    rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
-    num_samples: int,
-    num_warmup: int,
-    num_chains: int,
-    kernel: str,
-    method: Method,
-    target_acceptance_rate: float | None,
-    devices: Sequence[jax.Device] | None,
-    costs: StepCosts | None,
+    rng_key: Array, logdensity_fn: Callable, initial_position: PyTree, settings: SamplerSettings, progress: Progress
 ) -> Prepared:
-    """Check the arguments of `sample`, then warm up."""
-    checked_count("num_samples", num_samples)
-    checked_count("num_warmup", num_warmup, MIN_WARMUP)
-    checked_count("num_chains", num_chains)
-    checked_choice("kernel", kernel, KERNELS)
-    resolved = checked_method(method, num_samples)
-    target = checked_rate("target_acceptance_rate", target_acceptance_rate, TARGET_ACCEPTANCE[kernel])
-    mesh = mesh_of(devices)
-    rng_key, position = agreed(mesh, (checked_key(rng_key), checked_position(initial_position)))
-    checked_logdensity(logdensity_fn, position)
-    dynamics = KernelDynamics(logdensity_fn, Layout.of(position), kernel)
-    if isinstance(resolved, DEER) and resolved.block_size % dynamics.period and resolved.block_size < num_samples:
-        raise ValueError(
-            f"block_size={resolved.block_size} must be a multiple of {dynamics.period}, the period of the trajectory "
-            f"lengths of kernel={kernel!r}, so that all blocks take steps of the same length at the same time."
-        )
-    key_warmup, key_check, key_chains = jax.random.split(rng_key, 3)
-    clock = _Clock()
-    start = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(position)])
-    conditions = Conditions.of(dynamics, start, num_samples, num_chains, mesh)
-    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices) or known_costs((dynamics, conditions, mesh))
-    warming = (dynamics, key_warmup, start, num_warmup, num_chains, target)
-    checked = not isinstance(resolved, DEER | Sequential) and (resolved == "deer" or num_samples >= MIN_STEPS)
-    ahead = _checks_ahead(warming, key_check, num_samples, mesh) if checked and costs is None else []
-    with compiling(partial(warmup.lower, *warming), *ahead) as compiled:
-        compiled[0].result()
-        adaptation = agreed(mesh, jax.block_until_ready(warmup(*warming)))
+    """Warm up the lanes; and unless chains are to be evaluated step by step, see how soon they meet."""
+    clock = Clock()
+    rng_key, position = agreed(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
+    checked_logdensity_shape(logdensity_fn, position)
+    progress.phase("compiling")
+    rng = np.random.default_rng(np.asarray(_key_data(rng_key)))
+    ensemble, settings, share = _dispersed(logdensity_fn, position, settings, rng)
+    program = ensemble.program
+    clock.lap("compilation")
+    for number, what in enumerate(ensemble.rounds(settings.num_warmup)):
+        progress.phase(f"warm-up {number + 1}, {what}")
+    for reference in ensemble.settled(settings.num_warmup):
+        progress.phase(f"warm-up, {reference.problem or 'settled'}")
+    adaptation = ensemble.adaptation(reference, settings.num_chains)
     clock.lap("warmup")
-    settings = {
-        "kernel": kernel,
-        "num_samples": num_samples,
-        "num_warmup": num_warmup,
-        "num_chains": num_chains,
-        "target_acceptance_rate": float(target),
-        "dtype": str(start.dtype),
-        "device": jax.devices()[0].device_kind,
-        "num_devices": Team(mesh=mesh).num_devices,
-    }
-    return Prepared(dynamics, adaptation, resolved, mesh, costs, key_check, key_chains, settings, clock)
+    keys = rng.integers(0, 2**32, (settings.num_chains, 2), np.uint32)
+    run = Run(adaptation.parameters, keys, take(reference.ends, slice(0, settings.num_chains)), 0, False)
+    report = None
+    if settings.method != "sequential" and settings.num_lanes > settings.num_chains:
+        progress.phase("check: pairs of lanes with common keys")
+        measured = _measured(program, settings, clock, share)
+        report = _check(program, adaptation, reference, settings, measured)
+        clock.lap("check")
+    return Prepared(settings, program, run, reference.ends, adaptation, report, clock)
 
 
-class _Clock:
-    """Wall time by phase."""
+def _dispersed(
+    logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, rng: np.random.Generator
+) -> tuple[Ensemble, SamplerSettings, float]:
+    """The ensemble at its starts, of as many lanes as the log density bears.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+    Also returned: the cost of a row of one lane per chain, as a share of that of all lanes.
+    """
+    dynamics = LaneDynamics(logdensity_fn, Layout.of(position), settings.kernel)
+    start = dynamics.layout.ravel(jax.device_get(position))
 
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
+    def disperse(dynamics: LaneDynamics, settings: SamplerSettings) -> tuple[Ensemble, float]:
+        program = LaneProgram(dynamics, settings.num_lanes, settings.mesh)
+        ensemble = Ensemble(program, start, settings.target_acceptance_rate, settings.exact_meeting, rng)
+        logdensity, gradient = ensemble.disperse()
+        if not np.isfinite(logdensity):  # lanes take NaN for -inf
+            logdensity = float(logdensity_fn(position))
+        checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
+        return ensemble, float(agreed(settings.mesh, np.float64(ensemble.seconds_per_row)))
+
+    try:
+        ensemble, seconds = disperse(dynamics, settings)
+    except NotImplementedError as error:
+        if not lacks_batching(logdensity_fn, position):
+            raise _explained(logdensity_fn, position, settings, error) from error
+        _warn_of_single_evaluations(error)
+        few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
+        return disperse(replace(dynamics, is_batched=False), few)[0], few, 1.0
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        raise _explained(logdensity_fn, position, settings, error) from error
+    few = replace(settings, num_lanes=_fewer_lanes(settings))
+    if seconds > SECONDS_OF_EXPENSIVE_ROW and few.num_lanes < settings.num_lanes:
+        smaller, fewer_seconds = disperse(dynamics, few)
+        # Seconds of a row are taken to be linear in the number of lanes.
+        per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
+        of_chains = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
+        if fewer_seconds * settings.num_lanes < MAX_COST_OF_LANES * seconds * few.num_lanes:
+            return smaller, few, of_chains / fewer_seconds
+        return ensemble, settings, of_chains / seconds
+    return ensemble, settings, SHARE_OF_OVERHEAD
 
 
-def planned(prepared: Prepared, num_samples: int, num_chains: int) -> tuple[Report | None, Plan]:
-    """The report of the check, if one is called for, and the plan that follows from it and from `method`."""
-    method, dynamics, adaptation = prepared.method, prepared.dynamics, prepared.adaptation
-    plan = sequential_plan(num_samples, num_chains)
-    if isinstance(method, Sequential) or (method == "auto" and num_samples < MIN_STEPS):
-        return None, plan
-    if isinstance(method, DEER):
-        return None, _with_method(plan, method)
-    starts = _pilot_starts(adaptation)
-    found = examine(
-        dynamics,
-        adaptation.parameters,
-        starts,
-        prepared.key_check,
-        num_samples,
-        num_chains=num_chains,
-        period=dynamics.period,
-        scale=jnp.ones_like(starts[0]),
-        costs=prepared.costs,
-        mesh=prepared.mesh,
+def _fewer_lanes(settings: SamplerSettings) -> int:
+    return min(settings.num_lanes, max(1, FEW_LANES // settings.num_chains) * settings.num_chains)
+
+
+def _explained(logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, error: Exception) -> Exception:
+    """The error to raise: that there is no gradient, if that is why lanes could not be evaluated."""
+    return gradient_failure(logdensity_fn, position, error) if settings.kernel.uses_gradient else error
+
+
+def _warn_of_single_evaluations(error: Exception) -> None:
+    warnings.warn(
+        "logdensity_fn calls back to Python and cannot be evaluated for several lanes at once, so chains are evaluated "
+        f"step by step, one after another ({error}). Try: jax.pure_callback(..., vmap_method='expand_dims') and a "
+        "function that takes leading axes.",
+        ParallelStallWarning,
+        stacklevel=5,
     )
-    if prepared.costs is None:
-        conditions = Conditions.of(dynamics, starts[0], num_samples, num_chains, prepared.mesh)
-        remember_costs((dynamics, conditions, prepared.mesh), found.costs)
-    if method == "auto":
-        return found, found.plan
-    settings = parallel_method(found.plan.fallback, num_samples)
-    period = dynamics.period
-    return found, _with_method(found.plan, replace(settings, block_size=round_up(settings.block_size, period)))
 
 
-def _pilot_starts(adaptation: Adaptation) -> Array:
-    states = adaptation.draws.reshape(-1, adaptation.draws.shape[-1])
-    return states[:: max(1, states.shape[0] // 64)]
+def _key_data(rng_key: Array) -> Array:
+    return jax.random.key_data(rng_key) if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) else rng_key
 
 
-def _checks_ahead(warming: tuple, key_check: Array, num_samples: int, mesh: Mesh | None) -> list[Callable[[], Any]]:
-    """What lowers the check's programmes, to be compiled beside the warm-up, from the shapes of what that will find."""
-    dynamics, _, start, _, num_chains, _ = warming
-    shapes = warmup.eval_shape(*warming)
-    starts = jax.eval_shape(_pilot_starts, shapes)
-    return lowerings(
-        dynamics, shapes.parameters, starts, key_check, num_samples, num_chains=num_chains, scale=start, mesh=mesh
+def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
+    """What has been measured so far, by the first process."""
+    times = agreed(settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share]))
+    return Measured(*(float(value) for value in times))
+
+
+def _check(
+    program: LaneProgram,
+    adaptation: Adaptation,
+    reference: Reference,
+    settings: SamplerSettings,
+    measured: Measured,
+) -> SamplerReport:
+    num_blocks = settings.num_lanes // settings.num_chains
+    block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
+    atol = meeting_distance(settings, program)
+    meeting: MeetingTimes = meeting_times(program, reference, block_size, atol)
+    plan, cause, remedy = make_plan(
+        meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured
     )
-
-
-def _with_method(plan: Plan, method: DEER) -> Plan:
-    num_blocks = ceil_div(plan.num_steps, method.block_size)
-    return replace(plan, method=method, num_blocks=num_blocks, seconds=math.nan)
+    return SamplerReport(meeting, settings.num_lanes, measured, plan, adaptation, cause, remedy)

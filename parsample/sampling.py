@@ -1,7 +1,7 @@
 """`sample`: from a log density to certified draws."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,64 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from parsample.check import Report
-from parsample.costs import StepCosts
-from parsample.grid import first_devices
-from parsample.kernels import STATISTICS
-from parsample.plan import Plan
-from parsample.prepare import planned, prepare
+from parsample.adaptation import Adaptation
+from parsample.blocks import Segment, evaluate_segment, step_by_step
+from parsample.kernels.base import PERIOD
+from parsample.lane_program import LaneProgram
+from parsample.prepare import Prepared, SamplerMethod, SamplerSettings, prepare
 from parsample.processes import is_first
-from parsample.run import Method
+from parsample.sampler_progress import Progress
+from parsample.sampler_report import SamplerReport
 from parsample.status import Status, report
 from parsample.store import Store, checked_scratch_dir
-from parsample.warmup import Adaptation
-from parsample.windows import WindowRecord, run_windows
+
+# Segments that take so many times as many rows as a step-by-step evaluation is expected to take are given up.
+PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """What happened in one segment of a run.
+
+    Attributes
+    ----------
+    status
+        How it ended.
+    defect
+        Largest jump of any chain, in posterior standard deviations.
+    num_sweeps
+        Sweeps over its blocks.
+    evals_per_step
+        Evaluations of the kernel per step.
+    num_steps
+        Steps of each chain.
+    block_size
+        Steps per block; the whole segment if sequential.
+    block_defects
+        Largest jump to each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
+    """
+
+    status: Status
+    defect: float
+    num_sweeps: int
+    evals_per_step: float
+    num_steps: int
+    block_size: int
+    block_defects: np.ndarray
+
+    @classmethod
+    def of(cls, segment: Segment) -> "SegmentRecord":
+        """What is kept of a segment."""
+        num_chains = len(segment.path)
+        return cls(
+            status=segment.status,
+            defect=segment.defect,
+            num_sweeps=segment.num_sweeps,
+            evals_per_step=segment.num_evaluations / (num_chains * segment.num_steps),
+            num_steps=segment.num_steps,
+            block_size=segment.block_size,
+            block_defects=segment.block_defects,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,14 +84,12 @@ class SampleResult:
         What the warm-up found.
     report
         What the check found; None if none was run.
-    plan
-        The evaluation that was planned.
-    windows
-        What happened, window by window.
+    segments
+        What happened, segment by segment.
     settings
-        The arguments of `sample`, and versions.
+        The arguments of `sample`.
     seconds
-        Wall time of warm-up, check and sampling, compilation included.
+        Wall time of compilation, warm-up, check and sampling.
     interrupted
         Whether the run was stopped early; the draws are those finished by then.
     scratch_dir
@@ -55,9 +99,8 @@ class SampleResult:
     positions: PyTree
     sample_stats: dict[str, np.ndarray]
     adaptation: Adaptation
-    report: Report | None
-    plan: Plan
-    windows: list[WindowRecord]
+    report: SamplerReport | None
+    segments: list[SegmentRecord]
     settings: dict[str, Any]
     seconds: dict[str, float]
     interrupted: bool = field(default=False)
@@ -70,18 +113,19 @@ class SampleResult:
 
     @property
     def status(self) -> Status:
-        """The worst status of any window and chain."""
-        return max(Status(int(status)) for window in self.windows for status in window.status)
+        """The worst status of any segment."""
+        return max(segment.status for segment in self.segments)
 
     @property
     def defect(self) -> float:
         """Largest jump of any chain off its own recursion, in posterior standard deviations."""
-        return max((float(window.defect.max()) for window in self.windows), default=math.nan)
+        return max((segment.defect for segment in self.segments), default=math.nan)
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the transition per step, over all windows."""
-        return float(np.mean([window.evals_per_step.mean() for window in self.windows]))
+        """Evaluations of the kernel per step, over all segments."""
+        steps = np.array([segment.num_steps for segment in self.segments])
+        return float(np.average([segment.evals_per_step for segment in self.segments], weights=steps))
 
     @property
     def certificate(self) -> str:
@@ -89,14 +133,9 @@ class SampleResult:
         work = f"{self.evals_per_step:.2f} evaluations per step"
         if self.status is Status.NON_FINITE:
             return f"NOT certified: {self.status.message}"
-        if not self.status.is_exact:
-            return f"NOT certified: {self.status.message}; largest defect {self.defect:.1e} posterior sd"
-        if all((window.status == Status.SEQUENTIAL).all() for window in self.windows):
+        if all(segment.status is Status.SEQUENTIAL for segment in self.segments):
             return "certified: evaluated step by step, 1 evaluation per step"
-        if self.defect == 0:
-            what = "largest defect 0: bitwise one chain"
-        else:
-            what = f"largest defect {self.defect:.1e} posterior sd"
+        what = "bitwise one chain" if self.defect == 0 else f"largest defect {self.defect:.1e} posterior sd"
         how = "in part step by step, " if self.status is Status.STALLED else ""
         return f"certified: every step is the kernel's own, {what}, {how}{work}"
 
@@ -122,11 +161,12 @@ def sample(
     num_warmup: int = 1000,
     num_chains: int = 4,
     kernel: str = "hmc",
-    method: Method = "auto",
+    method: SamplerMethod = "auto",
     target_acceptance_rate: float | None = None,
+    exact_meeting: bool = True,
+    num_lanes: int | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
-    costs: StepCosts | None = None,
     scratch_dir: str | Path | None = None,
 ) -> SampleResult:
     """Draw samples from a log density.
@@ -134,30 +174,36 @@ def sample(
     Parameters
     ----------
     rng_key
-        One key; the draws depend on it, the log density, the start and the kernel, not on `method`.
+        One key; the draws depend on it, the log density, the start, the kernel and the number of lanes, not on
+        `method`.
     logdensity_fn
         ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. Where it is NaN or infinite a proposal is
-        rejected.
+        rejected. It is compiled once: what it reads besides its argument is taken as it is at the first call.
     initial_position
-        Pytree of floating-point arrays; chains start near it, dispersed by uniform noise on (-1, 1).
-    num_samples, num_warmup, num_chains
-        Draws per chain, warm-up steps per chain (at least 100; not returned), and chains.
+        Pytree of floating-point arrays; lanes start near it, dispersed by uniform noise on (-1, 1).
+    num_samples, num_chains
+        Draws per chain, and chains.
+    num_warmup
+        Most steps of the warm-up (at least 100; not returned), which ends as soon as all has settled.
     kernel
-        "hmc" (trajectory lengths that vary in a fixed cycle), "nuts" or "mala"; all in whitened coordinates.
+        "hmc" (trajectory lengths that vary in a fixed cycle), "nuts", "mala" (one leapfrog step), or "metropolis"
+        (coordinate by coordinate, for log densities without gradients); all in whitened coordinates.
     method
-        "auto": in parallel if `parsample.check` says that it pays; "deer": in parallel; "sequential"; or
-        `parsample.DEER` or `parsample.Sequential` settings.
+        "auto": in blocks if pairs of lanes meet soon enough for that to pay; "deer": in blocks; "sequential" or
+        `parsample.Sequential`: step by step.
     target_acceptance_rate
-        What the step size is tuned to. None: 0.8 for hmc and nuts, 0.574 for mala.
+        What the step size is tuned to. None: 0.8 for hmc and nuts, 0.574 for mala, 0.44 for metropolis.
+    exact_meeting
+        Whether hmc, nuts and mala contain a multishift move in one step of four, so that blocks meet exactly and the
+        path is bitwise one chain. Without it, blocks are joined within a tolerance.
+    num_lanes
+        Lanes that run side by side: the ensemble of the warm-up, and blocks of all chains together. None: 64 on a CPU,
+        512 elsewhere, and at least one for each chain.
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
-        JAX devices that share the work; None: all local ones. The draws do not depend on them. If they belong to
-        several processes, each must make this call and gets all draws, those of the first one's arguments.
-    costs
-        ``report.costs`` of an earlier run or `check_sampler`, or `parsample.StepCosts.load`, so that nothing is
-        measured again; None: they are measured, and known to later runs in this process with the same `logdensity_fn`,
-        kernel and numbers of draws and chains.
+        JAX devices that share the lanes; None: all local ones. If they belong to several processes, each must make this
+        call and gets all draws, those of the first one's arguments.
     scratch_dir
         A directory on disk for draws of more than 64 MiB: still numpy arrays, but in files without names, which vanish
         with them, so that memory does not grow with their number (nor does it in `parsample.export.save`). None: all
@@ -176,53 +222,114 @@ def sample(
     -----
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> result = parsample.sample(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), num_samples=500, progress_bar=False
+    ... )
+    >>> result.positions.shape, result.defect
+    ((4, 500, 2), 0.0)
     """
     scratch = checked_scratch_dir(scratch_dir)
-    prepared = prepare(
-        rng_key,
-        logdensity_fn,
-        initial_position,
-        num_samples,
-        num_warmup,
-        num_chains,
-        kernel,
-        method,
-        target_acceptance_rate,
-        devices,
-        costs,
+    settings = SamplerSettings.of(
+        num_samples=num_samples,
+        num_warmup=num_warmup,
+        num_chains=num_chains,
+        kernel=kernel,
+        method=method,
+        target_acceptance_rate=target_acceptance_rate,
+        exact_meeting=exact_meeting,
+        num_lanes=num_lanes,
+        devices=devices,
     )
-    found, plan = planned(prepared, num_samples, num_chains)
-    if found is not None and method == "auto":
-        found.warn()
-    prepared.clock.lap("check")
-    store = Store(num_chains, num_samples, scratch)
-    chain_keys = jax.random.split(prepared.key_chains, num_chains)
-    mesh = prepared.mesh if found is None else first_devices(prepared.mesh, found.costs.num_devices)
-    windows, interrupted = run_windows(
-        prepared.dynamics,
-        prepared.adaptation,
-        chain_keys,
-        plan,
-        found,
-        store,
-        progress_bar and is_first(prepared.mesh),
-        mesh,
-    )
+    with Progress(num_chains * num_samples, progress_bar and is_first(settings.mesh)) as progress:
+        prepared = prepare(rng_key, logdensity_fn, initial_position, settings, progress)
+        if prepared.report is not None and method == "auto":
+            prepared.report.warn()
+        store = Store(num_chains, num_samples, scratch)
+        segments, interrupted = _run_segments(prepared, store, progress)
     prepared.clock.lap("sampling")
+    layout = prepared.program.dynamics.layout
     result = SampleResult(
-        positions=prepared.dynamics.layout.unravel(store.arrays["position"]),
-        sample_stats={name: store.arrays[name] for name in STATISTICS[kernel]},
-        adaptation=jax.device_get(prepared.adaptation),
-        report=found,
-        plan=plan,
-        windows=windows,
-        settings=prepared.settings,
+        positions=layout.unravel(store.arrays["position"]),
+        sample_stats={name: store.arrays[name] for name in settings.kernel.statistics},
+        adaptation=prepared.adaptation,
+        report=prepared.report,
+        segments=segments,
+        settings=settings.as_dict(np.dtype(layout.dtype)),
         seconds=prepared.clock.seconds,
         interrupted=interrupted,
         scratch_dir=scratch,
     )
     report(result.status, f" (largest defect {result.defect:.2g})")
     return result
+
+
+def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple[list[SegmentRecord], bool]:
+    """Run all segments, and store their draws."""
+    records: list[SegmentRecord] = []
+    kernel, parameters = prepared.settings.kernel, prepared.adaptation.parameters
+    try:
+        for segment in _segments(prepared, progress):
+            position = _positions(segment.path, parameters.center, parameters.factor)
+            kept = {name: getattr(segment.statistics, name) for name in kernel.statistics}
+            store.put(segment.first, {"position": position, **kept})
+            records.append(SegmentRecord.of(segment))
+            progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
+            progress.add(len(segment.path) * (min(segment.num_steps, store.num_samples - segment.first)))
+    except KeyboardInterrupt:
+        if not records:
+            raise
+        store.truncate(min(store.num_samples, sum(record.num_steps for record in records)))
+        return records, True
+    return records, False
+
+
+def _positions(whitened: np.ndarray, center: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return center + (whitened * factor if factor.ndim == 1 else whitened @ factor.T)
+
+
+def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
+    """Segments of all chains, in blocks as long as that goes well, then step by step."""
+    settings, run = prepared.settings, prepared.run
+    in_blocks = settings.method == "deer" or (prepared.report is not None and prepared.report.parallelizable)
+    num_blocks = settings.num_lanes // settings.num_chains
+    guesses = prepared.guesses
+    if in_blocks and num_blocks > 1:
+        progress.phase("sampling in blocks")
+        max_rows = math.inf
+        if settings.method == "auto" and prepared.report is not None:
+            share = max(prepared.report.measured.share_of_chains, 1 / num_blocks)
+            max_rows = PATIENCE * share * num_blocks * prepared.block_size
+        while run.first < settings.num_samples:
+            segment, guesses = evaluate_segment(
+                prepared.program, run, guesses, prepared.block_size, prepared.atol, max_rows, lambda _: None
+            )
+            yield segment
+            run = run._replace(first=run.first + segment.num_steps, states=segment.final)
+            if segment.status is Status.STALLED:
+                break
+    if run.first < settings.num_samples:
+        progress.phase("sampling step by step")
+        yield from _step_by_step(prepared, run)
+
+
+def _step_by_step(prepared: Prepared, run: Any) -> Iterator[Segment]:
+    settings, program = prepared.settings, prepared.program
+    if settings.num_lanes > settings.num_chains:
+        program = LaneProgram(program.dynamics, settings.num_chains, _mesh_of_chains(settings))
+    while run.first < settings.num_samples:
+        left = -(-(settings.num_samples - run.first) // PERIOD) * PERIOD
+        segment = step_by_step(program, run, min(program.num_rows, left), lambda _: None)
+        yield segment
+        run = run._replace(first=run.first + segment.num_steps, states=segment.final)
+
+
+def _mesh_of_chains(settings: SamplerSettings) -> Any:
+    """Devices for a lane per chain: all where they divide the chains evenly."""
+    return settings.mesh
 
 
 def check_sampler(
@@ -235,21 +342,21 @@ def check_sampler(
     num_chains: int = 4,
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
+    exact_meeting: bool = True,
     devices: Sequence[jax.Device] | None = None,
-    costs: StepCosts | None = None,
-) -> Report:
-    """What `sample` would plan after its warm-up: `parsample.check` for the sampler's own kernels.
+) -> SamplerReport:
+    """What `sample` would do after its warm-up: how soon its lanes meet, and the plan that follows.
 
     Parameters
     ----------
     rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
         As for `sample`.
-    target_acceptance_rate, devices, costs
+    target_acceptance_rate, exact_meeting, devices
         As for `sample`.
 
     Returns
     -------
-    Report
+    SamplerReport
 
     Raises
     ------
@@ -260,21 +367,28 @@ def check_sampler(
     -----
     ParallelStallWarning
         If the chains would not be evaluated in parallel.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> report = parsample.check_sampler(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    >>> report.parallelizable
+    True
     """
-    prepared = prepare(
-        rng_key,
-        logdensity_fn,
-        initial_position,
-        num_samples,
-        num_warmup,
-        num_chains,
-        kernel,
-        "deer",
-        target_acceptance_rate,
-        devices,
-        costs,
+    settings = SamplerSettings.of(
+        num_samples=num_samples,
+        num_warmup=num_warmup,
+        num_chains=num_chains,
+        kernel=kernel,
+        target_acceptance_rate=target_acceptance_rate,
+        exact_meeting=exact_meeting,
+        devices=devices,
     )
-    found, _ = planned(prepared, num_samples, num_chains)
-    assert found is not None
+    with Progress(0, is_shown=False) as progress:
+        found = prepare(rng_key, logdensity_fn, initial_position, settings, progress).report
+    if found is None:
+        raise ValueError(
+            f"num_chains={num_chains}: so many chains fill all lanes, each step by step; nothing to check."
+        )
     found.warn()
     return found

@@ -11,7 +11,6 @@ from typing import IO, Any, cast
 import numpy as np
 
 from parsample.grid import ceil_div
-from parsample.kernels import Draw
 
 # Arrays that are larger than this together go to files, if there is a directory for them.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
@@ -21,7 +20,7 @@ PIECE_BYTES = 16 * 2**20
 
 
 class Store:
-    """The output: one host array per field of a draw, allocated when the first window shows its shapes.
+    """The output: one host array per field of a draw, allocated when the first draws show its shapes.
 
     Parameters
     ----------
@@ -35,12 +34,12 @@ class Store:
         self.num_chains, self.num_samples, self.scratch_dir = num_chains, num_samples, scratch_dir
         self.arrays: dict[str, np.ndarray] = {}
 
-    def put(self, first: int, draws: Draw) -> None:
-        """Store the draws of one window; what lies beyond the last sample is dropped."""
+    def put(self, first: int, draws: dict[str, np.ndarray]) -> None:
+        """Store draws, leading axes (chain, draw), from the `first` on; what lies beyond the last sample is dropped."""
         if not self.arrays:
-            one_draw = {name: values[0, 0] for name, values in draws._asdict().items()}
+            one_draw = {name: values[0, 0] for name, values in draws.items()}
             self.arrays = allocate(one_draw, (self.num_chains, self.num_samples), self.scratch_dir)
-        for name, values in zip(draws._fields, draws, strict=True):
+        for name, values in draws.items():
             last = min(first + values.shape[1], self.num_samples)
             self.arrays[name][:, first:last] = np.asarray(values)[:, : last - first]
         release(*self.arrays.values())

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Float, UInt32
 
 Word = UInt32[Array, "..."]
 
@@ -48,6 +48,18 @@ def _numbered(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> tuple[Word, Wo
         return high.reshape(shape), low.reshape(shape)
     number = jax.lax.iota(np.uint32, size).reshape(shape)
     return threefry_2x32(key, jnp.zeros_like(number), number)
+
+
+def step_uniforms(key_data: UInt32[Array, "2"], t: Array, first: int, count: int, dtype: Any) -> Float[Array, " n"]:
+    """Uniform numbers on [0, 1) of step t of a chain, from number `first` on: functions of key, step and number alone.
+
+    One evaluation of Threefry gives all of them: a program that splits keys instead holds, and compiles, a dozen.
+    """
+    high, low = threefry_2x32(key_data, jnp.uint32(t), jnp.arange(first, first + count).astype(np.uint32))
+    if dtype == jnp.float64:
+        bits = (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+        return (bits >> np.uint64(11)).astype(dtype) * 2.0**-53
+    return ((high ^ low) >> np.uint32(8)).astype(dtype) * dtype.type(2.0**-24)
 
 
 def _split(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "... 2"]:

@@ -1,7 +1,6 @@
 """Checks of what users pass in: one clear error naming argument, value and remedy, before anything long runs."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -73,8 +72,15 @@ def checked_position(position: PyTree, name: str = "initial_position") -> PyTree
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, default), position)
 
 
-def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
-    """A callable with a finite scalar value and a finite gradient at `position`."""
+def checked_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}.")
+    return bool(value)
+
+
+def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree) -> None:
+    """A callable that maps the position to one floating-point scalar."""
     if not callable(logdensity_fn):
         raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}.")
     try:
@@ -86,10 +92,10 @@ def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
-    try:
-        value, gradient = _value_and_gradient(logdensity_fn, position)
-    except Exception as error:
-        raise ValueError(f"logdensity_fn has no gradient at initial_position: {error}") from error
+
+
+def checked_logdensity_value(value: float, gradient: PyTree | None) -> None:
+    """A finite log density, and a finite gradient where there is one, at the initial position."""
     if not np.isfinite(value):
         raise ValueError(f"logdensity_fn is {value} at initial_position; start where it is finite.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -101,10 +107,25 @@ def checked_logdensity(logdensity_fn: Callable, position: PyTree) -> None:
             )
 
 
-@partial(jax.jit, static_argnums=0)
-def _value_and_gradient(logdensity_fn: Callable, position: PyTree) -> tuple[Array, PyTree]:
-    # Compiled once for each function: what is jitted where it is called would be compiled at every call.
-    return jax.value_and_grad(logdensity_fn)(position)
+def lacks_batching(logdensity_fn: Callable, position: PyTree) -> bool:
+    """Whether the log density works for one position, but not for several at once."""
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), position)
+    try:
+        jax.eval_shape(jax.vmap(logdensity_fn), several)
+    except NotImplementedError:
+        return True
+    return False
+
+
+def gradient_failure(logdensity_fn: Callable, position: PyTree, error: Exception) -> Exception:
+    """The error to raise when lanes could not be evaluated: that there is no gradient, if that is why."""
+    try:
+        jax.eval_shape(jax.grad(logdensity_fn), position)
+    except Exception as reason:
+        return ValueError(
+            f"logdensity_fn has no gradient at initial_position: {reason} kernel='metropolis' needs none."
+        )
+    return error
 
 
 def checked_start(state: Any) -> None:

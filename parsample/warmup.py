@@ -1,182 +1,336 @@
-"""Warm-up: from a log density and a start to coordinates, a step size, and one state per chain.
+"""Warm-up by an ensemble: all lanes, with keys of their own, find coordinates and step size in a few short rounds.
 
-First BlackJAX's window adaptation of NUTS, every chain by itself, finds the posterior; its draws give the centre and
-the covariance, pooled over chains. Then, in whitened coordinates, all chains together tune one step size for the
-kernel that will sample, by dual averaging.
+Each round tunes the step size on the mean acceptance of all lanes and ends with new coordinates from its draws. Lanes
+that are stuck or far below the others are replaced. First scales come from the spread of gradients, which tells the
+curvature wherever the lanes are. A last round with fixed parameters shows whether all has settled.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-import blackjax
-import jax
-import jax.numpy as jnp
-from blackjax.adaptation.step_size import dual_averaging_adaptation
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from parsample.compilation import outermost_jit
-from parsample.kernels import (
-    KernelDynamics,
+from parsample.adaptation import Adaptation, Reference, between_lanes
+from parsample.kernels.base import MOVE_STEPS, PERIOD, Kernel, LaneState, Statistics
+from parsample.kernels.tuning import StepSize
+from parsample.kernels.whitening import (
+    Coordinates,
     KernelParameters,
-    guarded,
-    schedule,
+    from_draws,
+    from_gradients,
+    identity,
+    on_device,
 )
-from parsample.transition import Vector
+from parsample.lane_program import Advanced, LaneProgram, Rows
 
+# Steps of the rounds, and the longest trajectories in them: early coordinates are poor, and long trajectories wasted.
+ROUNDS = (8, 8, 16, 16, 32, 32)
+MAX_LENGTHS = (8, 8, 16, 16, 32, 64)
+ROUNDS_WITHOUT_GRADIENTS = (16, 16, 32, 32, 64, 64)
+
+# Steps of the round with fixed parameters.
+REFERENCE_STEPS = 64
+
+# Steps between updates of the step size, half as many in the shortest rounds.
+TUNING_STEPS = 4
+MIN_ROUND = 8
+
+
+# Least number of warm-up steps: the rounds as they stand.
 MIN_WARMUP = 100
 
-# Share of the warm-up that adapts NUTS; the rest tunes the step size in whitened coordinates.
-NUTS_SHARE = 0.7
+# A multishift move is accepted with about this probability; larger moves merge lanes from further away.
+MOVE_ACCEPTANCE = 0.7
+MIN_MOVE_SCALE, MAX_MOVE_SCALE = 1e-3, 1.0
 
-# Beyond this dimension a dense covariance costs more than it brings.
-MAX_DENSE_DIMENSION = 100
+# Random-walk Metropolis in one dimension moves best by this many standard deviations (Gelman, Roberts and Gilks 1996).
+METROPOLIS_SCALE = 2.4
+
+# Shares of a standard deviation by which starts differ from the initial position, tried in this order.
+START_SCALES = (1.0, 0.1, 0.01, 0.0)
+
+# The warm-up has settled when lanes agree this well in a round with fixed parameters, acceptance is at most this far
+# below its target, and no more than this share of transitions diverges; else the step size is reduced.
+MAX_R_HAT, MAX_ACCEPTANCE_ERROR = 1.2, 0.1
+MAX_DIVERGING, STEP_REDUCTION = 0.002, 0.7
 
 
-class Adaptation(NamedTuple):
-    """What the warm-up found.
+@dataclass(frozen=True)
+class Settings:
+    """What is being tuned.
 
     Attributes
     ----------
-    parameters
-        Coordinates, step size and trajectory lengths, the same for all chains.
-    states
-        Whitened state of each chain at the end, shape (chains, D).
-    draws
-        Whitened draws of the second half of the NUTS stage, shape (chains, n, D): states typical of the posterior.
-    acceptance_rate
-        Mean acceptance rate of the sampling kernel over the last half of its tuning.
-    num_diverging
-        Divergent transitions of each chain in the NUTS stage, shape (chains,).
+    coordinates
+        Of the lanes.
+    step_size
+        A scalar; of metropolis, shape (D,).
+    move_scale
+        Standard deviation of the multishift moves; 0: none.
     """
 
-    parameters: KernelParameters
-    states: Float[Array, "K D"]
-    draws: Float[Array, "K n D"]
-    acceptance_rate: Float[Array, ""]
-    num_diverging: Int[Array, " K"]
+    coordinates: Coordinates
+    step_size: Float[Any, "..."]
+    move_scale: float
+
+    def parameters(self, kernel: Kernel, dtype: np.dtype, max_length: int | None = None) -> KernelParameters:
+        """As the program takes them."""
+        lengths = kernel.num_integration_steps(float(np.mean(self.step_size)))
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        scales = np.zeros(PERIOD)
+        scales[list(MOVE_STEPS)] = self.move_scale
+        return on_device(self.coordinates, self.step_size, lengths, scales, dtype)
 
 
-@outermost_jit(0, 3, 4)
-def warmup(
-    dynamics: KernelDynamics,
-    rng_key: Array,
-    initial_position: Vector,
-    num_warmup: int,
-    num_chains: int,
-    target_acceptance_rate: Float[Array, ""] | float,
-) -> Adaptation:
-    """Adapt the coordinates and step size of `dynamics`, from dispersed starts.
+class Ensemble:
+    """Lanes on their way from dispersed starts to the posterior.
 
     Parameters
     ----------
-    dynamics
-        The kernel to adapt.
-    rng_key
-        One key for all of it.
+    program
+        The lanes.
     initial_position
-        Flat position, shape (D,).
-    num_warmup
-        Steps per chain, at least `MIN_WARMUP`.
-    num_chains
-        Number of chains.
+        Flat position around which they start, shape (D,).
     target_acceptance_rate
         What the step size is tuned to.
+    exact_meeting
+        Whether the kernel contains multishift moves.
+    rng
+        Source of starts, keys and replacements.
     """
-    key_start, key_nuts, key_tune = jax.random.split(rng_key, 3)
-    target = guarded(dynamics.logdensity_fn, dynamics.layout)
-    starts = dispersed_starts(key_start, target, initial_position, num_chains)
-    num_nuts = int(NUTS_SHARE * num_warmup)
-    positions, step_sizes, diverging = jax.vmap(partial(_adapt_nuts, target, num_nuts))(
-        jax.random.split(key_nuts, num_chains), starts
-    )
-    settled = positions[:, num_nuts // 2 :]
-    center, factor = coordinates(settled.reshape(-1, settled.shape[-1]))
-    rough = KernelParameters(center, factor, jnp.median(step_sizes), schedule(jnp.median(step_sizes)))
-    if dynamics.kernel == "mala":
-        # A Langevin step of size h moves by noise of variance 2 h; h ~ D^(-1/3) is its scaling in D.
-        rough = rough._replace(step_size=jnp.asarray(0.5 * center.shape[0] ** (-1 / 3), center.dtype))
-    parameters, states, acceptance = _tune_step_size(
-        dynamics, key_tune, rough, rough.whiten(positions[:, -1]), num_warmup - num_nuts, target_acceptance_rate
-    )
-    return Adaptation(parameters, states, rough.whiten(settled), acceptance, diverging)
 
+    def __init__(
+        self,
+        program: LaneProgram,
+        initial_position: Float[np.ndarray, " D"],
+        target_acceptance_rate: float,
+        exact_meeting: bool,
+        rng: np.random.Generator,
+    ) -> None:
+        self.program, self.target, self.rng = program, target_acceptance_rate, rng
+        self.kernel = program.dynamics.kernel
+        self.dtype = np.dtype(program.dynamics.layout.dtype)
+        self.dimension = initial_position.shape[0]
+        self.initial_position = initial_position.astype(float)
+        self.keys = rng.integers(0, 2**32, (program.num_lanes, 2), np.uint32)
+        self.num_steps, self.num_replaced = 0, 0
+        self.seconds_per_row = math.nan  # of a row of next to no steps
+        step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
+        self.settings = Settings(identity(self.initial_position), np.asarray(step_size), 0.0)
+        self._makes_moves = exact_meeting and self.kernel.uses_gradient
+        self.positions = np.repeat(self.initial_position[None], program.num_lanes, axis=0)
+        self.state = self._state(np.zeros_like(self.positions))
 
-def dispersed_starts(rng_key: Array, logdensity_fn: Callable, position: Vector, num_chains: int) -> Float[Array, "K D"]:
-    """One start per chain: `position` plus uniform noise on (-1, 1), less of it where the log density is not finite."""
-    noise = jax.random.uniform(rng_key, (num_chains, *position.shape), position.dtype, -1, 1)
-    candidates = position[None, None] + jnp.einsum(
-        "s,kd->skd", jnp.asarray([1.0, 0.1, 0.01, 0.0], position.dtype), noise
-    )
-    finite = jnp.isfinite(jax.vmap(jax.vmap(logdensity_fn))(candidates))
-    finite = finite.at[-1].set(True)
-    return jnp.take_along_axis(candidates, jnp.argmax(finite, axis=0)[None, :, None], axis=0)[0]
+    def disperse(self) -> tuple[float, Float[np.ndarray, " D"] | None]:
+        """Spread the lanes around the initial position, where the log density is finite; then find first scales.
 
+        Lane 0 stays where it is; log density and gradient there are returned, for the caller to look at.
+        """
+        noise = self.rng.uniform(-1, 1, self.positions.shape)
+        noise[0] = 0
+        bad = np.ones(self.program.num_lanes, bool)
+        for scale in START_SCALES:
+            self.positions = np.where(bad[:, None], self.initial_position + scale * noise, self.positions)
+            self.state = self._state(self.positions - self.initial_position)
+            # A row with a tiny step evaluates the log density where the lanes are.
+            run = self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+            bad = ~np.isfinite(run.state.logdensity)
+            if not bad.any() or bad[0]:
+                break
+        logdensity, gradient = float(run.state.logdensity[0]), run.state.logdensity_grad
+        started = time.perf_counter()  # the first row was compiled as well
+        self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+        self.seconds_per_row = time.perf_counter() - started
+        if gradient is None:
+            self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
+            return logdensity, None
+        good = np.isfinite(gradient).all(1) & ~bad
+        if good.sum() > 1:
+            gradients = gradient[good].astype(float)
+            self._start(from_gradients(self.positions[good], gradients, self.positions[good].mean(0)))
+        return logdensity, gradient[0]
 
-def _adapt_nuts(logdensity_fn: Callable, num_steps: int, rng_key: Array, start: Vector) -> tuple[Array, Array, Array]:
-    """Positions of a NUTS window adaptation with a diagonal metric, its final step size, its number of divergences."""
-    adaptation = blackjax.window_adaptation(
-        blackjax.nuts,
-        logdensity_fn,
-        adaptation_info_fn=lambda state, info, _: (state.position, info.is_divergent),
-    )
-    result, (positions, diverging) = adaptation.run(rng_key, start, num_steps=num_steps)
-    return positions, result.parameters["step_size"], diverging.sum()
+    def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
+        if step_size is None:
+            step_size = min(0.8 * self.dimension**-0.25, 1.0)
+        move_scale = 0.5 / math.sqrt(self.dimension) if self._makes_moves else 0.0
+        self.settings = Settings(coordinates, np.asarray(step_size, float), move_scale)
 
+    def rounds(self, num_warmup: int) -> Iterator[str]:
+        """Adapt, round by round, until all has settled or `num_warmup` steps are used up; yields what to show."""
+        sizes = ROUNDS if self.kernel.uses_gradient else ROUNDS_WITHOUT_GRADIENTS
+        caps = MAX_LENGTHS if self.kernel.uses_gradient else (None,) * len(sizes)
+        pending = list(zip(sizes, caps, strict=True))
+        while pending:
+            size, cap = pending.pop(0)
+            if self.num_steps + size + PERIOD > num_warmup:
+                break
+            climbs = self._round(size, cap)
+            if climbs and len(pending) >= len(sizes) - 2:
+                pending.insert(0, (size, cap))  # lanes have not arrived yet
+            yield self._description(f"round of {size}")
 
-def coordinates(draws: Float[Array, "n D"]) -> tuple[Vector, Float[Array, "D D"] | Float[Array, " D"]]:
-    """Centre and factor of whitened coordinates.
+    def _description(self, what: str) -> str:
+        return f"{what} steps: step size {float(np.mean(self.settings.step_size)):.3g}"
 
-    The covariance is shrunk towards its diagonal as by five extra draws (Stan's rule of thumb); only the diagonal is
-    used where there are too few draws, or too many dimensions, for more.
-    """
-    num_draws, dimension = draws.shape
-    center = draws.mean(0)
-    centred = draws - center[None]
-    variances = jnp.square(centred).mean(0)
-    variances = jnp.where(variances > 0, variances, 1)
-    if dimension > min(MAX_DENSE_DIMENSION, num_draws // 10):
-        return center, jnp.sqrt(variances)
-    # Correlations, not covariances, are factored: scales may differ by more than the precision of the dtype.
-    scaled = centred / jnp.sqrt(variances)[None]
-    correlations = jnp.einsum("ni,nj->ij", scaled, scaled, precision="highest") / num_draws
-    shrunk = (num_draws * correlations + 5 * jnp.eye(dimension, dtype=draws.dtype)) / (num_draws + 5)
-    factor = jnp.linalg.cholesky(shrunk)
-    identity = jnp.eye(dimension, dtype=draws.dtype)
-    return center, jnp.sqrt(variances)[:, None] * jnp.where(jnp.isfinite(factor).all(), factor, identity)
+    def _round(self, size: int, cap: int | None) -> bool:
+        """One round; whether log densities still rise steeply."""
+        kernel, coordinates = self.kernel, self.settings.coordinates
+        tuning = StepSize(self.target, self.settings.step_size, kernel.uses_gradient)
+        self.state = self._state(coordinates.whiten(self.positions))
+        paths, statistics, gradients = [], [], []
+        num_steps = TUNING_STEPS if size > MIN_ROUND else TUNING_STEPS // 2
+        for begin in range(0, size, num_steps):
+            settings = replace(self.settings, step_size=tuning.current)
+            row = begin % PERIOD
+            before = self.state.position
+            run = self._rows(settings.parameters(kernel, self.dtype, cap), row, row + num_steps, is_restored=begin == 0)
+            path, found = self.program.recorded(row, row + num_steps)
+            tuning.update(self._acceptance(before, path, found))
+            paths.append(coordinates.position(path.astype(float)))
+            statistics.append(found)
+            if run.state.logdensity_grad is not None:
+                gradients.append((paths[-1][-1], coordinates.gradient(run.state.logdensity_grad.astype(float))))
+        draws = np.concatenate(paths)
+        found = Statistics(*(np.concatenate(values) for values in zip(*statistics, strict=True)))
+        self.positions = draws[-1]
+        self.settings = replace(self.settings, step_size=tuning.current, move_scale=self._tuned_move(found))
+        good, climbs = self._replace_lost(found, size)
+        self._update_coordinates(draws[size // 2 :, good], gradients, good, climbs or size <= MIN_ROUND)
+        return climbs
 
+    def _acceptance(
+        self, before: np.ndarray, path: Float[np.ndarray, "n L D"], found: Statistics
+    ) -> Float[np.ndarray, " rates"]:
+        if self.kernel.uses_gradient:
+            return np.nan_to_num(found.acceptance_rate.astype(float)).mean(0)
+        # Coordinates that moved were accepted.
+        return (np.diff(np.concatenate([before[None], path]), axis=0) != 0).mean((0, 1))
 
-def _tune_step_size(
-    dynamics: KernelDynamics,
-    rng_key: Array,
-    parameters: KernelParameters,
-    states: Float[Array, "K D"],
-    num_steps: int,
-    target_acceptance_rate: Float[Array, ""] | float,
-) -> tuple[KernelParameters, Float[Array, "K D"], Float[Array, ""]]:
-    """Dual averaging of one step size on the mean acceptance rate of all chains."""
-    init, update, final = dual_averaging_adaptation(target_acceptance_rate)
-    keys = jax.random.split(rng_key, states.shape[0])
+    def _tuned_move(self, found: Statistics) -> float:
+        moves = found.move_acceptance[len(found.move_acceptance) // 2 :]
+        moves = moves[np.isfinite(moves)]
+        if not self._makes_moves or not moves.size:
+            return self.settings.move_scale
+        factor = math.exp(2 * (moves.mean() - MOVE_ACCEPTANCE))
+        return float(np.clip(self.settings.move_scale * factor, MIN_MOVE_SCALE, MAX_MOVE_SCALE))
 
-    def with_step_size(step_size: Array) -> KernelParameters:
-        step_size = step_size.astype(states.dtype)
-        steps = schedule(step_size) if dynamics.kernel == "hmc" else jnp.ones((1,), jnp.int32)
-        return parameters._replace(step_size=step_size, num_integration_steps=steps)
+    def _replace_lost(self, found: Statistics, size: int) -> tuple[Int[np.ndarray, " G"], bool]:
+        """Restart lost lanes at others; the lanes that are not lost, and whether log densities rise steeply."""
+        logdensity = found.lp.astype(float)
+        level = np.median(logdensity[size // 2 :], 0)
+        good = np.flatnonzero(~self._lost(level, np.nan_to_num(found.acceptance_rate).mean(0)))
+        if len(good) < self.program.num_lanes // 4:
+            good = np.argsort(-np.nan_to_num(level, nan=-np.inf))[: max(1, self.program.num_lanes // 4)]
+        lost = np.setdiff1d(np.arange(self.program.num_lanes), good)
+        self.positions[lost] = self.positions[self.rng.choice(good, lost.size)]
+        self.num_replaced += lost.size
+        with np.errstate(invalid="ignore"):
+            rise = np.median(logdensity[-1, good]) - np.median(logdensity[size // 2, good])
+        return good, bool(rise > 2 + 0.2 * self.dimension)
 
-    def advance(loop: tuple, t: Array) -> tuple[tuple, Array]:
-        states, averaging = loop
-        now = with_step_size(jnp.exp(averaging.log_step_size))
+    def _lost(self, level: Float[np.ndarray, " L"], acceptance: Float[np.ndarray, " L"]) -> Bool[np.ndarray, " L"]:
+        finite = np.isfinite(level)
+        if not finite.any():
+            return np.ones_like(finite)
+        middle, spread = np.median(level[finite]), np.subtract(*np.percentile(level[finite], [75, 25]))
+        depth = 10 * math.sqrt(max(self.dimension, 1)) + 5 * spread
+        return ~finite | (acceptance < 0.02) | (np.where(finite, level, -np.inf) < middle - depth)
 
-        def one(key: Array, u: Vector) -> tuple[Vector, Array]:
-            transition, _ = dynamics(now, key, 1)
-            carry, draw = transition.step(
-                transition.restore(u), (t, now.num_integration_steps[t % now.num_integration_steps.shape[0]])
-            )
-            return transition.reduce(carry), draw.acceptance_rate
+    def _update_coordinates(
+        self, draws: Float[np.ndarray, "n G D"], gradients: list, good: Int[np.ndarray, " G"], early: bool
+    ) -> None:
+        num_draws, num_good, dimension = draws.shape
+        flat = draws.reshape(-1, dimension)
+        if early and gradients:
+            positions, slopes = (np.concatenate([pair[k][good] for pair in gradients]) for k in (0, 1))
+            finite = np.isfinite(slopes).all(1)
+            if finite.sum() > 1:
+                coordinates = from_gradients(positions[finite], slopes[finite], flat.mean(0))
+                self.settings = replace(self.settings, coordinates=coordinates)
+                return
+        coordinates = from_draws(flat, num_good * max(1, num_draws // 4))
+        step_size = self.settings.step_size
+        if not self.kernel.uses_gradient:
+            step_size = np.full(dimension, METROPOLIS_SCALE)
+        self.settings = replace(self.settings, coordinates=coordinates, step_size=step_size)
 
-        states, rates = jax.vmap(one)(keys, states)
-        return (states, update(averaging, rates.mean())), rates.mean()
+    def settled(self, num_warmup: int) -> Iterator[Reference]:
+        """Rounds with fixed parameters, and longer rounds between them, until all has settled; the last one counts."""
+        size = 2 * REFERENCE_STEPS
+        while True:
+            reference = self._reference()
+            yield reference
+            if not reference.problem or self.num_steps + REFERENCE_STEPS > num_warmup:
+                return
+            if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
+                # Stuck chains are worth more than the leapfrog steps that are saved.
+                self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
+                self.positions = reference.coordinates.position(reference.path[-1].astype(float))
+            elif self.num_steps + size + REFERENCE_STEPS <= num_warmup:
+                self._round(size, None)
+                size *= 2
+            else:
+                return
 
-    begin = (states, init(parameters.step_size))
-    (states, averaging), rates = jax.lax.scan(advance, begin, jnp.arange(num_steps))
-    return with_step_size(final(averaging)), states, rates[num_steps // 2 :].mean()
+    def _reference(self) -> Reference:
+        parameters = self.settings.parameters(self.kernel, self.dtype)
+        starts = self._state(self.settings.coordinates.whiten(self.positions))
+        self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
+        first_step = self.num_steps
+        run = self._rows(parameters, 0, REFERENCE_STEPS, is_restored=True)
+        path, found = self.program.recorded(0, REFERENCE_STEPS)
+        acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), between_lanes(path)
+        num_diverging = int(found.diverging.sum())
+        problems = []
+        if not r_hat <= MAX_R_HAT:
+            problems.append(f"lanes disagree, R-hat {r_hat:.2f}")
+        if num_diverging > MAX_DIVERGING * found.diverging.size:
+            problems.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
+        if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
+            problems.append(f"acceptance {acceptance_rate:.2f} in place of {self.target:.2f}")
+        return Reference(
+            parameters=parameters,
+            coordinates=self.settings.coordinates,
+            keys=self.keys,
+            first_step=first_step,
+            starts=starts,
+            ends=run.state,
+            path=path,
+            acceptance_rate=acceptance_rate,
+            r_hat=r_hat,
+            num_diverging=num_diverging,
+            problem="; ".join(problems),
+        )
+
+    def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
+        """What has been found, by the last reference."""
+        return Adaptation(
+            parameters=reference.parameters,
+            states=reference.path[-1, :num_chains],
+            acceptance_rate=reference.acceptance_rate,
+            num_steps=self.num_steps,
+            num_lanes=self.program.num_lanes,
+            num_replaced=self.num_replaced,
+            num_diverging=reference.num_diverging,
+            r_hat=reference.r_hat,
+            unsettled=reference.problem,
+        )
+
+    def _state(self, whitened: Float[np.ndarray, "L D"]) -> LaneState:
+        position = whitened.astype(self.dtype)
+        gradient = np.zeros_like(position) if self.kernel.uses_gradient else None
+        return LaneState(position, np.zeros(len(position), self.dtype), gradient)
+
+    def _rows(self, parameters: KernelParameters, begin: int, end: int, is_restored: bool) -> Advanced:
+        first_steps = np.full(self.program.num_lanes, self.num_steps - begin, np.int32)
+        rows = Rows(begin, end, is_restored, False, 0.0)
+        run = self.program.advance(parameters, self.keys, first_steps, self.state, rows)
+        self.num_steps += end - begin
+        self.state = run.state
+        return run

@@ -11,6 +11,7 @@ import parsample
 
 PACKAGE = Path(parsample.__file__).parent
 FILES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ALL_FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = [
@@ -49,12 +50,18 @@ ORDER = [
     "timing",
     "check",
     "run",
-    "nuts",
+    "multishift",
+    "layout",
     "kernels",
+    "lane_program",
+    "adaptation",
     "warmup",
+    "meeting",
+    "blocks",
     "store",
+    "sampler_progress",
+    "sampler_report",
     "prepare",
-    "windows",
     "sampling",
     "summary",
     "model",
@@ -87,17 +94,40 @@ def test_a_module_imports_only_from_those_above_it(path):
     assert imports(ast.parse(path.read_text()).body) <= above
 
 
+KERNEL_ORDER = ["whitening", "base", "tuning", "hmc", "nuts", "metropolis"]
+
+
+@pytest.mark.parametrize("name", KERNEL_ORDER)
+def test_a_kernel_imports_what_kernels_share_and_what_is_above_them(name):
+    body = ast.parse((PACKAGE / "kernels" / f"{name}.py").read_text()).body
+    assert {path.stem for path in (PACKAGE / "kernels").glob("*.py")} == {"__init__", *KERNEL_ORDER}
+    assert imports(body) <= {*ORDER[: ORDER.index("kernels")], "kernels"}
+    assert kernel_imports(body) <= {"whitening", "base"} & set(KERNEL_ORDER[: KERNEL_ORDER.index(name)])
+
+
+def kernel_imports(body: list[ast.stmt]) -> set[str]:
+    """Modules of kernels/ that some statements import; "kernels" for the package itself."""
+    modules = [getattr(node, "module", "") or "" for node in body]
+    return {module.split(".")[-1] for module in modules if module.startswith("parsample.kernels")}
+
+
+def test_the_package_of_kernels_only_collects_them():
+    body = ast.parse((PACKAGE / "kernels" / "__init__.py").read_text()).body
+    assert imports(body) == {"kernels"}
+    assert kernel_imports(body) == set(KERNEL_ORDER) - {"whitening", "tuning"}
+
+
 def test_imports_inside_functions_are_of_optional_parts_only():
     allowed = {("sampling", "export"), ("compare", "export"), ("cli", "plots")}
     inside = set()
-    for path in FILES:
+    for path in ALL_FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         inside |= {(path.stem, name) for function in functions for name in imports(list(ast.walk(function)))}
     assert inside <= allowed
 
 
-@pytest.mark.parametrize("path", [*FILES, PACKAGE / "__init__.py"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_stay_short(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 400

@@ -1,6 +1,6 @@
 """The command line: exit codes, files, one line on stderr where something is wrong."""
 
-import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,23 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import arviz
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 
-from parsample import DEER, Status, Zero, __version__
-from parsample.check import Report
+from parsample import SamplerPlan, SamplerReport, Status, __version__
+from parsample.adaptation import Adaptation
 from parsample.cli import main
 from parsample.compare import KernelComparison, KernelForecast
-from parsample.costs import StepCosts
-from parsample.kernels import KernelParameters
-from parsample.pilot import NUM_RESTARTS
-from parsample.plan import Plan, sequential_plan
-from parsample.sampling import SampleResult
+from parsample.kernels.whitening import KernelParameters
+from parsample.meeting import MeetingTimes
+from parsample.sampler_report import Measured
+from parsample.sampling import SampleResult, SegmentRecord
 from parsample.summary import MAX_SUMMARY_VALUES, summary_table
-from parsample.warmup import Adaptation
-from parsample.windows import WindowRecord
 
 MODEL = """
 from chains import gaussian as logdensity, gaussian_start
@@ -41,23 +37,23 @@ def model(tmp_path) -> str:
     return str(path)
 
 
-def report(*, parallel: bool) -> Report:
+PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
+ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
+
+
+def report(*, parallel: bool) -> SamplerReport:
     """What a check might have found."""
-    plan = sequential_plan(10_000, 4, seconds=1.0)
-    if parallel:
-        settings = DEER(block_size=640, linearization=Zero())
-        plan = Plan(settings, settings, 10_000, 4, 16, 0.25, 1.0, 1.1)
-    times = np.full(8, 40.0 if parallel else np.inf)
+    meeting = MeetingTimes(np.full(8, 40.0 if parallel else np.inf), np.ones((50, 8)))
+    plan = SamplerPlan(parallel, 4, 10_000, 16 if parallel else 1, 640, 0.25, 1.1 if parallel else 1.0)
     cause, remedy = ("", "") if parallel else ("paths drift apart", "another kernel")
-    costs = StepCosts((4, 32), (1e-4, 2e-4))
-    return Report(-0.3, 0.01, times, np.ones((50, 8)), 50, plan, cause, remedy, np.ones((16, 3)), costs)
+    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION, cause, remedy)
 
 
 @pytest.mark.parametrize(("parallel", "code", "verdict"), [(True, 0, "parallel"), (False, 3, "sequential")])
 def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model, parallel, code, verdict):
     asked: dict[str, Any] = {}
 
-    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
         asked.update(kwargs)
         return report(parallel=parallel)
 
@@ -69,32 +65,6 @@ def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model,
     assert ("paths drift apart" in out) is not parallel
     assert err == ""
     assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
-
-
-@pytest.mark.parametrize("command", ["check", "sample"])
-def test_costs_are_written_once_and_read_from_then_on(monkeypatch, capsys, tmp_path, model, command):
-    asked: list[StepCosts | None] = []
-
-    def answer(*_: Any, costs: StepCosts | None, **__: Any) -> Any:
-        asked.append(costs)
-        found = report(parallel=True)
-        return found if command == "check" else dataclasses.replace(fabricated(Status.CONVERGED), report=found)
-
-    monkeypatch.setattr(f"parsample.cli.{'check_sampler' if command == 'check' else 'sample'}", answer)
-    path = tmp_path / "costs.json"
-    assert [main([command, model, "--num-chains", "2", "--costs", str(path)]) for _ in range(2)] == [0, 0]
-    assert asked == [None, report(parallel=True).costs]
-    out, err = capsys.readouterr()
-    assert out.count(f"step costs         measured, and written to {path}") == 1
-    assert err == ""
-
-
-def test_costs_are_not_written_where_none_were_measured(monkeypatch, capsys, tmp_path, model):
-    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.SEQUENTIAL))
-    path = tmp_path / "costs.json"
-    assert main(["sample", model, "--num-chains", "2", "--method", "sequential", "--costs", str(path)]) == 0
-    assert "step costs         not measured: this run was not checked" in capsys.readouterr().out
-    assert not path.exists()
 
 
 @pytest.mark.parametrize(
@@ -123,20 +93,84 @@ def test_check_compares_kernels(monkeypatch, capsys, tmp_path, parallel, failure
     assert err == ""
 
 
-def test_costs_are_of_one_kernel(capsys, tmp_path, model):
-    assert main(["check", model, "--kernels", "hmc", "nuts", "--costs", str(tmp_path / "costs.json")]) == 1
-    assert_one_line(capsys.readouterr().err, "step costs are those of one kernel")
+def test_kernels_of_which_nothing_was_checked_are_compared_all_the_same(monkeypatch, capsys, model):
+    forecast = KernelForecast("hmc", None, 640_000, 16_000, 0.5, "x[0]", 7.0, 0.0, "", 2.0)
+    monkeypatch.setattr("parsample.cli.compare_kernels", lambda *_, **__: KernelComparison((forecast,), 10_000, 64))
+    assert main(["check", model, "--num-chains", "64", "--kernels", "hmc"]) == 3
+    out, err = capsys.readouterr()
+    assert "hmc     160,000" in out
+    assert "best: hmc" in out
+    assert err == ""
+
+
+def test_check_of_a_real_model(capsys, model):
+    assert main(["check", model, *SIZES, "--num-samples", "2500"]) == 0
+    out, err = capsys.readouterr()
+    assert "verdict            parallel" in out
+    assert "64 of 64 pairs met within" in out
+    assert "64 lanes, acceptance 0." in out
+    assert err == ""
+
+
+PROGRAM = """
+import sys, jax
+from parsample.cli import main
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+code = main(sys.argv[1:], owns_process=True)
+print(code, *(found.count(f"/jax/compilation_cache/{name}") for name in ("cache_hits", "cache_misses")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "owns_process", "kept"),
+    [([], True, 1), (["--no-compilation-cache"], True, 0), ([], False, 0)],
+    ids=["by default", "unless told otherwise", "only by who owns the process"],
+)
+def test_compiled_programs_are_kept(monkeypatch, model, option, owns_process, kept):
+    calls: list[str] = []
+    monkeypatch.setattr("parsample.cli.use_cores", lambda _: None)
+    monkeypatch.setattr("parsample.cli.keep_compiled_programs", lambda: calls.append("kept"))
+    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.CONVERGED))
+    monkeypatch.setattr("parsample.cli.check_sampler", lambda *_, **__: report(parallel=True))
+    for command in ("sample", "check"):
+        calls.clear()
+        assert main([command, model, "--num-chains", "2", *option], owns_process=owns_process) == 0
+        assert len(calls) == kept
+
+
+def test_a_cache_that_cannot_be_written_stops_nobody(monkeypatch, capsys, tmp_path, model):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("parsample.cli.use_cores", lambda _: None)
+    monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.CONVERGED))
+    assert main(["sample", model, "--num-chains", "2"], owns_process=True) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
-def test_check_of_a_real_model(capsys, model):
-    code = main(["check", model, *SIZES, "--num-samples", "2500"])
-    out, err = capsys.readouterr()
-    assert code in (0, 3)  # which one depends on what this device can do side by side
-    assert f"verdict            {'parallel' if code == 0 else 'sequential'}" in out
-    assert "Lyapunov exponent  -0." in out
-    assert f"{NUM_RESTARTS} of {NUM_RESTARTS} restarted pairs met" in out
-    assert err == ""
+def test_a_second_process_compiles_nothing(tmp_path, model):
+    def programs(*options: str) -> list[int]:
+        arguments = ["sample", model, "--num-samples", "200", "--no-progress", *options]
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True, env=environment,
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        return [int(number) for number in done.stdout.splitlines()[-1].split()]
+
+    code, _, _ = programs("--no-compilation-cache")
+    assert code == 0
+    assert not (tmp_path / "cache" / "parsample").exists()
+    code, _, misses = programs()
+    assert (code, misses > 0) == (0, True)
+    code, hits, misses = programs("--seed", "3")
+    assert (code, misses) == (0, 0)
+    assert hits > 0
 
 
 def test_sample_writes_draws_summary_and_pictures(capsys, tmp_path, model):
@@ -174,13 +208,9 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     """A result of the model above with a status that is hard to get by."""
     rng = np.random.default_rng(0)
     positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
-    ones = np.ones(2)
-    window = WindowRecord(np.full(2, int(status)), 0.1 * ones, 4 * ones, ones, np.ones((2, 8, 4)), 25, 0.1)
+    segment = SegmentRecord(status, 0.1, 4, 1.0, 100, 25, np.ones((4, 4)))
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
-    parameters = KernelParameters(jnp.zeros(3), jnp.ones(3), jnp.array(0.5), jnp.ones(16, jnp.int32))
-    adaptation = Adaptation(parameters, jnp.ones((2, 3)), jnp.ones((2, 9, 3)), jnp.array(0.8), jnp.zeros(2, jnp.int32))
-    plan, seconds = sequential_plan(100, 2), {"warmup": 1.0}
-    return SampleResult(positions, stats, adaptation, None, plan, [window], {}, seconds, interrupted)
+    return SampleResult(positions, stats, ADAPTATION, None, [segment], {}, {"warmup": 1.0}, interrupted)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +218,10 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     [
         (Status.CONVERGED, False, 0, "certified: every step"),
         (Status.STALLED, False, 0, "in part step by step"),
-        (Status.MAX_ITERS, False, 4, "NOT certified"),
         (Status.NON_FINITE, False, 4, "NOT certified"),
         (Status.CONVERGED, True, 130, "(interrupted)"),
     ],
-    ids=["converged", "stalled", "max_iters", "non_finite", "interrupted"],
+    ids=["converged", "stalled", "non_finite", "interrupted"],
 )
 def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
     monkeypatch, capsys, tmp_path, model, status, interrupted, code, words
@@ -221,7 +250,7 @@ def test_settings_of_the_model_reach_the_sampler(monkeypatch, capsys, tmp_path):
     path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
     asked: list[dict] = []
 
-    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
         asked.append(kwargs)
         return report(parallel=True)
 
@@ -240,7 +269,7 @@ def test_warmup_of_the_model_holds_unless_the_user_says_otherwise(monkeypatch, t
     path.write_text(MODEL + 'settings = {"num_warmup": 2000}\n')
     asked: dict[str, Any] = {}
 
-    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
         asked.update(kwargs)
         return report(parallel=True)
 
@@ -255,7 +284,7 @@ def no_sampling(monkeypatch):
         pytest.fail("sampling was started")
 
     monkeypatch.setattr("parsample.cli.sample", sample)
-    monkeypatch.setattr("parsample.prepare.warmup", sample)
+    monkeypatch.setattr("parsample.prepare.Ensemble", sample)
 
 
 def assert_one_line(err: str, words: str) -> None:
@@ -273,8 +302,6 @@ def assert_one_line(err: str, words: str) -> None:
         ("--out", "missing/draws.nc", "there is no directory"),
         ("--out", "missing/draws.zarr", "there is no directory"),
         ("--out", "directory.nc", "is a directory; name a file"),
-        ("--costs", "missing/costs.json", "there is no directory"),
-        ("--costs", "a_gaussian.py", "holds no step costs"),
         ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
     ],
 )

@@ -1,9 +1,8 @@
-"""Kernels side by side: effective draws per second, from a pilot and a plan."""
+"""Kernels side by side: effective draws per second, from the first draws of a run and its plan."""
 
-import functools
-import importlib
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import arviz
@@ -14,102 +13,119 @@ import pytest
 from chains import eight_schools, eight_schools_start, gaussian, gaussian_start
 
 from parsample import (
-    DEER,
     KernelComparison,
     KernelForecast,
-    Report,
-    StepCosts,
-    Zero,
+    SamplerPlan,
+    SamplerReport,
     check_sampler,
     compare_kernels,
     sample,
 )
-from parsample.compare import ENOUGH_ESS, MAX_PIECES, PIECE_DRAWS, coordinate_names
-from parsample.kernels import Draw, Layout
-from parsample.plan import Plan, sequential_plan
+from parsample.adaptation import Adaptation
+from parsample.compare import MIN_PILOT_LENGTH, _planned, coordinate_names
+from parsample.kernels import KERNELS
+from parsample.kernels.whitening import KernelParameters
+from parsample.layout import Layout
+from parsample.meeting import MeetingTimes
+from parsample.sampler_report import Measured
 
 KEY = jax.random.key(0)
+PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
+ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
 SETTINGS: dict[str, Any] = {"num_samples": 6000, "num_warmup": 300, "num_chains": 2}
 
 
-@pytest.fixture(autouse=True)
-def costs(monkeypatch):
-    """A device on which 16 lanes cost as much as 2, and more do not pay: plans that do not depend on timings."""
-    measured = StepCosts((2, 16, 512), (1e-3, 1e-3, 1.0))
-    monkeypatch.setattr(importlib.import_module("parsample.check"), "measure_costs", lambda *_, **__: measured)
+@pytest.fixture(autouse=True, scope="module")
+def _measured():
+    """Times of an imagined device: plans that do not depend on timings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parsample.prepare._measured", lambda *_: Measured(1e-3, 2.0))
+        yield
 
 
-@functools.cache
-def comparison() -> KernelComparison:
-    return compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc",), **SETTINGS)
+@pytest.fixture(scope="module")
+def comparison(_measured) -> KernelComparison:
+    return compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc", "metropolis"), **SETTINGS)
 
 
-@pytest.mark.slow
-def test_each_kernel_is_planned_as_the_sampler_would():
-    found = check_sampler(KEY, gaussian, gaussian_start(), **SETTINGS)
-    forecast = comparison()["hmc"]
-    assert [each.kernel for each in comparison().forecasts] == ["hmc"]
+def test_each_kernel_is_forecast_from_the_draws_that_sample_returns(comparison):
+    assert [each.kernel for each in comparison.forecasts] == ["hmc", "metropolis"]
+    for forecast in comparison.forecasts:
+        result = sample(KEY, gaussian, gaussian_start(), kernel=forecast.kernel, progress_bar=False, **SETTINGS)
+        draws = {
+            "x[0]": result.positions["x"][..., 0],
+            "x[1]": result.positions["x"][..., 1],
+            "y[0, 0]": result.positions["y"][..., 0, 0],
+        }
+        ess = {name: float(arviz.ess(values)) for name, values in draws.items()}
+        assert forecast.slowest == min(ess, key=ess.__getitem__)
+        assert forecast.num_pilot_draws == 12_000
+        assert forecast.ess_per_draw == pytest.approx(min(ess.values()) / 12_000, rel=1e-3)
+        assert forecast.gradients_per_draw == pytest.approx(result.sample_stats["n_steps"].mean())
+        assert (forecast.diverging, forecast.failure, forecast.note) == (0, "", "")
+        assert forecast.report.plan.is_parallel
+        assert forecast.ess_per_second == pytest.approx(forecast.ess_per_draw * 12_000 / forecast.seconds)
+
+
+@pytest.mark.parametrize("num_samples", [6000, 80_000])
+def test_each_kernel_is_planned_as_the_sampler_would(num_samples):
+    settings = SETTINGS | {"num_samples": num_samples}
+    found = check_sampler(KEY, gaussian, gaussian_start(), **settings)
+    forecast = compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc",), **settings)["hmc"]
+    assert (forecast.num_pilot_draws, forecast.num_draws) == (min(2 * num_samples, 16_000), 2 * num_samples)
     assert forecast.report.plan == found.plan
-    assert forecast.seconds == found.plan.seconds < 6000 * 1e-3
-    assert forecast.ess_per_second == pytest.approx(forecast.ess_per_draw * 12_000 / found.plan.seconds)
+    assert forecast.seconds == found.plan.seconds < 2.0 + num_samples * 1e-3
 
 
-@pytest.mark.slow
-def test_gradients_are_the_leapfrog_steps_taken():
-    result = sample(KEY, gaussian, gaussian_start(), method="sequential", progress_bar=False, **SETTINGS)
-    cycle = np.asarray(result.adaptation.parameters.num_integration_steps)
-    assert comparison()["hmc"].gradients_per_draw == pytest.approx(cycle.mean())
-    assert comparison()["hmc"].diverging == 0
+def test_a_short_pilot_does_not_decide_how_a_long_run_is_evaluated():
+    # Lanes meet within two steps, so a long run in blocks takes little more than its share of the steps.
+    meeting = MeetingTimes(np.full(64, 2.0), np.zeros((50, 64)))
+    pilot = replace(report(2.1), meeting=meeting)
+    longer = _planned(pilot, 1024, 1_000_000)
+    assert (longer.parallelizable, longer.plan.num_samples, longer.plan.num_blocks) == (True, 1_000_000, 16)
+    assert longer.plan.seconds == pytest.approx(1e-3 * 1_000_000 / 16, rel=0.05)
+    never = replace(pilot, meeting=MeetingTimes(np.full(64, np.inf), np.ones((50, 64))))
+    never = _planned(never, 1024, 1_000_000)
+    assert (never.parallelizable, never.plan.num_samples) == (False, 1_000_000)
+    assert never.plan.seconds == pytest.approx(2.0 + 1_000_000 * 1e-3 / 4)  # compilation is paid once
+    assert "did not meet" in never.cause
 
 
-def test_a_pilot_is_the_beginning_of_the_run():
-    forecast = comparison()["hmc"]
-    num_draws = forecast.num_pilot_draws // 2
-    settings = SETTINGS | {"num_samples": num_draws, "method": "sequential", "progress_bar": False}
-    run = sample(KEY, gaussian, gaussian_start(), **settings)
-    draws = {
-        "x[0]": run.positions["x"][..., 0],
-        "x[1]": run.positions["x"][..., 1],
-        "y[0, 0]": run.positions["y"][..., 0, 0],
-    }
-    ess = {name: float(arviz.ess(values)) for name, values in draws.items()}
-    assert forecast.slowest == min(ess, key=ess.__getitem__)
-    assert forecast.ess_per_draw * forecast.num_pilot_draws == pytest.approx(min(ess.values()), rel=1e-3)
-    assert min(ess.values()) >= ENOUGH_ESS
-    assert forecast.note == ""
-
-
-def autoregression(rng: np.random.Generator, before: np.ndarray, num_steps: int, rho: float) -> np.ndarray:
-    path = np.empty((len(before), num_steps, 3))
-    for t in range(num_steps):
-        before = path[:, t] = rho * before + math.sqrt(1 - rho**2) * rng.normal(size=before.shape)
-    return path
+def test_chains_that_fill_all_lanes_are_compared_step_by_step():
+    found = compare_kernels(KEY, gaussian, gaussian_start(), **SETTINGS | {"num_samples": 2000, "num_chains": 64})
+    assert [each.kernel for each in found.forecasts] == ["hmc", "nuts"]
+    for forecast in found.forecasts:
+        assert (forecast.report, forecast.num_pilot_draws, forecast.failure) == (None, 64 * MIN_PILOT_LENGTH, "")
+        assert 0 < forecast.seconds < math.inf
+        assert forecast.ess_per_second == pytest.approx(forecast.ess_per_draw * 128_000 / forecast.seconds)
+    assert found.best is max(found.forecasts, key=lambda forecast: forecast.ess_per_second)
+    assert [line.split()[-1] for line in str(found).splitlines()[1:3]] == ["sequential", "sequential"]
 
 
 @pytest.mark.parametrize(
-    ("rho", "num_samples", "pieces", "rough"),
-    [(0.2, 10_000, 1, False), (0.8, 10_000, 3, False), (0.99, 10_000, 5, True), (0.8, 100, 1, False)],
-    ids=["independent", "slow", "as long as the run", "short"],
+    ("num_samples", "num_chains", "length"), [(100_000, 1, 16_000), (100_000, 100, 256), (100, 100, 100)]
 )
-def test_a_pilot_lasts_until_its_effective_sample_size_suffices(monkeypatch, rho, num_samples, pieces, rough):
-    rng, firsts = np.random.default_rng(3), []
+def test_length_of_pilots_and_what_they_are_asked_for(monkeypatch, num_samples, num_chains, length):
+    asked: list[dict[str, Any]] = []
 
-    def roll_window(_dynamics: Any, _mesh: Any, num_steps: int, _parameters: Any, _keys: Any, states: Any, first: Any):
-        firsts.append(int(first))
-        path = autoregression(rng, np.asarray(states), num_steps, rho)
-        zeros = np.zeros(path.shape[:2])
-        return path[:, -1], Draw(path, zeros, zeros, zeros, zeros + 1, zeros, zeros)
+    def told(*_: Any, **kwargs: Any) -> SimpleNamespace:
+        asked.append(kwargs)
+        return SimpleNamespace(settings={"num_lanes": 100})
 
-    monkeypatch.setattr("parsample.compare.roll_window", roll_window)
-    monkeypatch.setattr("parsample.compare.planned", lambda *_: (report(1.0), None))
-    settings = SETTINGS | {"num_samples": num_samples}
-    forecast = compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc",), **settings)["hmc"]
-    expected = (1 - rho) / (1 + rho)  # effective draws per draw of a first-order autoregression
-    assert firsts == [piece * PIECE_DRAWS // 2 for piece in range(pieces)]
-    assert forecast.num_pilot_draws == pieces * PIECE_DRAWS
-    assert forecast.ess_per_draw == pytest.approx(expected, rel=0.5 if rough else 0.2)
-    assert ("rough estimate" in forecast.note) is rough
-    assert pieces <= MAX_PIECES
+    monkeypatch.setattr("parsample.compare.sample", told)
+    monkeypatch.setattr("parsample.compare._forecast", lambda *_: HMC)
+    settings = {"num_samples": num_samples, "num_chains": num_chains, "num_warmup": 200}
+    compare_kernels(KEY, gaussian, gaussian_start(), kernels=tuple(KERNELS), target_acceptance_rate=0.95, **settings)
+    assert {call["num_samples"] for call in asked} == {length}
+    assert {(call["num_chains"], call["num_warmup"]) for call in asked} == {(num_chains, 200)}
+    # That rate is meant for trajectories.
+    targets = {call["kernel"]: call["target_acceptance_rate"] for call in asked}
+    assert targets == {"hmc": 0.95, "nuts": 0.95, "mala": None, "metropolis": None}
+
+
+def test_a_position_may_be_a_number():
+    found = compare_kernels(KEY, lambda x: -0.5 * x**2, 0.5, kernels=("hmc",), **SETTINGS | {"num_samples": 300})
+    assert found["hmc"].slowest == "x"
 
 
 def stuck(position: jax.Array) -> jax.Array:
@@ -117,7 +133,6 @@ def stuck(position: jax.Array) -> jax.Array:
     return jnp.where(jnp.all(position == 0.5), 0.0 * position.sum(), -jnp.inf)
 
 
-@pytest.mark.slow
 def test_a_kernel_that_does_not_move_is_part_of_the_table():
     found = compare_kernels(KEY, stuck, jnp.full(3, 0.5), kernels=("mala",), **SETTINGS)
     assert (found.best, found["mala"].report) == (None, None)
@@ -131,25 +146,20 @@ def test_a_kernel_that_does_not_move_is_part_of_the_table():
     [(np.nan, "not finite"), (np.inf, "not finite"), (1.0, "2 of 2 chains do not move")],
 )
 def test_why_draws_tell_nothing(monkeypatch, position, words):
-    def roll_window(*arguments: Any) -> tuple:
-        path = np.full((2, arguments[2], 3), position)
-        zeros = np.zeros(path.shape[:2])
-        return path[:, -1], Draw(path, zeros, zeros, zeros, zeros + 1, zeros, zeros)
-
-    monkeypatch.setattr("parsample.compare.roll_window", roll_window)
+    pilot = sample(KEY, gaussian, gaussian_start(), progress_bar=False, **SETTINGS | {"num_samples": 50})
+    positions = jax.tree.map(lambda leaf: np.full_like(leaf, position), pilot.positions)
+    monkeypatch.setattr("parsample.compare.sample", lambda *_, **__: replace(pilot, positions=positions))
     forecast = compare_kernels(KEY, gaussian, gaussian_start(), kernels=("hmc",), **SETTINGS)["hmc"]
     assert words in forecast.failure
-    assert (forecast.report, forecast.num_pilot_draws) == (None, PIECE_DRAWS)
+    assert (forecast.report, forecast.num_pilot_draws) == (None, 100)
+    assert math.isnan(forecast.seconds)
 
 
-def report(seconds: float, *, parallel: bool = False) -> Report:
+def report(seconds: float, *, parallel: bool = False) -> SamplerReport:
     """What a check might have found."""
-    plan = sequential_plan(10_000, 4, seconds=seconds)
-    if parallel:
-        settings = DEER(block_size=640, linearization=Zero())
-        plan = Plan(settings, settings, 10_000, 4, 16, seconds, 4 * seconds, 1.1)
-    costs = StepCosts((4, 32), (1e-4, 2e-4))
-    return Report(-0.3, 0.01, np.full(8, 40.0), np.ones((50, 8)), 50, plan, "", "", np.ones((16, 3)), costs)
+    plan = SamplerPlan(parallel, 4, 10_000, 16 if parallel else 1, 640, seconds, 1.1)
+    meeting = MeetingTimes(np.full(8, 40.0), np.ones((50, 8)))
+    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION, "", "")
 
 
 HMC = KernelForecast("hmc", report(0.5, parallel=True), 40_000, 4000, 0.25, "x[1]", 6.5, 0.0, "")
@@ -194,13 +204,14 @@ def test_coordinates_have_the_names_of_the_position(position, names):
 @pytest.mark.exhaustive
 def test_a_pilot_foretells_the_effective_sample_size_of_a_long_run():
     settings = {"num_samples": 40_000, "num_warmup": 1000, "num_chains": 4}
-    found = compare_kernels(KEY, eight_schools, eight_schools_start(), kernels=("hmc", "nuts", "mala"), **settings)
+    found = compare_kernels(KEY, eight_schools, eight_schools_start(), kernels=tuple(KERNELS), **settings)
     for forecast in found.forecasts:
+        # The run of this key: step sizes of another warm-up, and with them the ESS of mala, may differ by a fifth or two.
         run = sample(
-            jax.random.key(1), eight_schools, eight_schools_start(), kernel=forecast.kernel, method="sequential",
-            progress_bar=False, **settings,
+            KEY, eight_schools, eight_schools_start(), kernel=forecast.kernel, method="sequential", progress_bar=False,
+            **settings,
         )  # fmt: skip
         ess = min(arviz.ess(np.asarray(leaf)).min() for leaf in jax.tree.leaves(run.positions))
-        assert forecast.ess_per_draw == pytest.approx(ess / 160_000, rel=0.3)
+        assert forecast.ess_per_draw == pytest.approx(ess / 160_000, rel=0.2)
         assert forecast.failure == ""
         assert (forecast.gradients_per_draw == 1) is (forecast.kernel == "mala")

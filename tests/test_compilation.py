@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample.compilation import compiling, is_being_compiled, outermost_jit
+from parsample.compilation import compiling, is_being_compiled, keep_compiled_programs, outermost_jit
 
 
 @outermost_jit(1)
@@ -86,3 +86,23 @@ def test_a_failure_beside_other_work_is_left_to_the_call():
     assert done == 1
     with pytest.raises(ValueError, match="broken"):
         compiled.result()
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path / "cache" / "parsample" / "programs"),
+        # Many small programs take longer to compile than a few large ones.
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    try:
+        directory = keep_compiled_programs()
+        after = {name: getattr(jax.config, name) for name in options}
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert str(directory) == options["jax_compilation_cache_dir"]
+    assert after == options != before
+    assert directory.parent.is_dir()

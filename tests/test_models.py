@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from parsample import ParallelStallWarning, Status
-from parsample.costs import StepCosts
 from parsample.kernels import KERNELS
 from parsample.model import load_model
+from parsample.sampler_report import Measured
 from parsample.sampling import SampleResult, sample
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.py"))
@@ -28,9 +28,11 @@ PREDICTABLE = {
     ("ill_conditioned_gaussian", "nuts"),
     ("ill_conditioned_gaussian", "hmc"),
     ("mixture", "mala"),
+    ("banana", "hmc"),
 }
-# Chains of these drift apart (see their files). What is in neither set forgets so slowly that the pilot may not see it.
-NOT_PREDICTABLE = {("banana", "hmc"), ("latent_gaussian_process", "hmc"), ("latent_gaussian_process", "nuts")}
+# Most pairs of these do not meet within the check (see the file). What is in neither set forgets so slowly that the
+# check may not see it.
+NOT_PREDICTABLE = {("latent_gaussian_process", "hmc"), ("latent_gaussian_process", "nuts")}
 
 
 @functools.cache
@@ -119,11 +121,9 @@ def assert_moments(name: str, result: SampleResult) -> None:
 
 
 @pytest.fixture
-def costs(monkeypatch):
-    """A device on which 64 lanes cost as much as 4, and more do not pay: plans that do not depend on timings."""
-    measured = StepCosts((4, 64, 512), (1e-3, 1e-3, 1.0))
-    check = importlib.import_module("parsample.check")  # the package's attribute of that name is the function
-    monkeypatch.setattr(check, "measure_costs", lambda *_, **__: measured)
+def measured(monkeypatch):
+    """A device on which a row of four lanes costs a quarter of one of 64: plans that do not depend on timings."""
+    monkeypatch.setattr("parsample.prepare._measured", lambda *_: Measured(1e-3, 2.0))
 
 
 CASES = [(name, kernel) for name in NAMES for kernel in load(name).kernels]
@@ -141,7 +141,7 @@ def marked(case: tuple[str, str]) -> Any:
     return pytest.param(*case, marks=pytest.mark.slow if case in CHOSEN else pytest.mark.exhaustive)
 
 
-@pytest.mark.usefixtures("costs")
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize(("name", "kernel"), [marked(case) for case in CASES])
 def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
     num_samples = 50_000 if (name, kernel) == ("funnel", "mala") else 10_000  # it lingers in the mouth of the funnel
@@ -156,8 +156,8 @@ def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
     assert not parallel or (name, kernel) not in NOT_PREDICTABLE, str(result.report)
     if parallel:
         assert result.status is Status.CONVERGED
-        assert result.plan.num_blocks > 1
-        assert result.defect < 1e-9
+        assert result.report.plan.num_blocks > 1
+        assert result.defect == 0
         assert len(caught) == 0
     else:
         assert result.status is Status.SEQUENTIAL
@@ -168,14 +168,13 @@ def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
 
 
 @pytest.mark.exhaustive
-def test_a_chain_that_cannot_meet_is_the_kernels_own_until_rounding_has_grown():
+def test_blocks_whose_pairs_do_not_meet_are_the_kernels_own_chain_at_a_price():
     kwargs = {"num_samples": 800, "num_warmup": 400, "num_chains": 2, "progress_bar": False}
     model = load("latent_gaussian_process")
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
-        result = sample(jax.random.key(0), model.logdensity, model.initial_position, method="deer", **kwargs)
+    result = sample(jax.random.key(0), model.logdensity, model.initial_position, method="deer", **kwargs)
     expected = sample(jax.random.key(0), model.logdensity, model.initial_position, method="sequential", **kwargs)
-    assert (result.status, result.report.parallelizable) == (Status.STALLED, False)
-    assert result.report.lle > 0
-    # Lanes side by side round differently, and this chain amplifies a difference by a tenth at every step.
+    assert (result.status, result.defect) == (Status.CONVERGED, 0)
+    assert result.report.meeting.share_unmet > 0.5
+    assert result.evals_per_step > 2
     for ours, theirs in zip(jax.tree.leaves(result.positions), jax.tree.leaves(expected.positions), strict=True):
-        np.testing.assert_allclose(ours[:, :100], theirs[:, :100], atol=1e-8)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)

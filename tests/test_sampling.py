@@ -1,9 +1,8 @@
-"""`sample`: the same draws by every method, certified; results as promised; one clear error for bad input."""
+"""`sample`: the same draws by every method, bitwise one chain; results as promised; one clear error for bad input."""
 
 import contextlib
 import dataclasses
 import functools
-import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,45 +12,32 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from chains import gaussian, gaussian_start
+from chains import gaussian, gaussian_start, logistic_regression, logistic_regression_start
 
 from parsample import DEER, ParallelStallWarning, Sequential, Status, Zero
-from parsample.costs import StepCosts
-from parsample.kernels import KERNELS, TARGET_ACCEPTANCE, KernelDynamics, Layout
-from parsample.plan import MIN_STEPS
+from parsample.kernels import KERNELS
+from parsample.sampler_progress import Progress
 from parsample.sampling import SampleResult, check_sampler, sample
 
 KEY = jax.random.key(0)
-BLOCKS = DEER(block_size=256, linearization=Zero())  # 1000 steps: three blocks and a shorter one
-STATISTICS = {
-    "hmc": {"lp", "acceptance_rate", "diverging", "n_steps", "energy"},
-    "nuts": {"lp", "acceptance_rate", "diverging", "n_steps", "energy", "tree_depth"},
-    "mala": {"lp", "acceptance_rate", "diverging"},
-}
+SLOW = pytest.mark.slow
+KERNELS_TESTED = ["hmc", "metropolis", pytest.param("mala", marks=SLOW), pytest.param("nuts", marks=SLOW)]
 
 
 @functools.cache
-def run(kernel: str = "hmc", method: Any = "sequential", num_samples: int = 1000) -> SampleResult:
+def run(kernel: str = "hmc", method: Any = "auto", num_samples: int = 1000, exact_meeting: bool = True) -> SampleResult:
     """One run of each kind, shared by the tests: compilation takes longer than all of them."""
     return sample(
         KEY,
         gaussian,
         gaussian_start(),
         num_samples=num_samples,
-        num_warmup=300,
         num_chains=2,
         kernel=kernel,
         method=method,
+        exact_meeting=exact_meeting,
         progress_bar=False,
     )
-
-
-@pytest.fixture(autouse=True)
-def costs(monkeypatch):
-    """A device on which 16 lanes cost as much as 2, and more do not pay: plans that do not depend on timings."""
-    measured = StepCosts((2, 16, 512), (1e-3, 1e-3, 1.0))
-    check = importlib.import_module("parsample.check")  # the package's attribute of that name is the function
-    monkeypatch.setattr(check, "measure_costs", lambda *_, **__: measured)
 
 
 def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: float = 1e-8) -> None:
@@ -65,85 +51,156 @@ def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: f
             np.testing.assert_array_equal(result.sample_stats[name], values, err_msg=name)
 
 
-SLOW_NUTS = pytest.param("nuts", marks=pytest.mark.slow)  # its pilot takes long to compile
-SLOW_MALA = pytest.param("mala", marks=pytest.mark.slow)
-RARE_NUTS = pytest.param("nuts", marks=pytest.mark.exhaustive)
-
-
-@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, RARE_NUTS])
-def test_explicit_blocks_give_the_draws_of_the_sequential_run(kernel):
-    result, expected = run(kernel, BLOCKS), run(kernel)
+@pytest.mark.parametrize("method", ["auto", "deer"])
+@pytest.mark.parametrize("kernel", KERNELS_TESTED)
+def test_blocks_give_the_draws_of_the_sequential_run(kernel, method):
+    result, expected = run(kernel, method), run(kernel, "sequential")
     assert (result.status, expected.status) == (Status.CONVERGED, Status.SEQUENTIAL)
     assert_same_draws(result, expected)
-    assert result.defect < 1e-9
-    assert 1 <= result.evals_per_step < 2
+    assert result.defect == 0
+    assert 1 < result.evals_per_step < 4  # blocks of 32 steps, of which meeting takes a good part
+    assert result.report.parallelizable
+    assert expected.report is None
 
 
-@pytest.mark.parametrize("kernel", ["hmc", SLOW_MALA, RARE_NUTS])
-def test_deer_gives_the_draws_of_the_sequential_run(kernel):
-    result = run(kernel, "deer")
+@pytest.mark.parametrize("kernel", ["hmc", "metropolis"])
+def test_long_runs_take_little_more_than_one_evaluation_per_step(kernel):
+    result = run(kernel, "auto", 60_000)
+    assert len(result.segments) > 1
+    assert (result.status, result.defect) == (Status.CONVERGED, 0)
+    assert result.evals_per_step < 1.1
+    assert_same_draws(dataclasses.replace(result, **first_draws(result, 1000)), run(kernel, "sequential"))
+
+
+def first_draws(result: SampleResult, number: int) -> dict[str, Any]:
+    return {
+        "positions": jax.tree.map(lambda leaf: leaf[:, :number], result.positions),
+        "sample_stats": {name: values[:, :number] for name, values in result.sample_stats.items()},
+    }
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "metropolis", pytest.param("nuts", marks=SLOW)])
+def test_float32_is_bitwise_one_chain_too(kernel, float32):
+    start = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), logistic_regression_start())
+    result = sample(KEY, logistic_regression, start, num_samples=3000, kernel=kernel, progress_bar=False)
     assert result.status is Status.CONVERGED
-    assert isinstance(result.plan.method, DEER)
-    assert_same_draws(result, run(kernel))
-    assert np.isfinite(result.report.coalescence).all()
-    assert result.report.lle + 2 * result.report.lle_se < 0
+    assert {leaf.dtype for leaf in jax.tree.leaves(result.positions)} == {np.dtype("float32")}
+    assert result.settings["dtype"] == "float32"
+    assert result.defect == 0
+    assert "bitwise one chain" in result.certificate
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_auto_runs_in_blocks_where_that_pays(kernel):
-    result = run(kernel, "auto", 6000)
-    assert (result.status, result.report.parallelizable) == (Status.CONVERGED, True)
-    assert result.plan.num_blocks > 1
-    assert_same_draws(result, run(kernel, "sequential", 6000))
+def test_without_exact_meeting_blocks_are_joined_within_the_tolerance():
+    result = run("hmc", "deer", 4000, exact_meeting=False)
+    assert result.status is Status.CONVERGED
+    assert 0 <= result.defect <= 1e-10
+    assert_same_draws(result, run("hmc", "sequential", 4000, exact_meeting=False), tolerance=1e-7)
+    assert result.adaptation.parameters.move_scales.max() == 0
+    assert "of a draw" not in result.certificate
 
 
-def test_auto_with_few_draws_is_sequential_without_a_check_or_a_warning():
-    result = run("hmc", "auto")
-    assert result.num_draws < MIN_STEPS
-    assert (result.report, result.status) == (None, Status.SEQUENTIAL)
-    assert_same_draws(result, run("hmc"), tolerance=0)
+@pytest.mark.parametrize("num_devices", [2, pytest.param(8, marks=SLOW)])
+def test_devices_share_the_lanes_of_the_same_chains(num_devices):
+    result = sample(
+        KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=False,
+        devices=jax.local_devices()[:num_devices],
+    )  # fmt: skip
+    assert (result.status, result.defect) == (Status.CONVERGED, 0)
+    assert_same_draws(result, run())
+
+
+@SLOW
+def test_lanes_that_devices_do_not_divide_are_filled_up():
+    kwargs = {"num_samples": 1000, "num_chains": 3, "progress_bar": False}
+    result = sample(KEY, gaussian, gaussian_start(), devices=jax.local_devices()[:4], **kwargs)
+    expected = sample(KEY, gaussian, gaussian_start(), **kwargs)
+    assert result.settings["num_lanes"] == 63
+    assert_same_draws(result, expected)
 
 
 def test_sequential_settings_are_the_method_of_that_name():
-    result = run("hmc", Sequential())
+    assert run("hmc", Sequential()).status is Status.SEQUENTIAL
+    assert_same_draws(run("hmc", Sequential()), run("hmc", "sequential"), tolerance=0)
+
+
+def test_as_many_chains_as_lanes_run_step_by_step_in_the_one_program(compilations):
+    run()  # another program of as many lanes
+    compilations.clear()
+    result = sample(KEY, gaussian, gaussian_start(), num_samples=50, num_chains=64, progress_bar=False)
+    assert (result.status, result.report) == (Status.SEQUENTIAL, None)
+    assert result.positions["x"].shape == (64, 50, 2)
+    assert compilations == []
+
+
+def fresh(x: jax.Array) -> jax.Array:
+    """Compiled by one test only."""
+    fresh.calls += 1
+    return -0.5 * jnp.sum(x**2) / 1.7
+
+
+def test_a_parallel_run_compiles_one_program_and_a_second_run_none(compilations):
+    fresh.calls = 0
+    result = sample(KEY, fresh, jnp.zeros(3), num_samples=1000, progress_bar=False)
+    assert result.report.parallelizable
+    assert sum("advance_lanes" in name for name in compilations) == 1
+    # The shape of the value, then where states are evaluated and where trajectories are.
+    assert fresh.calls <= 5
+    traced = fresh.calls
+    compilations.clear()
+    for key, num_samples, num_warmup in ((1, 1000, 1000), (2, 3000, 1000), (3, 20_000, 300)):
+        result = sample(
+            jax.random.key(key), fresh, jnp.zeros(3), num_samples=num_samples, num_warmup=num_warmup, progress_bar=False
+        )
+        assert result.status is Status.CONVERGED
+    assert compilations == []
+    assert fresh.calls == traced
+
+
+def test_a_sequential_run_compiles_one_program_more(compilations):
+    def target(x: jax.Array) -> jax.Array:
+        return -0.5 * jnp.sum(x**2) / 1.3
+
+    result = sample(KEY, target, jnp.zeros(3), num_samples=200, method="sequential", progress_bar=False)
     assert result.status is Status.SEQUENTIAL
-    assert_same_draws(result, run("hmc"), tolerance=0)
+    assert sum("advance_lanes" in name for name in compilations) == 2
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "mala", SLOW_NUTS])
+@pytest.mark.parametrize("kernel", KERNELS_TESTED)
 def test_result_has_the_shapes_names_and_statistics_promised(kernel):
-    result = run(kernel)
+    result = run(kernel, "sequential")
     assert jax.tree.structure(result.positions) == jax.tree.structure(gaussian_start())
     assert (result.positions["x"].shape, result.positions["y"].shape) == ((2, 1000, 2), (2, 1000, 1, 1))
-    assert set(result.sample_stats) == STATISTICS[kernel]
+    assert set(result.sample_stats) == set(KERNELS[kernel].statistics)
     assert {values.shape for values in result.sample_stats.values()} == {(2, 1000)}
     assert (result.num_draws, result.interrupted) == (1000, False)
     assert (result.evals_per_step, result.defect) == (1, 0)
-    assert set(result.seconds) == {"warmup", "check", "sampling"}
+    assert set(result.seconds) == {"compilation", "warmup", "sampling"}
+    assert set(run(kernel).seconds) == {"compilation", "warmup", "check", "sampling"}
     assert result.settings["kernel"] == kernel
-    assert result.settings["target_acceptance_rate"] == TARGET_ACCEPTANCE[kernel]
+    assert result.settings["target_acceptance_rate"] == KERNELS[kernel].target_acceptance_rate
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS_TESTED)
 def test_statistics_are_those_of_the_draws(kernel):
     stats, position = run(kernel).sample_stats, run(kernel).positions
-    np.testing.assert_allclose(stats["lp"], jax.vmap(jax.vmap(gaussian))(position), rtol=1e-9)
-    assert not stats["diverging"].any()
+    np.testing.assert_allclose(stats["lp"], jax.vmap(jax.vmap(gaussian))(position), rtol=1e-7)
     assert stats["acceptance_rate"].min() >= 0
     assert stats["acceptance_rate"].max() <= 1 + 1e-12
-    assert abs(run(kernel).adaptation.acceptance_rate - TARGET_ACCEPTANCE[kernel]) < 0.08
+    assert abs(run(kernel).adaptation.acceptance_rate - KERNELS[kernel].target_acceptance_rate) < 0.1
     if kernel == "hmc":
         cycle = run(kernel).adaptation.parameters.num_integration_steps
         np.testing.assert_array_equal(stats["n_steps"], np.broadcast_to(np.resize(cycle, 1000), (2, 1000)))
-    if kernel != "mala":
-        kinetic = stats["energy"] + stats["lp"]
-        assert kinetic.min() > 0
-        # Half a chi-square variable with three degrees of freedom; selection by Metropolis matters little.
-        assert abs(kinetic.mean() - 1.5) < 0.2
+    if kernel == "metropolis":
+        assert (stats["n_steps"] == 3).all()
+        return
+    assert not stats["diverging"].any()
+    kinetic = stats["energy"] + stats["lp"]
+    assert kinetic.min() > 0
+    # Half a chi-square variable with three degrees of freedom; selection by Metropolis matters little.
+    assert abs(kinetic.mean() - 1.5) < 0.2
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS_TESTED)
 def test_moments_of_a_gaussian(kernel):
     draws = np.concatenate([leaf.reshape(2000, -1) for leaf in jax.tree.leaves(run(kernel).positions)], axis=1)
     sd = np.array([1, 1 / 2, 1 / 3])
@@ -159,86 +216,151 @@ def test_chains_have_their_own_randomness():
     assert not (x[0] == x[1]).any()
 
 
-def with_windows(result: SampleResult, **changes: Any) -> SampleResult:
-    windows = [window._replace(**{k: np.full(2, v) for k, v in changes.items()}) for window in result.windows]
-    return dataclasses.replace(result, windows=windows)
+def with_segments(result: SampleResult, **changes: Any) -> SampleResult:
+    return dataclasses.replace(
+        result, segments=[dataclasses.replace(segment, **changes) for segment in result.segments]
+    )
 
 
 def test_certificate_says_what_was_done_and_how_exact_it_is():
-    blocks = run("hmc", BLOCKS)
-    assert run("hmc").certificate == "certified: evaluated step by step, 1 evaluation per step"
-    assert blocks.certificate.startswith("certified: every step is the kernel's own, largest defect ")
+    blocks = run("hmc", "deer")
+    assert run("hmc", "sequential").certificate == "certified: evaluated step by step, 1 evaluation per step"
+    assert blocks.certificate.startswith("certified: every step is the kernel's own, bitwise one chain, ")
     assert f"{blocks.evals_per_step:.2f} evaluations per step" in blocks.certificate
-    assert "largest defect 0: bitwise one chain" in with_windows(blocks, defect=0.0).certificate
-    assert "largest defect 3.0e-11 posterior sd" in with_windows(blocks, defect=3e-11).certificate
-    assert "in part step by step" in with_windows(blocks, status=Status.STALLED).certificate
+    assert "largest defect 3.0e-11 posterior sd" in with_segments(blocks, defect=3e-11).certificate
+    assert "in part step by step" in with_segments(blocks, status=Status.STALLED).certificate
+    broken = with_segments(blocks, status=Status.NON_FINITE)
+    assert broken.certificate.startswith(f"NOT certified: {Status.NON_FINITE.message}")
 
 
-@pytest.mark.parametrize(("status", "words"), [(Status.MAX_ITERS, "stopped at max_iters"), (Status.NON_FINITE, "NaN")])
-def test_what_is_not_the_chain_is_not_certified(status, words):
-    result = with_windows(run("hmc", BLOCKS), status=status)
-    assert result.status is status
-    assert result.certificate.startswith(f"NOT certified: {status.message}")
-    assert words in result.certificate
+def test_the_worst_of_segments_is_the_status():
+    result = run("hmc", "deer")
+    stalled = dataclasses.replace(result.segments[0], status=Status.STALLED)
+    assert dataclasses.replace(result, segments=[stalled, *result.segments]).status is Status.STALLED
 
 
-def test_the_worst_of_chains_and_windows_is_the_status():
-    result = run("hmc", BLOCKS)
-    mixed = result.windows[0]._replace(status=np.array([Status.CONVERGED, Status.STALLED]))
-    assert dataclasses.replace(result, windows=[mixed, *result.windows]).status is Status.STALLED
-
-
-# An impossible chain: HMC on the banana drifts apart (see models/banana.py).
-def banana(x: jax.Array) -> jax.Array:
-    return -0.5 * ((x[0] / 10) ** 2 + (x[1] - 0.03 * (x[0] ** 2 - 100)) ** 2)
-
-
-def run_banana(method: Any, num_samples: int = 800) -> SampleResult:
-    kwargs = {"num_samples": num_samples, "num_warmup": 400, "num_chains": 2, "progress_bar": False}
-    return sample(KEY, banana, jnp.zeros(2), method=method, **kwargs)
-
-
-def largest_jump(result: SampleResult, logdensity_fn: Any) -> float:
-    """Distance of each draw from the kernel's own step off the draw before, in posterior sd: the chain's definition."""
-    layout = Layout.of(jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), result.positions))
-    dynamics = KernelDynamics(logdensity_fn, layout, result.settings["kernel"])
-    num_chains, num_draws = result.sample_stats["lp"].shape
-    chain_keys = jax.random.split(jax.random.split(KEY, 3)[2], num_chains)
-    parameters = jax.tree.map(jnp.asarray, result.adaptation.parameters)
-    leaves = [leaf.reshape(num_chains, num_draws, -1) for leaf in jax.tree.leaves(result.positions)]
-    whitened = parameters.whiten(jnp.concatenate(leaves, axis=2))
-    before = jnp.concatenate([result.adaptation.states[:, None], whitened[:, :-1]], axis=1)
-
-    def image(chain_key: jax.Array, u: jax.Array, t: jax.Array) -> jax.Array:
-        transition, inputs = dynamics(parameters, chain_key, num_draws)
-        return transition.reduce(transition.step(transition.restore(u), inputs.at(t))[0])
-
-    over_draws = jax.vmap(image, in_axes=(None, 0, 0))
-    images = jax.jit(jax.vmap(over_draws, in_axes=(0, 0, None)))(chain_keys, before, jnp.arange(num_draws))
-    return float(jnp.abs(images - whitened).max())
-
-
-@pytest.mark.slow
-def test_a_chain_that_cannot_meet_is_finished_step_by_step_with_a_warning():
+def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monkeypatch):
+    monkeypatch.setattr("parsample.sampling.PATIENCE", 0.0)
     with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
-        result = run_banana("deer")
+        result = sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=False)
     assert len(caught) == 1
-    assert (result.status, result.report.parallelizable) == (Status.STALLED, False)
-    assert "certified" in result.certificate
-    assert not result.certificate.startswith("NOT")
-    expected = run_banana("sequential")
-    assert expected.status is Status.SEQUENTIAL
-    assert_same_draws(result, expected)
-    assert largest_jump(result, banana) < 1e-8
+    assert (result.status, result.defect) == (Status.STALLED, 0)
+    assert result.segments[0].status is Status.STALLED
+    assert result.segments[-1].status is Status.SEQUENTIAL
+    assert "in part step by step" in result.certificate
+    assert_same_draws(result, run("hmc", "sequential"))
 
 
-def test_auto_says_beforehand_that_a_chain_cannot_meet():
+def modes(x: jax.Array) -> jax.Array:
+    """Two modes that no lane leaves."""
+    return jnp.logaddexp(-0.5 * jnp.sum((x - 8) ** 2), -0.5 * jnp.sum((x + 8) ** 2))
+
+
+def test_auto_says_beforehand_that_lanes_do_not_meet():
     with pytest.warns(ParallelStallWarning, match=r"will be evaluated sequentially.*Try: .+\.$") as caught:
-        result = run_banana("auto", MIN_STEPS)
+        result = sample(KEY, modes, jnp.zeros(2), num_samples=300, num_warmup=200, progress_bar=False)
     assert len(caught) == 1
     assert (result.status, result.report.parallelizable, result.evals_per_step) == (Status.SEQUENTIAL, False, 1)
-    assert result.report.cause
+    assert "did not meet" in result.report.cause
     assert result.report.remedy
+    assert "lanes disagree" in result.adaptation.unsettled
+    assert "lanes disagree" in str(result.report)
+
+
+def test_check_sampler_reports_what_auto_would_do():
+    found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2)
+    expected = run("hmc", "auto").report
+    np.testing.assert_array_equal(found.coalescence, expected.coalescence)
+    assert (found.plan.num_blocks, found.plan.block_size) == (32, 32)
+    assert found.parallelizable
+    assert found.contraction_rate < -0.05
+
+
+def outside(x: np.ndarray) -> np.ndarray:
+    return np.asarray(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1), np.asarray(x).dtype)
+
+
+def black_box(x: jax.Array, vmap_method: str | None = "expand_dims") -> jax.Array:
+    """A log density that JAX can neither differentiate nor look into."""
+    return jax.pure_callback(outside, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method=vmap_method)
+
+
+def test_a_black_box_runs_in_blocks_without_gradients():
+    result = sample(KEY, black_box, jnp.zeros(2), num_samples=2000, kernel="metropolis", progress_bar=False)
+    assert (result.status, result.defect) == (Status.CONVERGED, 0)
+    assert result.positions.shape == (4, 2000, 2)
+    # At least 0.15 effective draws per draw: five standard errors are 0.15.
+    assert np.abs(result.positions.mean((0, 1))).max() < 0.15
+    assert np.abs(result.positions.std((0, 1)) - 1).max() < 0.15
+
+
+def test_a_black_box_that_cannot_be_batched_runs_step_by_step_with_one_warning():
+    density = functools.partial(black_box, vmap_method=None)
+    with pytest.warns(ParallelStallWarning, match=r"calls back to Python.*vmap_method") as caught:
+        result = sample(
+            KEY, density, jnp.zeros(1), num_samples=60, num_warmup=100, num_chains=2, kernel="metropolis",
+            progress_bar=False,
+        )  # fmt: skip
+    assert len(caught) == 1
+    assert result.status is Status.SEQUENTIAL
+    assert np.unique(result.positions).size > 20
+
+
+def test_a_while_loop_density_needs_no_derivative():
+    def looped(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] - x @ x / 6), (0, 0.0 * x[0]))[1]
+
+    result = sample(KEY, looped, jnp.zeros(2), num_samples=500, kernel="metropolis", progress_bar=False)
+    assert (result.status, result.defect) == (Status.CONVERGED, 0)
+
+
+def interrupted_at(name: str, monkeypatch: Any) -> None:
+    """Have the progress bar raise where an interrupt might arrive."""
+    phase, add = Progress.phase, Progress.add
+
+    def phase_or_interrupt(self: Progress, text: str) -> None:
+        phase(self, text)
+        if name in text:
+            raise KeyboardInterrupt
+
+    def add_and_interrupt(self: Progress, num_draws: int) -> None:
+        add(self, num_draws)
+        if name == "draws":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "phase", phase_or_interrupt)
+    monkeypatch.setattr(Progress, "add", add_and_interrupt)
+
+
+@pytest.mark.parametrize("name", ["compiling", "warm-up 2", "check", "sampling in blocks"])
+def test_an_interrupt_before_any_draws_ends_the_run(name, monkeypatch):
+    interrupted_at(name, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=False)
+
+
+def test_an_interrupt_keeps_what_is_finished(monkeypatch):
+    interrupted_at("draws", monkeypatch)
+    result = sample(KEY, gaussian, gaussian_start(), num_samples=60_000, num_chains=2, progress_bar=False)
+    assert result.interrupted
+    assert result.num_draws == result.segments[0].num_steps < 60_000
+    assert_same_draws(
+        dataclasses.replace(result, **first_draws(result, 1000)),
+        dataclasses.replace(run("hmc", "sequential")),
+    )
+
+
+def test_a_progress_bar_shows_every_phase(capsys):
+    sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=True)
+    shown = capsys.readouterr().err
+    for words in (
+        "compiling",
+        "warm-up 1, round of 8 steps: step size",
+        "check: pairs",
+        "sampling in blocks",
+        "sweeps",
+    ):
+        assert words in shown
 
 
 def half_normal(x: jax.Array) -> jax.Array:
@@ -246,45 +368,14 @@ def half_normal(x: jax.Array) -> jax.Array:
     return jnp.log(x) - 0.5 * jnp.sqrt(x) ** 4
 
 
-@pytest.mark.slow
 def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
-    result = sample(
-        KEY, half_normal, jnp.array(1.2), num_samples=1000, num_warmup=200, num_chains=1, method=BLOCKS,
-        progress_bar=False,
-    )  # fmt: skip
+    result = sample(KEY, half_normal, jnp.array(1.2), num_samples=4000, num_chains=1, progress_bar=False)
     assert result.status is Status.CONVERGED
-    assert result.positions.shape == (1, 1000)
+    assert result.positions.shape == (1, 4000)
     assert result.positions.min() > 0
     assert all(np.isfinite(values).all() for values in result.sample_stats.values())
-    diverging = result.sample_stats["diverging"][0]
-    assert 0 < diverging.sum() < 500
-    stays = np.diff(result.positions[0]) == 0
-    assert stays[diverging[1:]].all()
     # x exp(-x^2 / 2) is Rayleigh's: mean sqrt(pi / 2), variance 2 - pi / 2.
-    assert abs(result.positions.mean() - math.sqrt(math.pi / 2)) < 0.2
-
-
-@pytest.mark.slow
-def test_float32_is_certified_too():
-    with jax.enable_x64(False):
-        start = jax.tree.map(np.asarray, gaussian_start())
-        result = sample(
-            KEY, gaussian, start, num_samples=1000, num_warmup=300, num_chains=2, method=BLOCKS, progress_bar=False
-        )
-    assert result.status is Status.CONVERGED
-    assert {leaf.dtype for leaf in jax.tree.leaves(result.positions)} == {np.dtype("float32")}
-    assert result.settings["dtype"] == "float32"
-    assert result.defect < 1e-4
-
-
-@pytest.mark.slow
-def test_check_sampler_reports_what_auto_would_do():
-    kwargs = {"num_samples": 6000, "num_warmup": 300, "num_chains": 2}
-    found = check_sampler(KEY, gaussian, gaussian_start(), **kwargs)
-    expected = run("hmc", "auto", 6000)
-    assert found.parallelizable
-    assert found.plan == expected.plan
-    np.testing.assert_array_equal(found.coalescence, expected.report.coalescence)
+    assert abs(result.positions.mean() - math.sqrt(math.pi / 2)) < 0.1
 
 
 @contextlib.contextmanager
@@ -299,10 +390,10 @@ def type_checks_off() -> Iterator[None]:
 
 @pytest.fixture
 def no_warmup(monkeypatch):
-    def warmup(*_: Any) -> None:
+    def rounds(*_: Any) -> None:
         pytest.fail("a warm-up was started")
 
-    monkeypatch.setattr("parsample.prepare.warmup", warmup)
+    monkeypatch.setattr("parsample.warmup.Ensemble.rounds", rounds)
 
 
 def refused(logdensity_fn: Any = gaussian, position: Any = None, **kwargs: Any) -> None:
@@ -323,9 +414,10 @@ def refused(logdensity_fn: Any = gaussian, position: Any = None, **kwargs: Any) 
         ("num_chains", 2.0, "whole number of at least 1"),
         ("num_warmup", 0, "whole number of at least 100"),
         ("num_warmup", 99, "whole number of at least 100"),
-        ("kernel", "gibbs", "one of 'hmc', 'nuts', 'mala'"),
-        ("kernel", None, "one of 'hmc', 'nuts', 'mala'"),
+        ("kernel", "gibbs", "one of 'hmc', 'nuts', 'mala', 'metropolis'"),
+        ("kernel", None, "one of 'hmc', 'nuts', 'mala', 'metropolis'"),
         ("method", "parallel", "one of 'auto', 'deer', 'sequential'"),
+        ("num_lanes", 0, "whole number of at least 1"),
         ("method", 3, "one of 'auto', 'deer', 'sequential'"),
         ("target_acceptance_rate", 0.0, "between 0 and 1"),
         ("target_acceptance_rate", 1.0, "between 0 and 1"),
@@ -339,13 +431,9 @@ def test_a_bad_setting_is_refused_with_name_value_and_remedy(name, value, remedy
 
 
 @pytest.mark.usefixtures("no_warmup")
-@pytest.mark.parametrize(
-    ("block_size", "message"),
-    [(24, r"block_size=24 must be a multiple of 16"), (1024, r"block_size=1024 exceeds the 1000 steps")],
-)
-def test_a_bad_block_size_is_refused(block_size, message):
-    with pytest.raises(ValueError, match=message):
-        refused(num_samples=1000, method=DEER(block_size=block_size, linearization=Zero()))
+def test_explicit_blocks_belong_to_the_solver_not_to_the_sampler():
+    with pytest.raises(ValueError, match=r"method must be one of 'auto', 'deer', 'sequential'; got DEER"):
+        refused(method=DEER(64, Zero()))
 
 
 X = np.array([0.5, -0.5])
@@ -378,7 +466,9 @@ def test_a_bad_position_is_refused(case):
 
 
 def without_gradient(x: jax.Array) -> jax.Array:
-    return jax.pure_callback(lambda v: -0.5 * v @ v, jax.ShapeDtypeStruct((), x.dtype), x)
+    return jax.pure_callback(
+        lambda v: -0.5 * np.sum(v * v, -1), jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="expand_dims"
+    )
 
 
 BAD_DENSITIES: dict[str, tuple[Any, type, str]] = {
@@ -390,7 +480,7 @@ BAD_DENSITIES: dict[str, tuple[Any, type, str]] = {
     "an integer": (lambda x: jnp.int32(1), ValueError, r"must return one floating-point scalar.*int32"),
     "nothing": (lambda x: None, ValueError, r"must return one floating-point scalar; it returns None"),
     "raising": (lambda x: x[0] @ x, ValueError, r"cannot be evaluated at initial_position \(float64\[2\]\)"),
-    "no gradient": (without_gradient, ValueError, r"logdensity_fn has no gradient at initial_position: .+"),
+    "no gradient": (without_gradient, ValueError, r"has no gradient at initial_position: .+metropolis' needs none"),
     "NaN gradient": (
         lambda x: jnp.sqrt(jnp.abs(x[0] - 0.5)),
         ValueError,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from mapped import lies_in_a_file, linux_only, mapped
 
-from parsample.kernels import Draw
 from parsample.store import Store, allocate, checked_scratch_dir, copied, pieces, release
 
 ROOT = Path(__file__).parent.parent
@@ -22,15 +21,15 @@ def all_in_files(monkeypatch):
     monkeypatch.setattr("parsample.store.MAX_BYTES_IN_MEMORY", 0)
 
 
-def draws(first: int, count: int) -> Draw:
+def draws(first: int, count: int) -> dict[str, np.ndarray]:
     """Draws of two chains, each known by its number; the second chain's are negative."""
     numbers = np.arange(first, first + count) * np.array([[1.0], [-1.0]])
-    return Draw(np.stack([numbers, 2 * numbers], axis=-1), *[numbers] * 6)
+    return {"position": np.stack([numbers, 2 * numbers], axis=-1), "lp": numbers, "energy": numbers}
 
 
 @pytest.mark.usefixtures("all_in_files")
 @pytest.mark.parametrize("in_files", [False, True])
-def test_store_puts_windows_in_their_place_and_drops_what_is_beyond(tmp_path, in_files):
+def test_store_puts_segments_in_their_place_and_drops_what_is_beyond(tmp_path, in_files):
     store = Store(2, 10, tmp_path if in_files else None)
     store.put(0, draws(0, 4))
     store.put(4, draws(4, 4))
@@ -68,15 +67,15 @@ def test_files_have_no_names_and_an_array_may_be_empty(tmp_path):
 
 @linux_only
 @pytest.mark.usefixtures("all_in_files")
-def test_memory_is_given_back_after_each_window_and_each_piece(monkeypatch, tmp_path):
+def test_memory_is_given_back_after_each_segment_and_each_piece(monkeypatch, tmp_path):
     store = Store(2, 100_000, tmp_path)
     store.put(0, draws(0, 100_000))
-    assert mapped(tmp_path) == [0] * 7
+    assert mapped(tmp_path) == [0] * 3
     column = store.arrays["position"][..., 1]
     assert column[1].sum() == -9_999_900_000
     assert sum(mapped(tmp_path)) >= 1_600_000 // 1024
     np.testing.assert_array_equal(copied(column), 2 * np.arange(100_000) * np.array([[1], [-1]]))
-    assert mapped(tmp_path) == [0] * 7
+    assert mapped(tmp_path) == [0] * 3
     monkeypatch.setattr("parsample.store.PIECE_BYTES", 2**20)
     resident = []
     for piece in pieces(column):
@@ -113,10 +112,10 @@ def no_room(*_: Any) -> None:
 
 
 @pytest.mark.usefixtures("all_in_files")
-def test_a_full_disk_is_an_error_when_the_first_window_comes(monkeypatch, tmp_path):
+def test_a_full_disk_is_an_error_when_the_first_draws_come(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     store = Store(2, 2**20, tmp_path)
-    with pytest.raises(OSError, match=r": no place for 128 MiB of draws: No space left on device\.$"):
+    with pytest.raises(OSError, match=r": no place for 64 MiB of draws: No space left on device\.$"):
         store.put(0, draws(0, 4))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parsample.nuts import nuts_step
+from parsample.kernels.nuts import nuts_step
 
 LANES, DIMENSION = 16, 3
 KEYS = jax.random.split(jax.random.key(7), LANES)

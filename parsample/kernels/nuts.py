@@ -7,16 +7,21 @@ are counted alike in all, so that of a lane that is done hardly anything is mask
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.mcmc.hmc import HMCState
 from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
+from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, with_move
+from parsample.kernels.whitening import KernelParameters
 from parsample.lanes import Anyone, in_lockstep
+from parsample.threefry import unrolled
 from parsample.transition import Vector, entry, write
 
 # BlackJAX's defaults.
@@ -109,6 +114,47 @@ class Branch(NamedTuple):
     is_diverging: Bool[Array, ""]
     is_growing: Bool[Array, ""]
     checkpoints: Float[Array, "M 2 D"]
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """The No-U-Turn sampler in whitened coordinates."""
+
+    name: str = "nuts"
+    statistics: tuple[str, ...] = ("lp", "acceptance_rate", "diverging", "n_steps", "energy", "tree_depth")
+    target_acceptance_rate: float = 0.8  # Stan's
+    uses_gradient: bool = True
+
+    def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
+        """Unused: trees find their lengths."""
+        del step_size
+        return np.zeros(PERIOD, np.int32)
+
+    def step(
+        self,
+        key_data: Array,
+        state: LaneState,
+        t: Int[Array, ""],
+        phase: Int[Array, ""],
+        is_restored: Bool[Array, ""],
+        logdensity_fn: LogDensity,
+        parameters: KernelParameters,
+    ) -> tuple[LaneState, Statistics]:
+        """A multishift move at its places, then a tree."""
+        scale, value_and_grad = parameters.move_scales[phase], jax.value_and_grad(logdensity_fn)
+        state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
+        start = HMCState(state.position, state.logdensity, state.logdensity_grad)
+        new, found = nuts_step(jax.random.fold_in(unrolled(key_data), t), start, logdensity_fn, parameters.step_size)
+        statistics = Statistics(
+            lp=new.logdensity,
+            acceptance_rate=found.acceptance_rate,
+            diverging=found.is_diverging,
+            n_steps=found.num_states,
+            energy=found.energy,
+            tree_depth=found.num_doublings,
+            move_acceptance=move_acceptance,
+        )
+        return LaneState(new.position, new.logdensity, new.logdensity_grad), statistics
 
 
 class Trajectory(NamedTuple):

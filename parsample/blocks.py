@@ -1,0 +1,293 @@
+"""Chains in blocks: a segment of every chain at once, a block per lane, until the blocks meet.
+
+All blocks of a segment are evaluated from guesses of their first states. A block that did not start where the one
+before it ended is run again from there, over its old path, until it meets that path; the rest of the old path stands.
+When every block starts where the one before it ends, the segment is one chain. After k sweeps the first k blocks are
+exact whatever the guesses were.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt32
+
+from parsample.kernels.base import LaneState, Statistics
+from parsample.kernels.whitening import KernelParameters
+from parsample.lane_program import Advanced, LaneProgram, Rows
+from parsample.status import Status
+
+# Sweeps of which the defect of every block is kept, for the picture of the advancing front.
+NUM_FRONTS = 8
+
+
+class Segment(NamedTuple):
+    """A stretch of all chains.
+
+    Attributes
+    ----------
+    first
+        Steps before it.
+    path
+        Whitened positions, shape (chains, steps, D).
+    statistics
+        Leading axes (chains, steps).
+    final
+        State of each chain after it, leading axis (chains,).
+    status
+        CONVERGED; STALLED where blocks were given up and only the exact part is here; SEQUENTIAL.
+    defect
+        Largest jump between or inside blocks, in whitened coordinates: posterior standard deviations.
+    num_sweeps
+        Sweeps over the blocks.
+    num_evaluations
+        Steps evaluated, of all lanes together.
+    block_defects
+        Largest jump to each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
+    block_size
+        Steps per block; the whole segment if sequential.
+    """
+
+    first: int
+    path: Float[np.ndarray, "K n D"]
+    statistics: Statistics
+    final: LaneState
+    status: Status
+    defect: float
+    num_sweeps: int
+    num_evaluations: int
+    block_defects: Float[np.ndarray, "F B"]
+    block_size: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each chain."""
+        return self.path.shape[1]
+
+
+class Run(NamedTuple):
+    """What a run of chains goes on with.
+
+    Attributes
+    ----------
+    parameters
+        Coordinates, step size and schedule.
+    keys
+        Keys of the chains, shape (K, 2).
+    states
+        Their states, leading axis K; log densities are evaluated where `is_restored`.
+    first
+        Steps done.
+    is_restored
+        Whether the log density of the states is still to be evaluated.
+    """
+
+    parameters: KernelParameters
+    keys: UInt32[np.ndarray, "K 2"]
+    states: LaneState
+    first: int
+    is_restored: bool
+
+    @property
+    def num_chains(self) -> int:
+        """K."""
+        return len(self.keys)
+
+
+def take(state: LaneState, index: Int[np.ndarray, "..."] | slice) -> LaneState:
+    """Some lanes of a state."""
+    return jax.tree.map(lambda leaf: leaf[index], state)
+
+
+def sweep(
+    program: LaneProgram,
+    run: Run,
+    layout: "BlockLayout",
+    state: LaneState,
+    rows: Rows,
+    on_rows: Callable[[int], None],
+) -> Advanced:
+    """Rows of all lanes, in calls that are short enough to be watched and interrupted."""
+    running, start = np.ones(program.num_lanes, bool), int(rows.begin)
+    ends, difference = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
+    while running.any() and start < rows.end:
+        stop = min(int(rows.end), start + program.rows_per_call)
+        # Devices that have left are given no more rows.
+        asked = rows._replace(
+            begin=np.where(running, start, stop), end=stop, is_restored=rows.is_restored and start == rows.begin
+        )
+        found = program.advance(run.parameters, layout.keys, layout.first_steps, state, asked)
+        on_rows(int((found.ends - start)[running].sum()))
+        state = found.state
+        ends, difference = (
+            np.where(running, new, old)
+            for new, old in zip((found.ends, found.difference), (ends, difference), strict=True)
+        )
+        running, start = running & ~found.has_left, stop
+    return Advanced(state, ends, ~running, difference)
+
+
+class BlockLayout(NamedTuple):
+    """How chains are cut into blocks: chain k, block c is lane ``k num_blocks + c``.
+
+    Attributes
+    ----------
+    num_chains, num_blocks, block_size
+        Chains, blocks of each in a segment, and steps of a block.
+    keys
+        Key of the chain of each lane, shape (L, 2).
+    first_steps
+        Step of the chain at which each lane starts, shape (L,).
+    """
+
+    num_chains: int
+    num_blocks: int
+    block_size: int
+    keys: UInt32[np.ndarray, "L 2"]
+    first_steps: Int[np.ndarray, " L"]
+
+    @classmethod
+    def of(cls, run: Run, num_lanes: int, block_size: int) -> "BlockLayout":
+        """The next segment of a run, whose blocks fill the lanes."""
+        num_blocks = num_lanes // run.num_chains
+        first_steps = run.first + block_size * np.tile(np.arange(num_blocks), run.num_chains)
+        return cls(run.num_chains, num_blocks, block_size, np.repeat(run.keys, num_blocks, axis=0), first_steps)
+
+    def arrivals(self, run: Run, ends: LaneState) -> LaneState:
+        """Where each block is reached: the end of the block before it, or the state of its chain."""
+
+        def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
+            blocks = values.reshape(self.num_chains, self.num_blocks, *values.shape[1:])
+            shifted = np.concatenate([heads[:, None], blocks[:, :-1]], axis=1)
+            return shifted.reshape(values.shape)
+
+        return jax.tree.map(one, run.states, ends)
+
+    def of_chains(self, values: np.ndarray) -> np.ndarray:
+        """Rows of lanes, leading axes (n, L), as steps of chains, leading axes (K, B n)."""
+        num_rows, _, *rest = values.shape
+        lanes = values.reshape(num_rows, self.num_chains, self.num_blocks, *rest)
+        return np.moveaxis(lanes, 0, 2).reshape(self.num_chains, self.num_blocks * num_rows, *rest)
+
+    def num_exact(self, met: Bool[np.ndarray, " L"]) -> int:
+        """Leading blocks, of every chain, that start where the one before them ended."""
+        exact = met.reshape(self.num_chains, self.num_blocks).all(0)
+        return self.num_blocks if exact.all() else int(np.argmin(exact))
+
+
+def evaluate_segment(
+    program: LaneProgram,
+    run: Run,
+    guesses: LaneState,
+    block_size: int,
+    atol: float,
+    max_rows: float,
+    on_rows: Callable[[int], None],
+) -> tuple[Segment, LaneState]:
+    """One segment of every chain in blocks.
+
+    Parameters
+    ----------
+    program
+        Lanes, as many as blocks of all chains together.
+    run
+        The chains so far.
+    guesses
+        States typical of the chain, with log densities unless the run is restored, leading axis (L,).
+    block_size
+        Steps per block.
+    atol
+        Largest difference of states that count as equal; 0: bitwise.
+    max_rows
+        Rows after which a step-by-step evaluation is cheaper: then only the exact part is returned.
+    on_rows
+        Called with the number of steps evaluated.
+
+    Returns
+    -------
+    segment
+    ends
+        States at the block ends: guesses for the next segment.
+    """
+    layout = BlockLayout.of(run, program.num_lanes, block_size)
+    starts = jax.tree.map(np.array, guesses)
+    heads = np.arange(run.num_chains) * layout.num_blocks
+    for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
+        leaf[heads] = head
+    swept = sweep(program, run, layout, starts, Rows(0, block_size, run.is_restored, False, atol), on_rows)
+    ends, rows_used, evaluations, defect, fronts = swept.state, block_size, block_size * program.num_lanes, 0.0, []
+    num_sweeps = 1
+    while True:
+        arrivals = layout.arrivals(run, ends)
+        jumps = _distance(arrivals, starts, atol)
+        met = jumps <= atol
+        fronts.append(jumps[: layout.num_blocks])
+        num_exact = layout.num_exact(met)
+        if met.all() or rows_used > max_rows:
+            break
+        # Blocks that start near enough keep their starts: moving them would undo what has met.
+        starts = _where(met, starts, arrivals)
+        swept = sweep(program, run, layout, starts, Rows(0, block_size, False, True, atol), on_rows)
+        reached_end = swept.ends == block_size
+        ends = _where(reached_end & ~swept.has_left, swept.state, ends)
+        defect = max(defect, float(np.max(swept.difference[swept.has_left], initial=0)))
+        rows_used, num_sweeps = rows_used + int(swept.ends.max()), num_sweeps + 1
+        evaluations += int(swept.ends.sum())
+    num_blocks = layout.num_blocks if met.all() else num_exact
+    defect = max(defect, float(np.max(jumps[met], initial=0)))
+    path, statistics = program.recorded(0, block_size)
+    path, statistics = jax.tree.map(
+        lambda leaf: layout.of_chains(leaf)[:, : num_blocks * block_size], (path, statistics)
+    )
+    segment = Segment(
+        first=run.first,
+        path=path,
+        statistics=statistics,
+        final=take(ends, heads + num_blocks - 1),
+        status=Status.CONVERGED if met.all() else Status.STALLED,
+        defect=defect,
+        num_sweeps=num_sweeps,
+        num_evaluations=evaluations,
+        block_defects=np.array(fronts[:NUM_FRONTS]),
+        block_size=block_size,
+    )
+    return segment, ends
+
+
+def step_by_step(program: LaneProgram, run: Run, num_steps: int, on_rows: Callable[[int], None]) -> Segment:
+    """The next steps of every chain, a lane for each."""
+    layout = BlockLayout.of(run, program.num_lanes, num_steps)
+    swept = sweep(program, run, layout, run.states, Rows(0, num_steps, run.is_restored, False, 0.0), on_rows)
+    path, statistics = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))
+    finite = np.isfinite(path).all()
+    return Segment(
+        first=run.first,
+        path=path,
+        statistics=statistics,
+        final=swept.state,
+        status=Status.SEQUENTIAL if finite else Status.NON_FINITE,
+        defect=0.0,
+        num_sweeps=1,
+        num_evaluations=num_steps * run.num_chains,
+        block_defects=np.zeros((0, 1)),
+        block_size=num_steps,
+    )
+
+
+def _distance(one: LaneState, other: LaneState, atol: float) -> Float[np.ndarray, " L"]:
+    """Largest coordinate difference of each lane; inf where positions are equal but cached values are not."""
+    distance = np.abs(one.position.astype(float) - other.position.astype(float)).max(-1)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    if atol == 0:
+        same = [_same(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
+        return np.where(np.all(same, axis=0), 0.0, np.where(distance == 0, np.inf, distance))
+    return distance
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> Bool[np.ndarray, " L"]:
+    return (one == other).reshape(len(one), -1).all(-1)
+
+
+def _where(flags: Bool[np.ndarray, " L"], yes: LaneState, no: LaneState) -> LaneState:
+    return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)

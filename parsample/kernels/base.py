@@ -1,0 +1,151 @@
+"""What a kernel of `sample` is: one step of a lane in whitened coordinates, and what it tells of each draw."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from parsample.kernels.whitening import KernelParameters
+from parsample.multishift import accepted, lattice_point
+from parsample.threefry import step_uniforms
+from parsample.transition import Vector
+
+LogDensity = Callable[[Vector], Float[Array, ""]]
+
+# Steps after which trajectory lengths and moves repeat. Blocks start at multiples of it.
+PERIOD = 16
+
+# Steps of a period that begin with a multishift move. It is never the first one, at which a restored lane has its log
+# density evaluated.
+MOVE_STEPS = (3, 7, 11, 15)
+
+
+class LaneState(NamedTuple):
+    """State of a lane; on the host, of all lanes, in numpy arrays with a leading axis.
+
+    Attributes
+    ----------
+    position
+        Whitened coordinates, shape (D,).
+    logdensity
+        Log density there.
+    logdensity_grad
+        Its gradient, shape (D,); None for kernels without gradients.
+    """
+
+    position: Float[Any, "*lanes D"]
+    logdensity: Float[Any, "*lanes"]
+    logdensity_grad: Any
+
+
+class Statistics(NamedTuple):
+    """Statistics of one draw, under ArviZ's names; on the host, of many, with leading axes.
+
+    Attributes
+    ----------
+    lp
+        Log density at the position.
+    acceptance_rate
+        Acceptance probability of the step; its mean over the trajectory (nuts) or the coordinates (metropolis).
+    diverging
+        Whether the energy error exceeded 1000 or was not a number.
+    n_steps
+        Evaluations of the log density: leapfrog steps, or coordinates.
+    energy
+        Total energy of the state kept; minus `lp` for metropolis.
+    tree_depth
+        Doublings of the NUTS trajectory; 0 for other kernels.
+    move_acceptance
+        Acceptance probability of the multishift move; NaN where none was made.
+    """
+
+    lp: Float[Any, "*draws"]
+    acceptance_rate: Float[Any, "*draws"]
+    diverging: Bool[Any, "*draws"]
+    n_steps: Int[Any, "*draws"]
+    energy: Float[Any, "*draws"]
+    tree_depth: Int[Any, "*draws"]
+    move_acceptance: Float[Any, "*draws"]
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A Markov kernel with fixed randomness, in whitened coordinates."""
+
+    @property
+    def name(self) -> str:
+        """As in ``sample(kernel=name)``."""
+        ...
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Fields of `Statistics` that results show."""
+        ...
+
+    @property
+    def target_acceptance_rate(self) -> float:
+        """What step size or proposal scale is tuned to."""
+        ...
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether the log density must be differentiable."""
+        ...
+
+    def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
+        """Leapfrog steps of each step of a period, shape (16,)."""
+        ...
+
+    def step(
+        self,
+        key_data: Array,
+        state: LaneState,
+        t: Int[Array, ""],
+        phase: Int[Array, ""],
+        is_restored: Bool[Array, ""],
+        logdensity_fn: LogDensity,
+        parameters: KernelParameters,
+    ) -> tuple[LaneState, Statistics]:
+        """Step t of the chain of this key; with `is_restored`, the log density of `state` is evaluated first.
+
+        `phase`, t modulo the period, and `is_restored` are common to all lanes; restored lanes are in phase 0.
+        """
+        ...
+
+
+def with_move(
+    key_data: Array,
+    t: Int[Array, ""],
+    state: LaneState,
+    scale: Float[Array, ""],
+    is_restored: Bool[Array, ""],
+    value_and_grad: Callable[[Vector], tuple[Float[Array, ""], Vector]],
+) -> tuple[LaneState, Float[Array, ""]]:
+    """Evaluate a restored state, or make a multishift move of this scale (0: none); and the move's acceptance.
+
+    Both are one evaluation of the log density in one place of the program, so that they round alike.
+    """
+    moves = scale > 0
+
+    def evaluated(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
+        dimension, dtype = state.position.shape[0], state.position.dtype
+        # The first D + 1 numbers of the step are the trajectory's.
+        uniforms = step_uniforms(key_data, t, dimension + 1, 3 * dimension + 1, dtype)
+        proposal = lattice_point(uniforms[:-1].reshape(3, -1), state.position, jnp.where(moves, scale, 1))
+        position = jnp.where(moves, proposal, state.position)
+        new = LaneState(position, *value_and_grad(position))
+        accept, probability = accepted(uniforms[-1], new.logdensity - state.logdensity)
+        return select(accept | ~moves, new, state), jnp.where(moves, probability, jnp.nan)
+
+    def kept(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
+        return state, jnp.full_like(state.logdensity, jnp.nan)
+
+    return jax.lax.cond(moves | is_restored, evaluated, kept, state)
+
+
+def select(condition: Bool[Array, ""], yes: LaneState, no: LaneState) -> LaneState:
+    """One of two states."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -1,0 +1,78 @@
+"""Random-walk Metropolis, coordinate by coordinate, with multishift-coupled proposals: no gradients.
+
+In whitened coordinates all coordinates of two paths with common keys become equal one by one, and stay so: paths meet
+exactly within a few sweeps. A step is a sweep over all D coordinates, and costs D evaluations of the log density.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics
+from parsample.kernels.whitening import KernelParameters
+from parsample.multishift import accepted, lattice_point
+from parsample.threefry import step_uniforms
+from parsample.transition import Vector
+
+
+@dataclass(frozen=True)
+class Metropolis:
+    """Coordinate-by-coordinate random-walk Metropolis in whitened coordinates."""
+
+    name: str = "metropolis"
+    statistics: tuple[str, ...] = ("lp", "acceptance_rate", "n_steps")
+    target_acceptance_rate: float = 0.44  # the optimum in one dimension (Roberts and Rosenthal 2001)
+    uses_gradient: bool = False
+
+    def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
+        """Unused: there are no trajectories."""
+        del step_size
+        return np.zeros(PERIOD, np.int32)
+
+    def step(
+        self,
+        key_data: Array,
+        state: LaneState,
+        t: Int[Array, ""],
+        phase: Int[Array, ""],
+        is_restored: Bool[Array, ""],
+        logdensity_fn: LogDensity,
+        parameters: KernelParameters,
+    ) -> tuple[LaneState, Statistics]:
+        """One sweep over the coordinates; of a restored lane, the log density at its state is evaluated first."""
+        del phase
+        dimension = state.position.shape[0]
+        uniforms = step_uniforms(key_data, t, 0, 4 * dimension, state.position.dtype).reshape(4, dimension)
+        # A coordinate is untouched until its turn, so that all proposals can be drawn at once.
+        proposal = lattice_point(uniforms[:3], state.position, parameters.step_size)
+        numbers = jnp.arange(dimension)
+
+        def coordinate(i: Int[Array, ""], carry: tuple[Vector, Array, Array]) -> tuple[Vector, Array, Array]:
+            # Turn -1 evaluates the present state, in the same place of the program as the proposals.
+            position, logdensity, total = carry
+            moved = jnp.where(numbers == i, proposal, position)
+            value = logdensity_fn(moved)
+            accept, probability = accepted(uniforms[3, jnp.maximum(i, 0)], value - logdensity)
+            accept |= i < 0
+            total = total + jnp.where(i < 0, 0, probability)
+            return jnp.where(accept, moved, position), jnp.where(accept, value, logdensity), total
+
+        begin = (state.position, state.logdensity, jnp.zeros_like(state.logdensity))
+        first = -jnp.asarray(is_restored).astype(jnp.int32)
+        position, logdensity, total = jax.lax.fori_loop(first, dimension, coordinate, begin)
+        return LaneState(position, logdensity, None), _statistics(logdensity, total / dimension, dimension)
+
+
+def _statistics(logdensity: Float[Array, ""], acceptance_rate: Float[Array, ""], dimension: int) -> Statistics:
+    return Statistics(
+        lp=logdensity,
+        acceptance_rate=acceptance_rate,
+        diverging=jnp.asarray(False),
+        n_steps=jnp.int32(dimension),
+        energy=-logdensity,
+        tree_depth=jnp.int32(0),
+        move_acceptance=acceptance_rate,
+    )

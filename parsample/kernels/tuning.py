@@ -1,0 +1,58 @@
+"""Step sizes from mean acceptance rates of an ensemble, by the laws that acceptance follows."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtri
+
+# The latest estimates that are averaged: steps between updates and these together cover a period of trajectory lengths.
+NUM_ESTIMATES = 4
+
+# The worst of so many lanes should accept at a rate that is no further below the target than this.
+WORST_SHARE, WORST_BELOW = 16, 0.15
+
+# Acceptance rates beyond these bounds say no more about the step size.
+ACCEPTANCE_BOUNDS = (0.01, 0.995)
+
+
+class StepSize:
+    """A step size tuned on mean acceptance rates of the whole ensemble, each measured from hundreds of transitions.
+
+    Energy errors are about normal, with a spread that grows as the square of the step size, so that the acceptance rate
+    is ``2 Phi(-c step^2)`` (Roberts and Rosenthal 1998; Beskos et al. 2013). Random-walk Metropolis in one dimension
+    accepts at the rate ``(2 / pi) atan(2 / step)`` on a Gaussian. Either law turns a rate into an estimate of the step
+    size that would have the target rate; the mean of the latest estimates is taken.
+
+    Parameters
+    ----------
+    target
+        Acceptance rate.
+    step_size
+        To begin with.
+    uses_gradient
+        Which law.
+    """
+
+    def __init__(self, target: float, step_size: Float[Any, "..."], uses_gradient: bool) -> None:
+        self.target, self.current, self.uses_gradient = target, step_size, uses_gradient
+        self._estimates: list[np.ndarray] = []
+        self._rates: list[np.ndarray] = []
+
+    def update(self, acceptance: Float[np.ndarray, " rates"]) -> None:
+        """One more measurement with the current step size: of each lane, or (metropolis) of each coordinate."""
+        if self.uses_gradient:
+            self._rates.append(acceptance)
+            # Where curvature varies, a step that suits most lanes leaves others stuck, and chains with them.
+            recent = np.sort(np.mean(self._rates[-NUM_ESTIMATES:], axis=0))
+            worst = recent[: max(1, len(recent) // WORST_SHARE)].mean()
+            factor = min(self._factor(acceptance.mean(), self.target), self._factor(worst, self.target - WORST_BELOW))
+        else:
+            rate = np.clip(acceptance, *ACCEPTANCE_BOUNDS)
+            factor = np.tan(np.pi * rate / 2) / np.tan(np.pi * self.target / 2)
+        self._estimates.append(np.log(self.current * factor))
+        self.current = np.exp(np.mean(self._estimates[-NUM_ESTIMATES:], axis=0))
+
+    @staticmethod
+    def _factor(rate: float, target: float) -> float:
+        return float(np.sqrt(ndtri(1 - target / 2) / ndtri(1 - np.clip(rate, *ACCEPTANCE_BOUNDS) / 2)))

@@ -1,0 +1,138 @@
+"""Centred and whitened coordinates ``x = center + factor u``, in which one step size and one tolerance suit all."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+# Up to this dimension, sums of products are cheaper than calls of a matrix library, which would also keep XLA from
+# compiling a chain's whole loop into one function on CPUs.
+MAX_INLINE_DIMENSION = 4
+
+# Beyond this dimension a dense covariance costs more than it brings.
+MAX_DENSE_DIMENSION = 100
+
+
+class KernelParameters(NamedTuple):
+    """What the warm-up learns.
+
+    Attributes
+    ----------
+    center
+        Posterior mean, shape (D,).
+    factor
+        Cholesky factor of the posterior covariance, shape (D, D), or standard deviations, shape (D,).
+    step_size
+        In whitened coordinates: a scalar; of metropolis, standard deviations of the proposals, shape (D,).
+    num_integration_steps
+        Leapfrog steps of each step of a period, shape (16,).
+    move_scales
+        Standard deviation of the multishift move at each step of a period, shape (16,); 0 where there is none.
+    """
+
+    center: Float[Any, " D"]
+    factor: Float[Any, "D D"] | Float[Any, " D"]
+    step_size: Float[Any, "..."]
+    num_integration_steps: Int[Any, " P"]
+    move_scales: Float[Any, " P"]
+
+    def position(self, whitened: Float[Array, " D"]) -> Float[Array, " D"]:
+        """Whitened coordinates u to a position x, in JAX."""
+        if self.factor.ndim == 1:
+            return self.center + self.factor * whitened
+        if self.center.shape[0] <= MAX_INLINE_DIMENSION:
+            return self.center + jnp.sum(self.factor * whitened[None], axis=-1)
+        return self.center + jnp.einsum("ij,j->i", self.factor, whitened, precision="highest")
+
+
+class Coordinates(NamedTuple):
+    """The same coordinates on the host, in float64.
+
+    Attributes
+    ----------
+    center, factor
+        As in `KernelParameters`.
+    """
+
+    center: Float[np.ndarray, " D"]
+    factor: Float[np.ndarray, "D D"] | Float[np.ndarray, " D"]
+
+    def position(self, whitened: Float[np.ndarray, "*batch D"]) -> Float[np.ndarray, "*batch D"]:
+        """Whitened coordinates u to positions x."""
+        moved = whitened * self.factor if self.factor.ndim == 1 else whitened @ self.factor.T
+        return self.center + moved
+
+    def whiten(self, position: Float[np.ndarray, "*batch D"]) -> Float[np.ndarray, "*batch D"]:
+        """Positions x to whitened coordinates u."""
+        centred = position - self.center
+        if self.factor.ndim == 1:
+            return centred / self.factor
+        flat = centred.reshape(-1, centred.shape[-1])
+        return np.linalg.solve(self.factor, flat.T).T.reshape(centred.shape)
+
+    def gradient(self, whitened_gradient: Float[np.ndarray, "*batch D"]) -> Float[np.ndarray, "*batch D"]:
+        """Gradients in u to gradients in x."""
+        if self.factor.ndim == 1:
+            return whitened_gradient / self.factor
+        flat = whitened_gradient.reshape(-1, whitened_gradient.shape[-1])
+        return np.linalg.solve(self.factor.T, flat.T).T.reshape(whitened_gradient.shape)
+
+
+def identity(center: Float[np.ndarray, " D"]) -> Coordinates:
+    """Coordinates of unit scale around a point, in the form that the warm-up will find."""
+    dimension = center.shape[0]
+    return Coordinates(center, np.eye(dimension) if dimension <= MAX_DENSE_DIMENSION else np.ones(dimension))
+
+
+def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int) -> Coordinates:
+    """Centre and factor from draws that are worth `num_effective` independent ones.
+
+    The covariance is shrunk towards its diagonal as by five extra draws (Stan's rule of thumb); where there are too few
+    draws for correlations, only the diagonal is used.
+    """
+    dimension = draws.shape[1]
+    center = draws.mean(0)
+    scale = draws.std(0)
+    scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
+    if dimension > MAX_DENSE_DIMENSION:
+        return Coordinates(center, scale)
+    if num_effective <= dimension:
+        return Coordinates(center, np.diag(scale))
+    # Correlations, not covariances, are factored: scales may differ by many orders of magnitude.
+    scaled = (draws - center) / scale
+    correlations = scaled.T @ scaled / len(draws)
+    np.fill_diagonal(correlations, 1)
+    shrunk = (num_effective * correlations + 5 * np.eye(dimension)) / (num_effective + 5)
+    return Coordinates(center, scale[:, None] * np.linalg.cholesky(shrunk))
+
+
+def from_gradients(
+    positions: Float[np.ndarray, "n D"], gradients: Float[np.ndarray, "n D"], center: Float[np.ndarray, " D"]
+) -> Coordinates:
+    """Scales from the spread of states against that of their gradients, wherever the states are.
+
+    Of a Gaussian, the ratio of the two is its variance, coordinate by coordinate, for any states (the diagonal that
+    minimises the Fisher divergence; Seyboldt, Carlson and Carpenter, arXiv 2603.18845). Medians keep outliers out.
+    """
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.median(np.abs(values - np.median(values, 0)), 0)
+
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scale = np.sqrt(spread(positions) / spread(gradients))
+    scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
+    return Coordinates(center, np.diag(scale) if len(center) <= MAX_DENSE_DIMENSION else scale)
+
+
+def on_device(
+    coordinates: Coordinates, step_size: Float[Any, "..."], lengths: np.ndarray, scales: np.ndarray, dtype: np.dtype
+) -> KernelParameters:
+    """Parameters in the dtype of the chain, rounded on the host: nothing is compiled for it."""
+    return KernelParameters(
+        np.asarray(coordinates.center, dtype),
+        np.asarray(coordinates.factor, dtype),
+        np.asarray(step_size, dtype),
+        np.asarray(lengths, np.int32),
+        np.asarray(scales, dtype),
+    )

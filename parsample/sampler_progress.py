@@ -1,0 +1,45 @@
+"""What a run of the sampler shows while it goes on."""
+
+from functools import cached_property
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+class Progress:
+    """One bar from the first second to the last: the phase, then draws.
+
+    Parameters
+    ----------
+    num_draws
+        Draws of all chains together.
+    is_shown
+        Whether to show anything.
+    """
+
+    def __init__(self, num_draws: int, is_shown: bool) -> None:
+        self._num_draws, self._is_shown = num_draws, is_shown
+
+    @cached_property
+    def _bar(self) -> Any:
+        # Not before there is something to show: bad arguments are told on a clean line.
+        return tqdm(total=self._num_draws, unit="draw", unit_scale=True, disable=not self._is_shown)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if "_bar" in self.__dict__:
+            self._bar.close()
+
+    def phase(self, text: str) -> None:
+        """What is going on."""
+        self._bar.set_description_str(text)
+
+    def note(self, text: str) -> None:
+        """What has been found."""
+        self._bar.set_postfix_str(text)
+
+    def add(self, num_draws: int) -> None:
+        """Draws that are finished."""
+        self._bar.update(num_draws)
