@@ -131,7 +131,9 @@ def models(file: File) -> str:
     body = []
     for row in file.table("models"):
         auto = row["runs"]["auto"]
-        lle = "-" if row["lle"] is None else f"{row['lle']:+.2f}"
+        # Of results that name a contraction rate of pairs, that; of older ones the Lyapunov exponent.
+        rate = row.get("contraction_rate", row.get("lle"))
+        lle = "-" if rate is None else f"{rate:+.2f}"
         verdict = "parallel" if row["parallel"] else "sequential"
         figures = (f"{auto['defect']:.1e}", f"{auto['evals_per_step']:.2f}")
         times = (cell(row, "sequential"), cell(row, "auto"), gain(row, "auto"))

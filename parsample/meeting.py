@@ -13,7 +13,7 @@ from parsample.lane_program import LaneProgram, Rows
 # Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
 
-# Pairs that have not met when the watch ends may be so many in a hundred for blocks still to be planned.
+# Where a larger share of pairs has not met when the watch ends, that is given as the reason for no blocks.
 MAX_UNMET = 0.25
 
 

@@ -319,17 +319,12 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
 def _step_by_step(prepared: Prepared, run: Any) -> Iterator[Segment]:
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
-        program = LaneProgram(program.dynamics, settings.num_chains, _mesh_of_chains(settings))
+        program = LaneProgram(program.dynamics, settings.num_chains, settings.mesh)
     while run.first < settings.num_samples:
         left = -(-(settings.num_samples - run.first) // PERIOD) * PERIOD
         segment = step_by_step(program, run, min(program.num_rows, left), lambda _: None)
         yield segment
         run = run._replace(first=run.first + segment.num_steps, states=segment.final)
-
-
-def _mesh_of_chains(settings: SamplerSettings) -> Any:
-    """Devices for a lane per chain: all where they divide the chains evenly."""
-    return settings.mesh
 
 
 def check_sampler(

@@ -26,7 +26,7 @@ def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 def checked_rate(name: str, value: float | None, default: float) -> float:
     """A number strictly between 0 and 1; `default` if there is none."""
     rate = default if value is None else value
-    if not 0 < rate < 1:
+    if isinstance(rate, str | bool) or not 0 < rate < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value!r}.")
     return rate
 

@@ -206,7 +206,7 @@ def test_a_pilot_foretells_the_effective_sample_size_of_a_long_run():
     settings = {"num_samples": 40_000, "num_warmup": 1000, "num_chains": 4}
     found = compare_kernels(KEY, eight_schools, eight_schools_start(), kernels=tuple(KERNELS), **settings)
     for forecast in found.forecasts:
-        # The run of this key: step sizes of another warm-up, and with them the ESS of mala, may differ by a fifth or two.
+        # The run of this key: another warm-up finds other step sizes, and the ESS of mala differs by half with them.
         run = sample(
             KEY, eight_schools, eight_schools_start(), kernel=forecast.kernel, method="sequential", progress_bar=False,
             **settings,
