@@ -14,11 +14,10 @@ import parsample
 from benchmarks.problems import Problem
 from parsample.check import Report, examine
 from parsample.compilation import outermost_jit
-from parsample.costs import StepCosts
 from parsample.deer import solve
 from parsample.finish import completed, finish
-from parsample.grid import Team, ceil_div, first_devices, mesh_of
-from parsample.run import parallel_method
+from parsample.grid import ceil_div, mesh_of
+from parsample.linearize import Zero
 from parsample.solution import rolled_out
 from parsample.transition import AlgorithmDynamics, begin
 
@@ -31,8 +30,8 @@ def position_and_acceptance(state: Any, info: Any) -> tuple[Any, Any]:
 class Chains:
     """The chains of a problem, with the keys that ``blackjax.util.run_inference_algorithm`` would use.
 
-    `parsample.evaluate_inference_algorithm` takes one chain; this puts many of them side by side, as the sampler does,
-    and lets plan, guesses and devices be chosen one by one.
+    `parsample.evaluate_inference_algorithm` takes one chain; this puts many of them side by side, and lets guesses and
+    devices be chosen one by one.
     """
 
     def __init__(self, problem: Problem, num_steps: int | None = None) -> None:
@@ -64,7 +63,7 @@ class Chains:
 
     def sequential(self) -> parsample.Solution:
         """Step by step, by parsample."""
-        return _sequential(self.dynamics, self.num_steps, self.mesh, self.states, self.starts, self.chain_keys)
+        return _sequential(self.dynamics, self.num_steps, self.states, self.starts, self.chain_keys)
 
     def in_blocks(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> parsample.Solution:
         """In blocks, whose starts are taken in turn from `guesses`, as shape (n, D); None: the start of the chain."""
@@ -74,38 +73,15 @@ class Chains:
         run = (self.dynamics, self.num_steps, method.block_size, self.states, self.chain_keys)
         return completed(solution, mesh, partial(_finish, *run))
 
-    def lower(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> Any:
-        """The programme that `in_blocks` runs for these arguments, to be compiled."""
-        return _in_blocks.lower(
-            self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
-        )
-
-    def check(self, costs: StepCosts | None = None) -> Report:
-        """What the check finds and plans for all chains."""
+    def check(self) -> Report:
+        """What the check finds of the first chain."""
         state = jax.tree.map(lambda leaf: leaf[0], self.states)
-        starts = self.starts if len(self.starts) > 1 else self.starts[0]
-        return examine(
-            self.dynamics,
-            state,
-            starts,
-            self.chain_keys[0],
-            self.num_steps,
-            num_chains=self.problem.num_chains,
-            costs=costs,
-            mesh=self.mesh,
-        )
+        return examine(self.dynamics, state, state, self.chain_keys[0], self.num_steps, self.mesh)
 
     def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None, Any]:
-        """Arguments of `in_blocks`: what ``method="deer"`` runs after this check, whether or not it pays."""
-        method = parallel_method(report.plan.fallback, self.num_steps)
-        return method, first_devices(self.mesh, report.costs.num_devices), report.block_starts
-
-    def as_planned(self, report: Report) -> parsample.Solution:
-        """What ``method="auto"`` runs after this check."""
-        method = report.plan.method
-        if isinstance(method, parsample.Sequential):
-            return self.sequential()
-        return self.in_blocks(method, *self.best_blocks(report)[1:])
+        """Arguments of `in_blocks`: coalescing blocks that fill as many lanes as ``method="deer"`` does."""
+        num_blocks = max(1, report.num_lanes // self.problem.num_chains)
+        return parsample.DEER(ceil_div(self.num_steps, num_blocks), Zero()), self.mesh, report.states
 
 
 def _first(one: Callable) -> Callable:
@@ -117,9 +93,9 @@ def _first(one: Callable) -> Callable:
     return of_one
 
 
-@outermost_jit(0, 1, 2)
+@outermost_jit(0, 1)
 def _sequential(
-    dynamics: AlgorithmDynamics, num_steps: int, mesh: Mesh | None, states: Any, starts: jax.Array, keys: jax.Array
+    dynamics: AlgorithmDynamics, num_steps: int, states: Any, starts: jax.Array, keys: jax.Array
 ) -> parsample.Solution:
     def one(state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
         transition, inputs = dynamics(state, rng_key, num_steps)
@@ -127,7 +103,7 @@ def _sequential(
 
     if len(starts) == 1:
         return _first(one)(states, starts, keys)
-    return Team(mesh=mesh).each_chain(one, len(starts))(states, starts, keys)
+    return jax.vmap(one)(states, starts, keys)
 
 
 @outermost_jit(0, 1, 2, 3)

@@ -19,7 +19,6 @@ from benchmarks.scaling import crossover
 NAMES = {
     "blackjax": "BlackJAX",
     "sequential": "sequential",
-    "auto_first": "auto, first",
     "auto": "auto",
     "blocks": "blocks",
     "diagonal": "diagonal",
@@ -84,7 +83,7 @@ def _bars(file: File, table: str, runs: tuple[str, ...]) -> Any:
 
 def reference(file: File) -> Any:
     """Times of every row."""
-    return _bars(file, "reference", ("blackjax", "sequential", "auto_first", "auto", "blocks", "newton", "c_loop"))
+    return _bars(file, "reference", ("blackjax", "sequential", "auto", "blocks", "newton", "c_loop"))
 
 
 def models(file: File) -> Any:
@@ -155,30 +154,6 @@ def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: l
     axis.invert_yaxis()
 
 
-def plans(file: File) -> Any:
-    """Predicted against measured seconds, and every setting searched against the choice."""
-    rows = file.table("plans")
-    if not rows:
-        return None
-    figure, axes = _panels(2)
-    predicted = np.array([row["predicted_seconds"] for row in rows])
-    measured = np.array([median(row, "planned") for row in rows], float)
-    ends = np.array([min(predicted.min(), measured.min()), max(predicted.max(), measured.max())])
-    axes[0, 0].plot(measured, predicted, "o")
-    axes[0, 0].plot(ends, ends, "k-", linewidth=0.8)
-    axes[0, 0].fill_between(ends, 0.75 * ends, 1.25 * ends, alpha=0.2, label="within 25%")
-    axes[0, 0].set(xscale="log", yscale="log", xlabel="measured seconds", ylabel="predicted seconds")
-    axes[0, 0].legend(fontsize=7)
-    for i, (row, chosen) in enumerate(zip(rows, measured, strict=True)):
-        searched = [entry["seconds"] / chosen for entry in row["search"]]
-        axes[0, 1].plot(searched, [i] * len(searched), "o", color="0.7", markersize=4)
-        axes[0, 1].plot(1 / row["chosen_over_best"], i, "r|", markersize=12)
-    axes[0, 1].axvline(1, color="k", linewidth=0.8)
-    axes[0, 1].set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=6)
-    axes[0, 1].set(xscale="log", xlabel="time over that of the plan (red: best)")
-    return figure
-
-
 def profile(file: File) -> Any:
     """Time per step against lanes, and forms of the affine solve beside one iteration."""
     lanes, solves = file.table("lanes"), file.table("affine")
@@ -211,6 +186,5 @@ FIGURES: dict[str, Callable[[File], Any]] = {
     "scaling": scaling,
     "end_to_end": end_to_end,
     "limit": limit,
-    "plans": plans,
     "profile": profile,
 }

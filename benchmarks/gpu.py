@@ -25,7 +25,6 @@ SHARES = {
     "reference": 150.0,
     "limit": 65.0,
     "profile": 60.0,
-    "plans": 90.0,
     "scaling": 85.0,
     "end_to_end": 45.0,
     "models": 25.0,

@@ -1,8 +1,8 @@
-"""Group "profile": what a step of many lanes costs, unrolled or not, what gathering late lanes saves, and the share of
-the affine solve in Newton's method.
+"""Group "profile": what a step of many lanes costs, unrolled or not, and the share of the affine solve in Newton's
+method.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
 from parsample import affine
 from parsample.compilation import outermost_jit
-from parsample.grid import ceil_div
 from parsample.linearize import Dense, Zero
 from parsample.transition import AlgorithmDynamics
 
@@ -25,21 +24,13 @@ LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": (1, 64, 10
 STEPS = {"tiny": 8, "cpu": 64, "gpu": 64}
 UNROLLED = {"tiny": (1, 4), "cpu": (1, 4, 16), "gpu": (1, 4)}
 
-# Blocks of which late ones are gathered.
-BLOCKS = {"tiny": (16,), "cpu": (512, 2048), "gpu": (2048, 8192)}
-
 
 def jobs(options: Options) -> Iterator[Job]:
-    """Lanes, unrolling and late lanes for cheap and expensive chains; the affine solve for several lengths."""
+    """Lanes and unrolling for cheap and expensive chains; the affine solve for several lengths."""
     tiny = options.scale == "tiny"
     yield from _lanes_of("mixture", problems.mixture_mala, options)
     if not tiny:
         yield from _lanes_of("real logistic", problems.real_logistic, options)
-    for name, make in {"mixture": problems.mixture_mala, "real logistic": problems.real_logistic}.items():
-        for num_blocks in BLOCKS[options.scale]:
-            if not tiny or name == "mixture":
-                chain = partial(make, 1, 2048 if tiny else 100_000)
-                yield Job("late", f"{name}, {num_blocks} blocks", partial(late_row, chain, num_blocks))
     lengths = {"tiny": (64,), "cpu": (1024, 16_384), "gpu": (1024, 131_072)}[options.scale]
     for num_steps in lengths:
         for dimension in (4,) if tiny else (2, 16):
@@ -81,18 +72,6 @@ def lanes_row(make: Any, lanes: int, options: Options) -> Row:
         "runs": records,
         "seconds_per_step": {"sweep": max(long - short, 0.0) / (lengths[1] - lengths[0]), **per_step},
     }
-
-
-def late_row(make: Callable[[], Problem], num_blocks: int, options: Options) -> Row:
-    """Coalescing blocks that all go on until the last has met, and with late ones in a batch of their own."""
-    problem = make()
-    chains, block_size = Chains(problem), ceil_div(problem.num_steps, num_blocks)
-    runs = {
-        name: partial(chains.in_blocks, parsample.DEER(block_size, Zero(), gather_late=gathers))
-        for name, gathers in {"together": False, "gathered": True}.items()
-    }
-    records = options.measure(runs)
-    return {"x": num_blocks, "title": problem.name, "work": problem.identity(), "runs": records}
 
 
 @outermost_jit(0, 1, 2)

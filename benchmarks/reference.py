@@ -18,7 +18,6 @@ from benchmarks.timing import better_of_two, certificate, extrapolated
 from models.recursions.eight_schools_gibbs import eight_schools
 from parsample.adapters import Recursion
 from parsample.compilation import outermost_jit
-from parsample.costs import forget_costs
 from parsample.grid import ceil_div
 from parsample.linearize import Dense, Diagonal, Zero
 
@@ -64,7 +63,7 @@ def jobs(options: Options) -> Iterator[Job]:
 
 
 def chain_row(make: Callable[[], Problem], published: str, options: Options) -> Row:
-    """One problem: BlackJAX, our rollout, what is planned, the best blocks of those tried, Newton's method, and C."""
+    """One problem: BlackJAX, our rollout, ``method="auto"``, the best blocks of those tried, Newton's method, and C."""
     problem = make()
     chains = Chains(problem)
     measured_steps = options.sequential_steps(problem.num_steps)
@@ -72,7 +71,8 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     report = chains.check()
     best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains, report)
     runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
-    runs.update(planned(problem, chains, report))
+    if problem.num_chains == 1:
+        runs["auto"] = partial(auto, problem, chains)
     runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
     if published and problem.dimension <= MAX_DENSE:  # what the published figures are of
         runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
@@ -101,32 +101,15 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     }
 
 
-def planned(problem: Problem, chains: Chains, report: parsample.Report) -> dict[str, Callable[[], Any]]:
-    """``method="auto"``, measuring step costs every time ("auto_first") or knowing them ("auto").
-
-    One chain goes through the public function; several, which that does not take, through the same parts of it.
-    """
-    if problem.num_chains > 1:
-        return {
-            "auto_first": lambda: chains.as_planned(chains.check()),
-            "auto": lambda: chains.as_planned(chains.check(report.costs)),
-        }
-    position = jax.tree.map(lambda leaf: leaf[0], problem.positions)
-
-    def auto() -> parsample.Solution:
-        return parsample.evaluate_inference_algorithm(
-            chains.rng_keys[0],
-            problem.algorithm,
-            problem.num_steps,
-            initial_position=position,
-            transform=position_and_acceptance,
-        )
-
-    def auto_first() -> parsample.Solution:
-        forget_costs()
-        return auto()
-
-    return {"auto_first": auto_first, "auto": auto}
+def auto(problem: Problem, chains: Chains) -> parsample.Solution:
+    """``method="auto"`` on the first chain, by the public function."""
+    return parsample.evaluate_inference_algorithm(
+        chains.rng_keys[0],
+        problem.algorithm,
+        problem.num_steps,
+        initial_position=jax.tree.map(lambda leaf: leaf[0], problem.positions),
+        transform=position_and_acceptance,
+    )
 
 
 def newton(num_steps: int) -> parsample.DEER:

@@ -89,14 +89,13 @@ def reference(file: File) -> str:
         "chain",
         "BlackJAX",
         "sequential",
-        "auto, first",
         "auto",
         "best blocks",
         "Newton, b = 1",
         "C",
         "published",
     )
-    runs = ("blackjax", "sequential", "auto_first", "auto", "blocks")
+    runs = ("blackjax", "sequential", "auto", "blocks")
     body = []
     for row in rows:
         work, newton = row["work"], row["runs"].get("newton")
@@ -320,44 +319,6 @@ def limit(file: File) -> str:
     return markdown(header, body)
 
 
-def plans(file: File) -> str:
-    """Predictions and choices."""
-    rows = file.table("plans")
-    header = (
-        "chain",
-        "plan",
-        "predicted",
-        "measured",
-        "ratio",
-        "best found",
-        "choice over best",
-        "check",
-        "share of run",
-    )
-    body = [
-        [
-            row["title"],
-            row["plan"].split(";")[0],
-            duration(row["predicted_seconds"]),
-            cell(row, "planned"),
-            f"{row['predicted_over_measured']:.2f}",
-            row["best"],
-            f"{row['chosen_over_best']:.2f}",
-            duration(row["check_seconds"]),
-            f"{100 * row['check_share']:.0f}%",
-        ]
-        for row in rows
-    ]
-    if not rows:
-        return markdown(header, body)
-    error = np.median([abs(row["predicted_over_measured"] - 1) for row in rows])
-    worst = max(row["chosen_over_best"] for row in rows)
-    summary = (
-        f"Median error of the prediction {100 * error:.0f}%; the choice is at worst {100 * (worst - 1):.0f}% slower."
-    )
-    return markdown(header, body) + f"\n\n{summary}"
-
-
 def memory(file: File) -> str:
     """Peak memory."""
     body = [
@@ -392,19 +353,6 @@ def profile(file: File) -> str:
     return markdown(("dimension", "T", "one iteration", *forms, "share of the form in use"), body)
 
 
-def late(file: File) -> str:
-    """What late lanes cost the others, and their gathering saves."""
-    body = []
-    for row in file.table("late"):
-        together, gathered = row["runs"]["together"], row["runs"]["gathered"]
-        work = [f"{run['evals_per_step']:.2f} ({run['num_iters']} sweeps)" for run in (together, gathered)]
-        compilation = gathered["compile_seconds"] - together["compile_seconds"]
-        times = (cell(row, "together"), cell(row, "gathered"), duration(max(compilation, 0.0)))
-        body.append([row["title"], f"{row['x']:,}", *work, *times])
-    header = ("chain", "blocks", "evaluations per step, all together", "late ones gathered", "time, all together")
-    return markdown((*header, "late ones gathered", "compilation more by"), body)
-
-
 # Tables by the name in the markers: the group that they come from, and how they are written.
 TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "reference": ("reference", reference),
@@ -416,10 +364,8 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "end_to_end_models": ("end_to_end", end_to_end_models),
     "end_to_end_banana": ("end_to_end", end_to_end_banana),
     "limit": ("limit", limit),
-    "plans": ("plans", plans),
     "memory": ("memory", memory),
     "profile": ("profile", profile),
-    "late": ("profile", late),
 }
 
 

@@ -2,8 +2,8 @@
 
 Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
 data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
-BlackJAX, NumPyro and nutpie), limit (how far from one batched evaluation of everything), plans (predicted against
-measured, chosen against best), memory, and profile (where a sweep spends its time).
+BlackJAX, NumPyro and nutpie), limit (how far from one batched evaluation of everything), memory, and
+profile (where a sweep spends its time).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
 from benchmarks.timing import environment
 from parsample.compilation import use_cores
 
-GROUPS = ("reference", "models", "scaling", "end_to_end", "limit", "plans", "memory", "profile")
+GROUPS = ("reference", "models", "scaling", "end_to_end", "limit", "memory", "profile")
 
 # Groups whose work is done by child processes.
 WITH_CHILDREN = ("end_to_end", "memory")

@@ -13,7 +13,7 @@ class Target(NamedTuple):
     chain
         Beginning of the title of a row.
     seconds
-        The most that ``method="auto"`` may take once step costs are known; None: measured against `gain`.
+        The most that ``method="auto"`` may take, compiled; None: measured against `gain`.
     gain
         The least ratio of the sequential evaluation's time to it, by dtype; None: any.
     why

@@ -10,6 +10,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import jax
 import numpy as np
 
 import parsample
-from parsample.conditions import device_name
 
 # What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
 COMPILE_EVENTS = (
@@ -188,3 +188,15 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in installed},
     }
+
+
+@cache
+def device_name(device: jax.Device) -> str:
+    """JAX's name of the kind of device; where that is just "cpu", the model as the operating system names it."""
+    if device.platform != "cpu":
+        return device.device_kind
+    listing = Path("/proc/cpuinfo")
+    for line in listing.read_text().splitlines() if listing.exists() else []:
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()

@@ -6,7 +6,6 @@ from parsample.coalescence import Coalescence, coalescence_times
 from parsample.compare import KernelComparison, KernelForecast, compare_kernels
 from parsample.coordinates import Coordinates
 from parsample.corrections import GradientDescent, Newton, TrustRegion
-from parsample.costs import StepCosts
 from parsample.gibbs import Conditional, Gibbs
 from parsample.leapfrog import PhasePoint, integrate, leapfrog_step
 from parsample.linearize import BlockDiagonal, Dense, Diagonal, Identity, Zero
@@ -19,10 +18,11 @@ from parsample.lyapunov import (
     spectral_norms,
 )
 from parsample.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
+from parsample.plan import Plan
 from parsample.predictability import Conditioning, conditioning, merit, predicted_sweeps
 from parsample.recursion import deer, rollout
 from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
-from parsample.sampler_report import SamplerPlan, SamplerReport
+from parsample.sampler_report import SamplerReport
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import ParallelStallWarning, Status
@@ -49,15 +49,14 @@ __all__ = [
     "Newton",
     "ParallelStallWarning",
     "PhasePoint",
+    "Plan",
     "Recursion",
     "Report",
     "SampleResult",
-    "SamplerPlan",
     "SamplerReport",
     "Sequential",
     "Solution",
     "Status",
-    "StepCosts",
     "TrustRegion",
     "Zero",
     "__version__",

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Float
 
-from parsample.kernels.base import LaneState
 from parsample.kernels.whitening import Coordinates, KernelParameters
+from parsample.meeting import Stretch
 
 
 class Adaptation(NamedTuple):
@@ -46,33 +46,22 @@ class Adaptation(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A round with fixed parameters: paths that others can be compared with.
+    """A round with fixed parameters.
 
     Attributes
     ----------
-    parameters, coordinates
-        With which it was run.
-    keys
-        Keys of the lanes, shape (L, 2).
-    first_step
-        Step of their chains at its first row.
-    starts, ends
-        States before and after it.
-    path
-        Whitened positions, shape (n, L, D).
+    stretch
+        Its rows.
+    coordinates
+        Its coordinates.
     acceptance_rate, r_hat, num_diverging
         Of all lanes.
     problem
         What has not settled; empty if all has.
     """
 
-    parameters: KernelParameters
+    stretch: Stretch
     coordinates: Coordinates
-    keys: UInt32[np.ndarray, "L 2"]
-    first_step: int
-    starts: LaneState
-    ends: LaneState
-    path: Float[np.ndarray, "n L D"]
     acceptance_rate: float
     r_hat: float
     num_diverging: int

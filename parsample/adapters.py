@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from blackjax.base import SamplingAlgorithm
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from parsample.transition import AlgorithmDynamics, Inputs, Transition, as_inputs, begin, from_step, take
 from parsample.validation import checked_count, checked_key, checked_position, checked_start
@@ -87,17 +87,19 @@ class RecursionDynamics:
     """Stretches of a recursion's own inputs, a key saying where they begin; the parameters are (state, inputs)."""
 
     step: Callable
-    kernel = "recursion"
+
+    def transition(self, state: PyTree) -> Transition:
+        """A step of the recursion."""
+        return from_step(self.step, state)[0]
+
+    def exchanged(self, state: PyTree) -> PyTree:
+        """All of the state."""
+        return state
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The recursion, and the inputs of `num_steps` steps; beyond the last one, the first ones again."""
         state, sequence = parameters
-        transition, _ = from_step(self.step, state)
+        transition = self.transition(state)
         total = Inputs(sequence).num_steps
         first = jax.random.randint(rng_key, (), 0, max(total - num_steps, 0) + 1)
         return transition, Inputs(take(sequence, (first + jnp.arange(num_steps)) % total))
-
-
-def spread_out(path: Float[Array, "T D"], number: int) -> Float[Array, "R D"]:
-    """States at equal distances along a path, the last one included: typical ones, apart from each other."""
-    return path[jnp.linspace(path.shape[0] / number, path.shape[0], number).astype(int) - 1]

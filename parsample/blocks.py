@@ -7,14 +7,12 @@ exact whatever the guesses were.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Bool, Float, Int, PyTree
 
-from parsample.kernels.base import LaneState, Statistics
-from parsample.kernels.whitening import KernelParameters
 from parsample.lane_program import Advanced, LaneProgram, Rows
 from parsample.status import Status
 
@@ -30,15 +28,15 @@ class Segment(NamedTuple):
     first
         Steps before it.
     path
-        Whitened positions, shape (chains, steps, D).
-    statistics
-        Leading axes (chains, steps).
+        Positions, shape (chains, steps, D).
+    outputs
+        What is recorded beside them, leading axes (chains, steps).
     final
         State of each chain after it, leading axis (chains,).
     status
         CONVERGED; STALLED where blocks were given up and only the exact part is here; SEQUENTIAL.
     defect
-        Largest jump between or inside blocks, in whitened coordinates: posterior standard deviations.
+        Largest jump between or inside blocks, in standard deviations.
     num_sweeps
         Sweeps over the blocks.
     num_evaluations
@@ -51,8 +49,8 @@ class Segment(NamedTuple):
 
     first: int
     path: Float[np.ndarray, "K n D"]
-    statistics: Statistics
-    final: LaneState
+    outputs: PyTree
+    final: PyTree
     status: Status
     defect: float
     num_sweeps: int
@@ -72,60 +70,52 @@ class Run(NamedTuple):
     Attributes
     ----------
     parameters
-        Coordinates, step size and schedule.
-    keys
-        Keys of the chains, shape (K, 2).
+        Common to all chains.
+    inputs
+        ``inputs(chain, first_step)``: what drives lanes that run these chains from these steps on.
     states
-        Their states, leading axis K; log densities are evaluated where `is_restored`.
+        States of the chains, leading axis K.
     first
         Steps done.
-    is_restored
-        Whether the log density of the states is still to be evaluated.
     """
 
-    parameters: KernelParameters
-    keys: UInt32[np.ndarray, "K 2"]
-    states: LaneState
-    first: int
-    is_restored: bool
+    parameters: Any
+    inputs: Callable[[Int[np.ndarray, " L"], Int[np.ndarray, " L"]], PyTree]
+    states: PyTree
+    first: int = 0
 
     @property
     def num_chains(self) -> int:
         """K."""
-        return len(self.keys)
+        return len(jax.tree.leaves(self.states)[0])
+
+    def after(self, segment: Segment) -> "Run":
+        """The run after one more segment, of which it keeps the unit of distances."""
+        return self._replace(first=self.first + segment.num_steps, states=segment.final)
 
 
-def take(state: LaneState, index: Int[np.ndarray, "..."] | slice) -> LaneState:
+def take(state: PyTree, index: Int[np.ndarray, "..."] | slice) -> PyTree:
     """Some lanes of a state."""
     return jax.tree.map(lambda leaf: leaf[index], state)
 
 
-def sweep(
-    program: LaneProgram,
-    run: Run,
-    layout: "BlockLayout",
-    state: LaneState,
-    rows: Rows,
-    on_rows: Callable[[int], None],
-) -> Advanced:
+def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
     """Rows of all lanes, in calls that are short enough to be watched and interrupted."""
     running, start = np.ones(program.num_lanes, bool), int(rows.begin)
-    ends, difference = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
+    ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
     while running.any() and start < rows.end:
         stop = min(int(rows.end), start + program.rows_per_call)
         # Devices that have left are given no more rows.
         asked = rows._replace(
             begin=np.where(running, start, stop), end=stop, is_restored=rows.is_restored and start == rows.begin
         )
-        found = program.advance(run.parameters, layout.keys, layout.first_steps, state, asked)
-        on_rows(int((found.ends - start)[running].sum()))
+        found = program.advance(parameters, inputs, state, asked)
         state = found.state
-        ends, difference = (
-            np.where(running, new, old)
-            for new, old in zip((found.ends, found.difference), (ends, difference), strict=True)
+        ends, distance = (
+            np.where(running, new, old) for new, old in zip((found.ends, found.distance), (ends, distance), strict=True)
         )
         running, start = running & ~found.has_left, stop
-    return Advanced(state, ends, ~running, difference)
+    return Advanced(state, ends, ~running, distance)
 
 
 class BlockLayout(NamedTuple):
@@ -135,26 +125,24 @@ class BlockLayout(NamedTuple):
     ----------
     num_chains, num_blocks, block_size
         Chains, blocks of each in a segment, and steps of a block.
-    keys
-        Key of the chain of each lane, shape (L, 2).
-    first_steps
-        Step of the chain at which each lane starts, shape (L,).
+    inputs
+        What drives each lane.
     """
 
     num_chains: int
     num_blocks: int
     block_size: int
-    keys: UInt32[np.ndarray, "L 2"]
-    first_steps: Int[np.ndarray, " L"]
+    inputs: PyTree
 
     @classmethod
     def of(cls, run: Run, num_lanes: int, block_size: int) -> "BlockLayout":
         """The next segment of a run, whose blocks fill the lanes."""
         num_blocks = num_lanes // run.num_chains
         first_steps = run.first + block_size * np.tile(np.arange(num_blocks), run.num_chains)
-        return cls(run.num_chains, num_blocks, block_size, np.repeat(run.keys, num_blocks, axis=0), first_steps)
+        inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
+        return cls(run.num_chains, num_blocks, block_size, inputs)
 
-    def arrivals(self, run: Run, ends: LaneState) -> LaneState:
+    def arrivals(self, run: Run, ends: PyTree) -> PyTree:
         """Where each block is reached: the end of the block before it, or the state of its chain."""
 
         def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -177,14 +165,8 @@ class BlockLayout(NamedTuple):
 
 
 def evaluate_segment(
-    program: LaneProgram,
-    run: Run,
-    guesses: LaneState,
-    block_size: int,
-    atol: float,
-    max_rows: float,
-    on_rows: Callable[[int], None],
-) -> tuple[Segment, LaneState]:
+    program: LaneProgram, run: Run, guesses: PyTree, block_size: int, atol: float, max_rows: float
+) -> tuple[Segment, PyTree]:
     """One segment of every chain in blocks.
 
     Parameters
@@ -194,15 +176,13 @@ def evaluate_segment(
     run
         The chains so far.
     guesses
-        States typical of the chain, with log densities unless the run is restored, leading axis (L,).
+        States typical of the chain, leading axis (L,).
     block_size
         Steps per block.
     atol
-        Largest difference of states that count as equal; 0: bitwise.
+        Largest difference of states that count as equal, in standard deviations; 0: bitwise.
     max_rows
         Rows after which a step-by-step evaluation is cheaper: then only the exact part is returned.
-    on_rows
-        Called with the number of steps evaluated.
 
     Returns
     -------
@@ -215,35 +195,34 @@ def evaluate_segment(
     heads = np.arange(run.num_chains) * layout.num_blocks
     for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
         leaf[heads] = head
-    swept = sweep(program, run, layout, starts, Rows(0, block_size, run.is_restored, False, atol), on_rows)
+    swept = sweep(program, run.parameters, layout.inputs, starts, Rows(0, block_size, False, False, atol))
     ends, rows_used, evaluations, defect, fronts = swept.state, block_size, block_size * program.num_lanes, 0.0, []
     num_sweeps = 1
     while True:
         arrivals = layout.arrivals(run, ends)
-        jumps = _distance(arrivals, starts, atol)
-        met = jumps <= atol
+        parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
+        jumps, met = program.dynamics.joined(parameters, atol, arrivals, starts)
         fronts.append(jumps[: layout.num_blocks])
         num_exact = layout.num_exact(met)
         if met.all() or rows_used > max_rows:
             break
         # Blocks that start near enough keep their starts: moving them would undo what has met.
         starts = _where(met, starts, arrivals)
-        swept = sweep(program, run, layout, starts, Rows(0, block_size, False, True, atol), on_rows)
+        swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
         reached_end = swept.ends == block_size
         ends = _where(reached_end & ~swept.has_left, swept.state, ends)
-        defect = max(defect, float(np.max(swept.difference[swept.has_left], initial=0)))
+        defect = max(defect, float(np.max(swept.distance[swept.has_left], initial=0)))
         rows_used, num_sweeps = rows_used + int(swept.ends.max()), num_sweeps + 1
         evaluations += int(swept.ends.sum())
     num_blocks = layout.num_blocks if met.all() else num_exact
     defect = max(defect, float(np.max(jumps[met], initial=0)))
-    path, statistics = program.recorded(0, block_size)
-    path, statistics = jax.tree.map(
-        lambda leaf: layout.of_chains(leaf)[:, : num_blocks * block_size], (path, statistics)
+    path, outputs = jax.tree.map(
+        lambda leaf: layout.of_chains(leaf)[:, : num_blocks * block_size], program.recorded(0, block_size)
     )
     segment = Segment(
         first=run.first,
         path=path,
-        statistics=statistics,
+        outputs=outputs,
         final=take(ends, heads + num_blocks - 1),
         status=Status.CONVERGED if met.all() else Status.STALLED,
         defect=defect,
@@ -255,16 +234,16 @@ def evaluate_segment(
     return segment, ends
 
 
-def step_by_step(program: LaneProgram, run: Run, num_steps: int, on_rows: Callable[[int], None]) -> Segment:
+def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
     """The next steps of every chain, a lane for each."""
     layout = BlockLayout.of(run, program.num_lanes, num_steps)
-    swept = sweep(program, run, layout, run.states, Rows(0, num_steps, run.is_restored, False, 0.0), on_rows)
-    path, statistics = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))
+    swept = sweep(program, run.parameters, layout.inputs, run.states, Rows(0, num_steps, False, False, 0.0))
+    path, outputs = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))
     finite = np.isfinite(path).all()
     return Segment(
         first=run.first,
         path=path,
-        statistics=statistics,
+        outputs=outputs,
         final=swept.state,
         status=Status.SEQUENTIAL if finite else Status.NON_FINITE,
         defect=0.0,
@@ -275,19 +254,5 @@ def step_by_step(program: LaneProgram, run: Run, num_steps: int, on_rows: Callab
     )
 
 
-def _distance(one: LaneState, other: LaneState, atol: float) -> Float[np.ndarray, " L"]:
-    """Largest coordinate difference of each lane; inf where positions are equal but cached values are not."""
-    distance = np.abs(one.position.astype(float) - other.position.astype(float)).max(-1)
-    distance = np.where(np.isnan(distance), np.inf, distance)
-    if atol == 0:
-        same = [_same(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
-        return np.where(np.all(same, axis=0), 0.0, np.where(distance == 0, np.inf, distance))
-    return distance
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> Bool[np.ndarray, " L"]:
-    return (one == other).reshape(len(one), -1).all(-1)
-
-
-def _where(flags: Bool[np.ndarray, " L"], yes: LaneState, no: LaneState) -> LaneState:
+def _where(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)

@@ -1,7 +1,8 @@
 """The check before a long run: will evaluating this chain in parallel pay, and if not, why not?
 
-A pilot measures the Lyapunov exponent and how soon restarted paths meet; step costs are timed at several lane counts.
-The plan follows from both, and so does the explanation where it is sequential.
+Lanes with keys of their own leave the start; each is then run again from its neighbour's state, which shows how soon
+paths with common randomness meet. Tangents of some of them give the Lyapunov exponent. The plan follows from meeting
+times and from the time that a row of lanes took, and so does the explanation where it is sequential.
 """
 
 import math
@@ -12,34 +13,45 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from blackjax.base import SamplingAlgorithm
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from parsample.adapters import RecursionDynamics, spread_out
-from parsample.compilation import compiling, outermost_jit
-from parsample.conditions import Conditions
-from parsample.costs import StepCosts, checked_costs
-from parsample.grid import Team, mesh_of
-from parsample.pilot import NUM_RESTARTS, Pilot, newton_sweeps, run_pilot
-from parsample.plan import Plan, make_plan
+from parsample.adapters import RecursionDynamics
+from parsample.chain_lanes import ChainLanes
+from parsample.chain_run import default_num_lanes
+from parsample.compilation import outermost_jit
+from parsample.grid import mesh_of, round_up
+from parsample.kernels.base import PERIOD
+from parsample.lane_program import MAX_ROWS, LaneProgram
+from parsample.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times, stretch_of
+from parsample.pilot import growth_of_chains
+from parsample.plan import Measured, Plan, block_size_of, make_plan, why_apart
 from parsample.processes import agreed
-from parsample.solution import DEER, Sequential
+from parsample.random_keys import as_words
 from parsample.status import ParallelStallWarning
-from parsample.timing import measure_costs, nearest_power, sequential_trial
-from parsample.transition import AlgorithmDynamics, Dynamics, Inputs, Vector, as_inputs, begin, from_step, rollout
+from parsample.transition import AlgorithmDynamics, Dynamics, as_inputs, begin
 from parsample.validation import checked_count, checked_key, checked_position, checked_recursion, checked_start
 
-# Distance, in posterior standard deviations, below which paths that no longer approach have met up to rounding.
-NOISE_FLOOR = 1e-2
+# Paths that differ by less than this many standard deviations when they are given up have been kept apart by rounding.
+NOISE = 0.1
 
-# Tangents that have not turned into the leading direction are followed for up to so many times as many steps.
-LONGEST_GROWTH = 16
+# Steps in which lanes leave the start, and of the stretch that they are compared with.
+LEAVING_STEPS, STRETCH_STEPS = 256, 64
+
+# Paths with tangents. Tangents that have not turned into the leading direction are followed for up to so many times as
+# many steps.
+NUM_TANGENTS, LONGEST_GROWTH = 12, 16
+
+# What tells the pilot's keys from the chain's.
+PILOT = 0x9A9A
 
 # What to try where paths do not meet.
-_A_FORGETFUL_KERNEL = "a better adapted metric, trajectory lengths that vary, or another kernel"
+_A_FORGETFUL_KERNEL = (
+    "parsample.with_exact_meeting, a better adapted metric, trajectory lengths that vary, or another kernel"
+)
 _A_FORGETFUL_RECURSION = "a recursion that forgets sooner, such as a stable observer of this one"
 
 
@@ -50,56 +62,65 @@ class Report:
     Attributes
     ----------
     lle, lle_se
-        Largest Lyapunov exponent and its standard error, in nats per step.
-    coalescence
-        Steps until each restarted path met its partner, shape (R,); inf: not within the pilot.
-    distances
-        Distance of each restarted path from its partner after each step, in standard deviations, shape (steps, R).
-    num_pilot_steps
-        Steps for which restarted paths were followed.
+        Largest Lyapunov exponent and its standard error, in nats per step; NaN where the step has no derivative in
+        forward mode.
+    meeting
+        Meeting times of pairs of lanes with common randomness, within `atol`.
+    atol
+        The tolerance, in standard deviations of the chain: no less than what rounding makes of a path.
+    num_lanes
+        Lanes that will run.
     plan
-        What ``method="auto"`` will do, with predicted time and work.
+        What ``method="auto"`` is expected to do, with predicted time and work.
     cause, remedy
         Why it will not pay, and what to try; empty if it will.
-    block_starts
-        States typical of the chain, shape (2 R, D): first guesses for a parallel evaluation.
-    costs
-        Seconds per step at several lane counts on this device, which can be saved and reused.
+    states
+        States typical of the chain, shape (L, D).
     """
 
     lle: float
     lle_se: float
-    coalescence: Float[np.ndarray, " R"]
-    distances: Float[np.ndarray, "T R"]
-    num_pilot_steps: int
+    meeting: MeetingTimes
+    atol: float
+    num_lanes: int
     plan: Plan
     cause: str
     remedy: str
-    block_starts: Float[np.ndarray, "N D"]
-    costs: StepCosts
+    states: Float[np.ndarray, "L D"]
 
     @property
     def parallelizable(self) -> bool:
         """Whether the plan is parallel."""
-        return not isinstance(self.plan.method, Sequential)
+        return self.plan.is_parallel
+
+    @property
+    def coalescence(self) -> Float[np.ndarray, " L"]:
+        """Steps until each pair met, shape (L,); inf: not while they were watched."""
+        return self.meeting.times
+
+    @property
+    def distances(self) -> Float[np.ndarray, "n L"]:
+        """Distance of each pair after each step, in standard deviations, shape (steps, L)."""
+        return self.meeting.distances
+
+    @property
+    def contraction_rate(self) -> float:
+        """Mean change of the log distance of a pair before it meets, nats per step."""
+        return self.meeting.contraction_rate
 
     def __str__(self) -> str:
-        met = np.isfinite(self.coalescence)
-        forgets = f"{self.lle:+.3g} +- {self.lle_se:.1g} nats per step"
+        forgets = "the step has no derivative in forward mode"
+        if not math.isnan(self.lle):
+            forgets = f"{self.lle:+.3g} +- {self.lle_se:.1g} nats per step"
         if self.lle < 0 and math.isfinite(self.lle):
             forgets += f" (a difference halves in {math.log(2) / -self.lle:.3g} steps)"
-        meeting = f"{met.sum()} of {met.size} restarted pairs met within {self.num_pilot_steps} steps"
-        if met.any():
-            meeting += f" (median {np.median(self.coalescence[met]):.0f}, slowest {self.coalescence[met].max():.0f})"
-        chains = f"{self.plan.num_chains} x " if self.plan.num_chains > 1 else ""
         rows = [
             ("verdict", "parallel" if self.parallelizable else "sequential"),
             ("Lyapunov exponent", forgets),
-            ("coalescence", meeting),
-            ("plan", f"{chains}{self.plan.num_steps} steps: {self.plan}"),
+            ("meeting", self.meeting.described(self.num_lanes)),
+            ("tolerance", f"{self.atol:.1g} standard deviations"),
+            ("plan", str(self.plan)),
         ]
-        if caveat := self.costs.caveat(self.plan.num_steps):
-            rows += [("step costs", caveat)]
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
         return "\n".join(f"{name:<18} {text}" for name, text in rows)
@@ -119,7 +140,6 @@ def check(
     num_steps: int | None = None,
     inputs: PyTree = None,
     devices: Sequence[jax.Device] | None = None,
-    costs: StepCosts | None = None,
 ) -> Report:
     """Whether a long chain of this algorithm, or a recursion, can be evaluated in parallel, measured by a short pilot.
 
@@ -132,15 +152,13 @@ def check(
     initial_position
         Pytree of floating-point arrays, as for ``inference_algorithm.init``; or the initial state of the recursion.
     num_steps
-        Length of the run that is being planned; None: 100,000, or that of the inputs. The pilot takes a few percent of
-        its time.
+        Length of the run that is being planned; None: 100,000, or that of the inputs. Once it is compiled, the pilot
+        takes a few percent of its time.
     inputs
         Of a recursion, with leading axis T; the pilot looks at stretches of them.
     devices
         JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
         make this call, and all get the same report.
-    costs
-        ``report.costs`` of an earlier check, or `parsample.StepCosts.load`; None: they are measured.
 
     Returns
     -------
@@ -149,13 +167,21 @@ def check(
     Raises
     ------
     ValueError, TypeError
-        If the position or the log density at it is unusable, the kernel cannot be reduced, or `costs` were measured
-        for something else.
+        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+    NotImplementedError
+        If steps cannot be evaluated side by side, as where a log density calls back to Python without a batching rule.
 
     Warns
     -----
     ParallelStallWarning
         If it will not pay, with cause and remedy.
+
+    Examples
+    --------
+    >>> import blackjax, jax, jax.numpy as jnp, parsample
+    >>> mala = blackjax.mala(lambda x: -0.5 * jnp.sum(x**2), 0.2)
+    >>> parsample.check(jax.random.key(0), mala, jnp.zeros(2), num_steps=20_000).parallelizable
+    True
     """
     mesh = mesh_of(devices)
     rng_key = checked_key(rng_key)
@@ -164,9 +190,10 @@ def check(
         if inputs is not None:
             raise ValueError("inputs drive a function step(state, input); a BlackJAX algorithm draws its own.")
         num_steps = checked_count("num_steps", 100_000 if num_steps is None else num_steps)
-        dynamics = AlgorithmDynamics(inference_algorithm, _position_only)
-        chain_key, parameters, starts = begin(dynamics, rng_key, checked_position(initial_position))
-        checked_start(parameters)
+        dynamics = AlgorithmDynamics(inference_algorithm, _nothing)
+        rng_key, state, _ = begin(dynamics, rng_key, checked_position(initial_position))
+        checked_start(state)
+        parameters = state
     else:
         if not callable(inference_algorithm):
             raise TypeError(
@@ -176,169 +203,122 @@ def check(
         entries = as_inputs(inputs)
         checked_recursion(inference_algorithm, initial_position, entries.sequence)
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
-        dynamics, chain_key = RecursionDynamics(inference_algorithm), rng_key
+        dynamics, state = RecursionDynamics(inference_algorithm), initial_position
         parameters = (initial_position, entries.sequence)
-        growth, _, meeting = _pilot_lengths(dynamics, num_steps)
-        seen = min(growth + meeting, num_steps)
-        starts = _typical_states(inference_algorithm, seen, *parameters)
-    chain_key, parameters, starts = agreed(mesh, (chain_key, parameters, starts))
-    conditions = Conditions.of(dynamics, jnp.atleast_2d(starts)[0], num_steps, 1, mesh)
-    costs = checked_costs(costs, conditions, Team(mesh=mesh).num_devices)
-    report = examine(dynamics, parameters, starts, chain_key, num_steps, costs=costs, mesh=mesh)
+    rng_key, parameters, state = agreed(mesh, (rng_key, parameters, state))
+    report = examine(dynamics, parameters, state, rng_key, num_steps, mesh)
     report.warn()
     return report
 
 
-@outermost_jit(0, 1)
-def _typical_states(step: Callable, num_steps: int, state: PyTree, sequence: PyTree) -> Float[Array, "N D"]:
-    """States along the beginning of a recursion's path, from which pilots of the same inputs go different ways."""
-    transition, start = from_step(step, state)
-    first = Inputs(jax.tree.map(lambda leaf: leaf[:num_steps], sequence))
-    return spread_out(rollout(transition, start, first)[1], 2 * NUM_RESTARTS)
-
-
-def _position_only(state: Any, _info: Any) -> Any:
-    return state.position
+def _nothing(_state: Any, _info: Any) -> None:
+    return None
 
 
 def examine(
-    dynamics: Dynamics,
-    parameters: Any,
-    starts: Float[Array, "N D"] | Vector,
-    rng_key: Array,
-    num_steps: int,
-    *,
-    num_chains: int = 1,
-    period: int = 1,
-    scale: Vector | None = None,
-    costs: StepCosts | None = None,
-    mesh: Mesh | None = None,
+    dynamics: Dynamics, parameters: Any, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None = None
 ) -> Report:
-    """The check itself, for any chains.
-
-    Parameters
-    ----------
-    dynamics, parameters
-        The chains.
-    starts
-        Where to start pilots: one state, shape (D,), or many that are typical of the chain, shape (N, D).
-    rng_key
-        Key of the chain, from which the pilot derives keys of its own.
-    num_steps, num_chains, period
-        What is being planned; block sizes will be multiples of `period`.
-    scale
-        Standard deviation of the chain, shape (D,), if known.
-    costs
-        Step costs, if they have been measured before.
-    mesh
-        Devices that would share the run; None: one.
-    """
-    chains = (dynamics, parameters, starts, rng_key, num_steps)
-    beside = lowerings(*chains, num_chains=num_chains, mesh=mesh)[1:] if costs is None else []
-    with compiling(*beside):
-        pilot = run_pilot(dynamics, *_pilot_lengths(dynamics, num_steps), parameters, starts, rng_key, scale)
-        pilot = agreed(mesh, jax.device_get(pilot))
-    start = pilot.ends[0]
-    if costs is None:
-        useful = _useful_lanes(pilot, num_steps * num_chains)
-        costs = measure_costs(dynamics, parameters, start, num_steps, num_chains, useful, mesh)
-
-    def newton(settings: DEER, pilot_steps: int) -> float:
-        return float(agreed(mesh, newton_sweeps(dynamics, parameters, start, rng_key, settings, pilot_steps)))
-
+    """The check itself, of the family of chains with these parameters, from `state`, for runs of `num_steps` steps."""
+    growth, most_growth, num_meeting = _pilot_lengths(dynamics, num_steps)
+    num_lanes = default_num_lanes()
+    inputs_of = partial(_inputs, dynamics, num_lanes, round_up(num_meeting, PERIOD), parameters, rng_key)
+    leaving = inputs_of(0)
+    lanes, records = ChainLanes.of(dynamics, state, leaving, num_axes=2)
+    program = LaneProgram(lanes, num_lanes, mesh, records, max_rows=round_up(num_meeting, PERIOD))
+    words = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), as_words(state))
+    size = min(LEAVING_STEPS, num_meeting, program.num_rows)
+    scale = np.ones(records[0].shape, program.dtype)
+    first = stretch_of(program, scale, _on_host(leaving), words, PERIOD)
+    left = stretch_of(program, scale, _on_host(leaving), words, size) if size > PERIOD else first
+    states = left.ends
+    if isinstance(dynamics, RecursionDynamics):
+        states = _along(left.records[0], state)
+    size = min(STRETCH_STEPS, size)
+    stretch = stretch_of(program, scale, _on_host(inputs_of(1)), states, size)
+    stretch = stretch._replace(parameters=lanes.rescaled(scale, lambda: stretch.records[0]))
+    meeting, atol = _meeting(program, stretch, num_meeting)
+    states = lanes.positions(stretch.ends)
+    lle, lle_se = _exponent(dynamics, growth, most_growth, parameters, states[:NUM_TANGENTS], rng_key)
+    meeting, atol, states, lle, lle_se = agreed(mesh, (meeting, np.float64(atol), states, lle, lle_se))
+    # Rows that a run of the chain itself would keep, if its history is of that size.
+    block_size = block_size_of(num_steps, num_lanes, MAX_ROWS, 1)
     plan = make_plan(
-        costs,
-        pilot.coalescence.times,
-        num_steps,
-        num_chains=num_chains,
-        period=period,
-        newton=newton if pilot.is_clearly_negative else None,
-        dimension=starts.shape[-1],
-        num_devices=costs.num_devices,
+        meeting, num_lanes, 1, num_steps, block_size, Measured(program.seconds_per_row, program.seconds_to_compile)
     )
     forgetful = _A_FORGETFUL_RECURSION if isinstance(dynamics, RecursionDynamics) else _A_FORGETFUL_KERNEL
-    cause, remedy = _diagnose(pilot, plan, forgetful)
-    num_run = int(pilot.num_run)
-    return Report(
-        lle=float(pilot.lle),
-        lle_se=float(pilot.lle_se),
-        coalescence=pilot.coalescence.times,
-        distances=pilot.coalescence.distances[:num_run],
-        num_pilot_steps=num_run,
-        plan=plan,
-        cause=cause,
-        remedy=remedy,
-        block_starts=pilot.ends,
-        costs=costs,
-    )
+    cause, remedy = _diagnose(plan, meeting, states, (float(lle), float(lle_se)), forgetful)
+    return Report(float(lle), float(lle_se), meeting, float(atol), num_lanes, plan, cause, remedy, states)
 
 
-def lowerings(
-    dynamics: Dynamics,
-    parameters: Any,
-    starts: Float[Any, "N D"] | Float[Any, " D"],
-    rng_key: Array,
-    num_steps: int,
-    *,
-    num_chains: int = 1,
-    scale: Any = None,
-    mesh: Mesh | None = None,
-) -> list[Callable[[], Any]]:
-    """What lowers the programmes that `examine` begins with; shapes will do in place of arrays."""
-    start = jax.ShapeDtypeStruct(starts.shape[-1:], starts.dtype)
-    pilot = partial(run_pilot.lower, dynamics, *_pilot_lengths(dynamics, num_steps), parameters, starts, rng_key, scale)
-    return [pilot, sequential_trial(dynamics, parameters, start, num_steps, num_chains, mesh).lower]
+@outermost_jit(0, 1, 2)
+def _inputs(dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any) -> PyTree:
+    """Inputs of so many rows of all lanes, each with a key of its own."""
+    # Folded first: the first keys that `rng_key` splits into are the chain's own.
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, PILOT), number), num_lanes)
+    return jax.vmap(lambda key: dynamics(parameters, key, num_rows)[1].sequence)(keys)
+
+
+def _along(path: Float[np.ndarray, "n L D"], state: PyTree) -> PyTree:
+    """States at different steps of the last half of a path: without random inputs, all lanes go the same way."""
+    num_rows, num_lanes, _ = path.shape
+    rows = np.linspace(num_rows // 2, num_rows - 1, num_lanes).astype(int)
+    states = jax.vmap(ravel_pytree(state)[1])(path[rows, np.arange(num_lanes)])
+    return jax.tree.map(np.asarray, states)
+
+
+def _on_host(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
+    """As lanes take them; all of them move in every row."""
+    words = jax.tree.map(np.asarray, as_words(inputs))
+    return words, np.ones(jax.tree.leaves(words)[0].shape[:2], bool)
 
 
 def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int, int]:
     """Steps with tangents, as many at most, and steps for which pairs are watched."""
-    similar = nearest_power(num_steps)
-    growth = int(np.clip(similar // 1250, 40, 250))
+    growth = int(np.clip(num_steps // 1250, 40, 250))
     longest = LONGEST_GROWTH * growth
     if isinstance(dynamics, RecursionDynamics):
         # Steps may be small ones of a flow, and are often cheap. Longer stretches of the inputs would overlap.
-        growth = longest = int(np.clip(similar // 64, 250, 2000))
-    return growth, longest, int(np.clip(similar // 100, 256, 4000))
+        growth = longest = int(np.clip(num_steps // 64, 250, 2000))
+    return growth, longest, int(np.clip(num_steps // 100, 256, 4000))
 
 
-def _useful_lanes(pilot: Pilot, num_evaluations: int) -> float:
-    """Lanes beyond which blocks would be shorter than meeting takes, or than Newton's method wants; else none."""
-    if np.isfinite(pilot.coalescence.times).all():
-        return num_evaluations / float(pilot.coalescence.times.max())
-    return num_evaluations / 16 if pilot.is_clearly_negative else 0.0
+def _meeting(program: LaneProgram, stretch: Stretch, num_steps: int) -> tuple[MeetingTimes, float]:
+    """Meeting times, and the tolerance within which lanes meet."""
+    atol = MEETING_DISTANCE[str(program.dtype)]
+    meeting = meeting_times(program, stretch, num_steps, atol)
+    tolerance = meeting.tolerance(atol)
+    return (meeting.within(tolerance), tolerance) if tolerance > atol else (meeting, atol)
 
 
-def _diagnose(pilot: Pilot, plan: Plan, forgetful: str) -> tuple[str, str]:
+def _exponent(
+    dynamics: Dynamics, growth: int, most_growth: int, parameters: Any, starts: Float[np.ndarray, "N D"], key: Array
+) -> tuple[Any, Any]:
+    """The exponent by tangents and its standard error; NaN where there are no derivatives in forward mode."""
+    try:
+        return growth_of_chains(dynamics, growth, most_growth, parameters, starts, key)
+    except (TypeError, ValueError) as error:
+        if "forward-mode" not in str(error) and "JVP" not in str(error):
+            raise
+        return np.float64(math.nan), np.float64(math.nan)
+
+
+def _diagnose(
+    plan: Plan, meeting: MeetingTimes, states: np.ndarray, exponent: tuple[float, float], forgetful: str
+) -> tuple[str, str]:
     """Why the plan is sequential and what to try; empty strings if it is not."""
-    if not isinstance(plan.method, Sequential):
+    if plan.is_parallel:
         return "", ""
-    if not np.isfinite(pilot.ends).all():
+    if not np.isfinite(states).all():
         return "the pilot's states are not finite", "looking for where along the chain they cease to be"
-    if not np.isfinite(pilot.coalescence.times).all():
-        return _why_apart(pilot, forgetful)
-    slowest = pilot.coalescence.times.max()
-    if plan.fallback is None:
-        cause = f"paths take up to {slowest:.0f} steps to meet, too many for a run of {plan.num_steps}"
-    else:
-        cause = (
-            f"blocks would gain too little on this device (paths take up to {slowest:.0f} steps to meet, and a step of "
-            "many lanes costs nearly as much as so many single steps)"
-        )
-    return cause, f"a longer run, a device with more parallel capacity, or {forgetful}"
-
-
-def _why_apart(pilot: Pilot, forgetful: str) -> tuple[str, str]:
-    """Cause and remedy where restarted pairs did not all meet."""
-    times, distances = pilot.coalescence
-    num_run, never = int(pilot.num_run), ~np.isfinite(times)
-    last = np.median(distances[num_run - num_run // 4 : num_run], axis=0)
-    if pilot.is_clearly_negative and (last < NOISE_FLOOR).all() and distances.dtype == np.float32:
+    lle, lle_se = exponent
+    if not meeting.num_unmet:
+        return why_apart(meeting, len(meeting.times)), f"a longer run, or {forgetful}"
+    last = np.median(meeting.distances[-meeting.num_steps // 4 :], axis=0)
+    if lle + 2 * lle_se < 0 and (last < NOISE).all() and meeting.distances.dtype == np.float32:
         cause = f"paths approach to {last.max():.1g} standard deviations and no further: the noise of float32 gradients"
         return cause, "float64 (jax_enable_x64), or centred and scaled data"
-    apart = f"{never.sum()} of {never.size} restarted pairs did not meet within {num_run} steps"
-    exponent = f"Lyapunov exponent {float(pilot.lle):+.3g} +- {float(pilot.lle_se):.1g} nats per step"
-    if float(pilot.lle) - 2 * float(pilot.lle_se) > 0:
-        cause = f"the chain is not predictable: {exponent}, and {apart}"
-    else:
-        cause = f"{apart} ({exponent})"
-    return cause, forgetful
+    cause = why_apart(meeting, len(meeting.times))
+    told = "" if math.isnan(lle) else f"Lyapunov exponent {lle:+.3g} +- {lle_se:.1g} nats per step"
+    if lle - 2 * lle_se > 0:
+        return f"the chain is not predictable: {told}, and {cause}", forgetful
+    return f"{cause} ({told})" if told else cause, forgetful

@@ -10,12 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from parsample.grid import ALONE, Team
-from parsample.lanes import side_by_side
 from parsample.sweep import Tolerance, default_tolerance
-from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout, write
+from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout
 from parsample.validation import checked_recursion
 
 
@@ -85,7 +83,7 @@ def coalescence_times(
     else:
         units = ravel_pytree(scale)[0]
     tolerance = default_tolerance(units, atol, rtol)
-    return coalesce(transition, starts, entries, tolerance, stop_early=False)[0]
+    return _coalesce(transition, starts, entries, tolerance)
 
 
 def unit_of(states: Float[Array, "T D"]) -> Vector:
@@ -94,43 +92,20 @@ def unit_of(states: Float[Array, "T D"]) -> Vector:
     return jnp.where(spread > 0, spread, 1)
 
 
-def coalesce(
-    transition: Transition,
-    starts: Float[Array, "R D"],
-    inputs: Inputs,
-    tolerance: Tolerance,
-    *,
-    stop_early: bool,
-    max_steps: Int[Array, ""] | int | None = None,
-    team: Team = ALONE,
-) -> tuple[Coalescence, Int[Array, ""]]:
-    """Run paths from all starts on the same inputs, and measure their distance to the first.
-
-    With `stop_early` the run ends once all paths, of every group in lockstep, are within tolerance at
-    the same time, in any case after `max_steps`; distances beyond are NaN. Also returns the number of steps run.
-    """
+def _coalesce(transition: Transition, starts: Float[Array, "R D"], inputs: Inputs, tolerance: Tolerance) -> Coalescence:
+    """Run paths from all starts on the same inputs, and measure their distance to the first."""
     num_steps, num_others = inputs.num_steps, starts.shape[0] - 1
-    reduce = jax.vmap(transition.reduce)
 
-    def advance(loop: tuple) -> tuple:
-        t, _, last_apart, carries, distances = loop
-        carries = side_by_side(lambda carry: transition.step(carry, inputs.at(t))[0])(carries)
-        states = reduce(carries)
+    def advance(loop: tuple, t: Array) -> tuple[tuple, Float[Array, " R"]]:
+        carries, last_apart = loop
+        carries = jax.vmap(lambda carry: transition.step(carry, inputs.at(t))[0])(carries)
+        states = jax.vmap(transition.reduce)(carries)
         difference = states[1:] - states[:1]
         apart = ~tolerance.accepts(difference, states[1:])
-        distances = write(distances, tolerance.size(difference), t)
-        return t + 1, team.least(~apart.any()), jnp.where(apart, t + 1, last_apart), carries, distances
+        return (carries, jnp.where(apart, t + 1, last_apart)), tolerance.size(difference)
 
-    def unfinished(loop: tuple) -> Array:
-        t, all_met = loop[:2]
-        return (t < (num_steps if max_steps is None else max_steps)) & ~(all_met & stop_early)
-
-    distances = jnp.full((num_steps, num_others), jnp.nan, starts.dtype)
-    begin = (jnp.asarray(0), jnp.asarray(False), jnp.zeros((num_others,), int))
-    num_run, _, last_apart, _, distances = jax.lax.while_loop(
-        unfinished, advance, (*begin, jax.vmap(transition.restore)(starts), distances)
-    )
+    begin = (jax.vmap(transition.restore)(starts), jnp.zeros((num_others,), int))
+    (_, last_apart), distances = jax.lax.scan(advance, begin, jnp.arange(num_steps))
     # A path that was apart after step n - 1 met at step n; one that was apart at the end has not met.
-    met = last_apart < num_run
-    times = jnp.where(met, last_apart + 1, jnp.inf).astype(starts.dtype)
-    return Coalescence(times, distances), num_run
+    times = jnp.where(last_apart < num_steps, last_apart + 1, jnp.inf).astype(starts.dtype)
+    return Coalescence(times, distances)

@@ -16,9 +16,11 @@ from jaxtyping import Array, Float, PyTree
 from parsample.grid import mesh_of
 from parsample.kernels import KERNELS
 from parsample.kernels.base import PERIOD
-from parsample.lane_program import LaneDynamics, LaneProgram
+from parsample.kernels.lanes import KernelLanes
+from parsample.lane_program import LaneProgram
 from parsample.layout import Layout
-from parsample.sampler_report import SamplerReport, block_size_of, make_plan
+from parsample.plan import block_size_of, make_plan
+from parsample.sampler_report import SamplerReport
 from parsample.sampling import SampleResult, sample
 from parsample.status import ParallelStallWarning
 from parsample.validation import checked_count, checked_position, checked_rate
@@ -219,14 +221,14 @@ def compare_kernels(
                 progress_bar=False,
                 devices=devices,
             )
-        dynamics = LaneDynamics(logdensity_fn, Layout.of(checked_position(initial_position)), KERNELS[kernel])
-        program = LaneProgram(dynamics, pilot.settings["num_lanes"], mesh_of(devices))
+        dynamics = KernelLanes(logdensity_fn, Layout.of(checked_position(initial_position)), KERNELS[kernel])
+        program = LaneProgram(dynamics, pilot.settings["num_lanes"], mesh_of(devices), dynamics.records)
         return _forecast(program, pilot, num_samples)
 
     return KernelComparison(tuple(forecast(kernel) for kernel in names), num_samples, num_chains)
 
 
-def _forecast(program: LaneProgram, pilot: SampleResult, num_samples: int) -> KernelForecast:
+def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_samples: int) -> KernelForecast:
     import arviz  # noqa: PLC0415 - takes a second
 
     draws = np.concatenate(
@@ -254,8 +256,8 @@ def _planned(report: SamplerReport, num_rows: int, num_samples: int) -> SamplerR
     """The report of a pilot with the plan of the longer run; `num_rows` is the most steps of a block."""
     num_chains, num_lanes = report.plan.num_chains, report.num_lanes
     block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
-    plan, cause, remedy = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)
-    return replace(report, plan=plan, cause=cause, remedy=remedy)
+    plan = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)
+    return replace(report, plan=plan)
 
 
 def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) -> str:

@@ -1,8 +1,6 @@
 """How the programmes that this library starts are compiled."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,6 @@ class Programme:
     def __call__(self, *arguments: Any) -> Any:
         """Run it."""
         return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
-
-    def lower(self, *arguments: Any) -> Any:
-        """The programme for these arguments, or their shapes, before it is compiled; it is traced only once."""
-        return self._jit.lower(*arguments)
-
-    def eval_shape(self, *arguments: Any) -> Any:
-        """Shapes and dtypes of what it returns."""
-        return self._jit.eval_shape(*arguments)
 
     @property
     def _jit(self) -> Any:
@@ -75,18 +65,6 @@ def _are_known(options: dict[str, Any]) -> bool:
 def outermost_jit(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], Programme]:
     """Decorator: the function as a `Programme`, which may write its result over the arguments that are `donated`."""
     return lambda function: Programme(function, static_argnums, donated)
-
-
-@contextmanager
-def compiling(*lowerings: Callable[[], Any]) -> Iterator[list[Future]]:
-    """Compile what these calls of ``lower`` return, each in a thread of its own, beside the body, which is given them.
-
-    XLA compiles outside Python's lock. Tracing stays in the caller's thread: it runs the caller's own code under
-    the caller's own settings (``jax.enable_x64`` holds for a thread). A compilation that fails here fails again, and is
-    told, when the function is called.
-    """
-    with ThreadPoolExecutor(max_workers=max(1, len(lowerings))) as threads:  # starts none before it is given work
-        yield [threads.submit(lower().compile) for lower in lowerings]
 
 
 def use_cores(number: int) -> None:

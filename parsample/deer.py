@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Grid, Team
 from parsample.linearize import bounded, without_infinities
 from parsample.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
@@ -88,45 +87,12 @@ def solve(
     """
     team = Team(axis_name, mesh)
     grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
-    solution = solve_lanes(
-        transition,
-        start,
-        inputs,
-        method,
-        grid,
-        team,
-        block_starts=block_starts,
-        scale=scale,
-        probe_key=probe_key,
-        enough=enough,
-    )
-    return in_order(inputs.num_steps, method.block_size, mesh, solution)
-
-
-def solve_lanes(
-    transition: Transition,
-    start: Vector,
-    inputs: Inputs,
-    method: DEER,
-    grid: Grid,
-    team: Team,
-    *,
-    block_starts: Float[Array, "C D"] | None = None,
-    scale: Vector | None = None,
-    probe_key: Array | None = None,
-    enough: Int[Array, ""] | int | None = None,
-) -> Solution:
-    """`solve`, with the steps as `grid` cuts them, which may leave room; what belongs to steps is left for `in_order`.
-
-    States and outputs have leading axes (b, L) of all that there is room for; there must be inputs for T steps.
-    """
     key = jax.random.key(0) if probe_key is None else probe_key
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
 
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
         own = inputs._replace(sequence=sequence)
-        num_late = method.num_late(grid.lanes_per_device)
-        sweep = Sweep(transition, method.linearization, own, grid, team, seeds, num_late)
+        sweep = Sweep(transition, method.linearization, own, grid, team, seeds)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(
             lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, enough), first
@@ -134,16 +100,9 @@ def solve_lanes(
         return _conclude(sweep, last)
 
     spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
-    return spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
-
-
-@outermost_jit(0, 1, 2)
-def in_order(num_steps: int, block_size: int, mesh: Mesh | None, solution: Solution) -> Solution:
-    """What `solve_lanes` found, step after step: states and outputs with leading axis T, and no idle blocks."""
-    team = Team(mesh=mesh)
-    grid = Grid(num_steps, block_size, team.num_devices)
+    solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
     path = team.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
-    states, outputs = jax.tree.map(lambda leaf: leaf[:num_steps], path)
+    states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], path)
     ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
     return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
 
@@ -328,10 +287,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
     # What was not asked for (`enough`) may still be anything.
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
-    finite = jnp.isfinite(it.lanes.path).all(2)
-    if grid.room is not None:
-        finite |= jnp.arange(grid.num_rows)[:, None] >= grid.block_size
-    finite = (finite.all(0) | ~asked).all()
+    finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
     jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
     worst = jnp.argmax(jumps[0])
     work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
@@ -340,7 +296,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         states=it.lanes.path,
         outputs=it.lanes.outputs,
         final=entry(finals, (done - 1) // grid.lanes_per_device),
-        block_ends=entry(it.lanes.path, grid.block_size - 1),
+        block_ends=it.lanes.path[-1],
         status=jnp.where(finites.all() | stalled, it.stopped, int(Status.NON_FINITE)),
         defect=jumps[0][worst],
         defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),

@@ -6,7 +6,7 @@ once a sweep goes through `Team.gather`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +37,6 @@ def mesh_of(devices: Any) -> Mesh | None:
     if all(device.process_index != jax.process_index() for device in chosen):
         raise ValueError(f"devices must include some of this process, {jax.local_devices()}; got {chosen}.")
     return Mesh(np.array(chosen), (DEVICES,)) if chosen != jax.local_devices()[:1] else None
-
-
-def first_devices(mesh: Mesh | None, number: int) -> Mesh | None:
-    """The mesh of so many leading devices of `mesh`; of one, each process takes its own."""
-    if mesh is None or mesh.size == number:
-        return mesh
-    return mesh_of(list(mesh.local_devices[:1] if number == 1 else mesh.devices.flat[:number]))
 
 
 def default_devices() -> list[jax.Device]:
@@ -103,14 +96,6 @@ class Team:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
-    def each_chain(self, function: Callable, num_chains: int) -> Callable:
-        """`function` of one chain, for all of them; every device takes as many where they divide evenly."""
-        together = jax.vmap(function)
-        return together if num_chains % self.num_devices else self.spread(together, SPLIT, SPLIT)
-
-
-ALONE = Team()
-
 
 def _to_bytes(leaf: Array) -> UInt8[Array, " B"]:
     words = leaf.astype(np.uint8) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, np.uint8)
@@ -124,34 +109,6 @@ def _from_bytes(part: UInt8[Array, "N B"], leaf: Array) -> Array:
     return words.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(words, leaf.dtype)
 
 
-class Room(NamedTuple):
-    """What a compiled sweep has room for: it serves all runs that need no more.
-
-    Attributes
-    ----------
-    num_blocks
-        Blocks per chain.
-    block_size
-        Steps per block.
-    """
-
-    num_blocks: int
-    block_size: int
-
-    @classmethod
-    def for_blocks(cls, num_blocks: int, block_size: int) -> "Room":
-        """The same for all runs of nearly so many blocks of nearly so many steps.
-
-        Spare steps cost memory, one part in eight at most; spare blocks would be evaluated, one in 32 at most.
-        """
-        return cls(_few_digits(num_blocks, 5), _few_digits(block_size, 3))
-
-
-def _few_digits(value: int, binary_digits: int) -> int:
-    """The next number that has so many binary digits, and zeros, after its first one."""
-    return round_up(value, 1 << max(value.bit_length() - 1 - binary_digits, 0))
-
-
 @dataclass(frozen=True)
 class Grid:
     """T steps cut into C blocks of b steps, the last one perhaps shorter, in equal numbers of lanes per device.
@@ -161,37 +118,24 @@ class Grid:
     Attributes
     ----------
     num_steps, block_size
-        T and b; they may be traced where there is `room`.
+        T and b.
     num_devices
         Devices that share the lanes.
-    room
-        Blocks and steps per block for which arrays have room; None: as many as there are.
     """
 
-    num_steps: int | Int[Array, ""]
-    block_size: int | Int[Array, ""]
+    num_steps: int
+    block_size: int
     num_devices: int = 1
-    room: Room | None = None
 
     @property
-    def num_blocks(self) -> Any:
+    def num_blocks(self) -> int:
         """C."""
         return ceil_div(self.num_steps, self.block_size)
 
     @property
-    def max_blocks(self) -> int:
-        """The largest C that there is room for."""
-        return self.num_blocks if self.room is None else self.room.num_blocks
-
-    @property
-    def num_rows(self) -> int:
-        """The largest b that there is room for."""
-        return self.block_size if self.room is None else self.room.block_size  # type: ignore[return-value]
-
-    @property
     def lanes_per_device(self) -> int:
         """Lanes on each device."""
-        return ceil_div(self.max_blocks, self.num_devices)
+        return ceil_div(self.num_blocks, self.num_devices)
 
     @property
     def num_lanes(self) -> int:
@@ -200,12 +144,12 @@ class Grid:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether there may be idle steps."""
-        return self.room is not None or bool(self.num_steps != self.num_lanes * self.block_size)
+        """Whether there are idle steps."""
+        return self.num_steps != self.num_lanes * self.block_size
 
     def steps(self) -> Int[Array, "b L"]:
         """Step number of every entry; beyond T where it is idle."""
-        return jnp.arange(self.num_rows)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
+        return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
 
     def places_before(self) -> Int[Array, " C"]:
         """Step after whose state each block starts, counted from 0; -1 for the first."""
@@ -227,7 +171,7 @@ class Grid:
     def flatten(self, tree: PyTree) -> PyTree:
         """Leading axes (b, l) of one device's lanes to one leading axis of its steps, the idle ones included."""
         return jax.tree.map(
-            lambda leaf: leaf[: self.block_size].swapaxes(0, 1).reshape(-1, *leaf.shape[2:]),
+            lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]),
             tree,
         )
 
@@ -240,8 +184,3 @@ def ceil_div(numerator: Any, denominator: Any) -> Any:
 def round_up(value: int, multiple: int) -> int:
     """The next multiple, from `value` on."""
     return ceil_div(value, multiple) * multiple
-
-
-def piece_length(length: int, pieces: int, period: int) -> int:
-    """The length of equal pieces, rounded up to whole periods."""
-    return round_up(ceil_div(length, pieces), period)

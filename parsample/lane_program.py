@@ -1,4 +1,4 @@
-"""The one program of `sample`: rows of all lanes over an old path, left early once every lane has met it.
+"""The one program: rows of all lanes over an old path, left early once every lane has met it.
 
 A lane is a chain, or a block of one. Warm-up (lanes with keys of their own), check (lanes that repeat others from other
 starts), blocks (lanes that repeat themselves from better starts) and the step-by-step evaluation (a lane per chain)
@@ -6,63 +6,54 @@ call it with other arguments; nothing is compiled again for another key, length 
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import sequential_vmap
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Team, round_up
-from parsample.kernels.base import PERIOD, Kernel, LaneState, Statistics
-from parsample.kernels.whitening import KernelParameters
-from parsample.layout import Layout
+from parsample.kernels.base import PERIOD
 from parsample.processes import agreed, whole
 from parsample.transition import Vector, entry, write
 
-# Rows of a lane that are kept: as many as fit into so many bytes of positions, within these bounds.
-MAX_PATH_BYTES = 16 * 2**20
+# Rows of a lane that are kept: as many as fit into so many bytes, within these bounds.
+MAX_RECORD_BYTES = 32 * 2**20
+MIN_ROWS, MAX_ROWS = 4 * PERIOD, 64 * PERIOD
+
+# Seconds of the first call of programs in this process, by dynamics, devices and number of lanes.
+_first_calls: dict[tuple, float] = {}
+
 # Seconds for which one call of the program should run.
 SECONDS_PER_CALL = 0.5
 
-MIN_ROWS, MAX_ROWS = 4 * PERIOD, 64 * PERIOD
 
+@runtime_checkable
+class LaneDynamics(Protocol):
+    """What lanes evaluate; hashable, and holds no arrays but those that the user's functions close over."""
 
-@dataclass(frozen=True)
-class LaneDynamics:
-    """What lanes evaluate; hashable, and holds no arrays but those that the log density closes over.
+    def step(
+        self, parameters: Any, inputs: PyTree, state: PyTree, row: Int[Array, ""], is_restored: Bool[Array, ""]
+    ) -> tuple[PyTree, Vector, PyTree]:
+        """One row of one lane: its next state, the position there, and what is recorded beside it."""
+        ...
 
-    Attributes
-    ----------
-    logdensity_fn
-        The user's log density, of a position pytree.
-    layout
-        Of that pytree.
-    kernel
-        What steps.
-    is_batched
-        Whether the log density can be evaluated for all lanes at once; if not, it is evaluated for one after another.
-    """
+    def met(self, parameters: Any, atol: Any, new: tuple[Any, PyTree], old: tuple[Any, PyTree]) -> tuple[Any, Any]:
+        """Distance of new records (position, output) from old ones, in standard deviations; and which have met."""
+        ...
 
-    logdensity_fn: Callable
-    layout: Layout
-    kernel: Kernel
-    is_batched: bool = True
+    def joined(
+        self, parameters: Any, atol: float, one: PyTree, other: PyTree
+    ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
+        """The same of states on the host: which blocks start where the ones before them ended."""
+        ...
 
-    def logdensity(self, position: Vector) -> Float[Array, ""]:
-        """The log density of a flat position, -inf wherever the user's is NaN or infinite."""
-
-        def evaluate(position: Vector) -> Float[Array, ""]:
-            return jnp.asarray(self.logdensity_fn(self.layout.unravel(position)), position.dtype)
-
-        value = evaluate(position) if self.is_batched else sequential_vmap(evaluate)(position)
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+    def rescaled(self, parameters: Any, path: Any) -> Any:
+        """The parameters, with the unit of distances taken from what ``path()`` returns, if it is not known."""
+        ...
 
 
 class Rows(NamedTuple):
@@ -73,11 +64,11 @@ class Rows(NamedTuple):
     begin, end
         The first one (on each device, shape (N,), in the program), and the one after the last.
     is_restored
-        Whether log densities of the states are to be evaluated first.
+        Whether cached values of the states are to be evaluated first.
     may_leave
         Whether to stop after a row in which every lane has met the old path.
     atol
-        Largest difference to the old path, in whitened coordinates, that counts as met; 0: equality.
+        Largest difference to the old path, in standard deviations, that counts as met; 0: equality.
     """
 
     begin: Int[Any, ""]
@@ -87,39 +78,16 @@ class Rows(NamedTuple):
     atol: Float[Any, ""]
 
 
-class Lanes(NamedTuple):
-    """What L lanes carry through the rows.
-
-    Attributes
-    ----------
-    state
-        State of each lane after the last row evaluated, leading axis L.
-    path
-        Whitened positions after each row, shape (R, L, D).
-    statistics
-        Statistics of each row, leading axes (R, L).
-    """
-
-    state: LaneState
-    path: Float[Array, "R L D"]
-    statistics: Statistics
-
-
-# How they lie on a mesh.
-_LAYOUT: Any = (SPLIT, SPLIT_SECOND, SPLIT_SECOND)
-
-
 @outermost_jit(0, 1)
 def advance_lanes(
     dynamics: LaneDynamics,
     mesh: Mesh | None,
-    parameters: KernelParameters,
-    keys: UInt32[Array, "L 2"],
-    first_steps: Int[Array, " L"],
+    parameters: Any,
+    inputs: PyTree,
     rows: Rows,
-    recorded: tuple[Float[Array, "R L D"], Statistics],
-    state: LaneState,
-) -> tuple[Lanes, Int[Array, " N"], Bool[Array, " N"], Float[Array, " L"]]:
+    recorded: tuple[Float[Array, "R L D"], PyTree],
+    state: PyTree,
+) -> tuple[PyTree, tuple, Int[Array, " N"], Bool[Array, " N"], Float[Array, " L"]]:
     """Evaluate some rows of all lanes.
 
     Parameters
@@ -127,67 +95,64 @@ def advance_lanes(
     dynamics, mesh
         What lanes evaluate, and the devices that share them.
     parameters
-        Coordinates, step size and schedule.
-    keys
-        Key data of the chain of each lane, shape (L, 2).
-    first_steps
-        Step of the chain at row 0 of each lane, multiples of `PERIOD`, shape (L,).
+        Common to all lanes.
+    inputs
+        What drives each lane, leading axis L.
     rows
         Which rows.
     recorded
-        Path and statistics so far.
+        Positions and outputs so far, leading axes (R, L).
     state
-        State of each lane before the first of the rows.
+        State of each lane before the first of the rows, leading axis L.
 
     Returns
     -------
-    lanes
-        States and records.
+    state, recorded
+        After the last row evaluated.
     end
         The row after the last one evaluated, on each device.
     has_left
         Whether all lanes of each device had met the old path there.
-    difference
-        Largest coordinate of the difference to the old path in the last row, of each lane.
+    distance
+        From the old path in the last row, of each lane.
     """
-    team = Team(mesh=mesh)
 
-    def on_each_device(
-        parameters: KernelParameters, rows: Rows, keys: Array, first_steps: Array, state: LaneState, recorded: tuple
-    ) -> tuple[Lanes, Array, Array, Array]:
-        old_path, old_lp = recorded[0], recorded[1].lp
+    def on_each_device(parameters: Any, rows: Rows, inputs: PyTree, state: PyTree, old: tuple) -> tuple:
         rows = rows._replace(begin=rows.begin[0])
 
-        def one(key: Array, first_step: Array, state: LaneState, row: Array) -> tuple[LaneState, Statistics]:
-            target = partial(_whitened_logdensity, dynamics, parameters)
-            restores = rows.is_restored & (row == rows.begin)
-            return dynamics.kernel.step(key, state, first_step + row, row % PERIOD, restores, target, parameters)
+        def one(inputs: PyTree, state: PyTree, row: Array) -> tuple[PyTree, Vector, PyTree]:
+            return dynamics.step(parameters, inputs, state, row, rows.is_restored & (row == rows.begin))
+
+        lanes = _one_lane(one) if old[0].shape[1] == 1 else jax.vmap(one, in_axes=(0, 0, None))
 
         def advance(carry: tuple) -> tuple:
-            row, state, path, statistics, _, _ = carry
-            state, found = jax.vmap(one, in_axes=(0, 0, 0, None))(keys, first_steps, state, row)
+            row, state, recorded, _, _ = carry
+            state, *found = lanes(inputs, state, row)
             # The old path is read from its own buffer: reading the one being written would copy it at every row.
-            difference = jnp.max(jnp.abs(state.position - entry(old_path, row)), axis=-1)
-            # Cached log densities must agree as well: they decide what comes next.
-            same = (difference <= rows.atol) & ((rows.atol > 0) | (found.lp == entry(old_lp, row)))
-            path, statistics = write((path, statistics), (state.position, found), row.astype(int))
-            return row + 1, state, path, statistics, rows.may_leave & same.all(), difference
+            distance, met = dynamics.met(parameters, rows.atol, tuple(found), entry(old, row))
+            recorded = write(recorded, tuple(found), row.astype(int))
+            return row + 1, state, recorded, rows.may_leave & met.all(), distance
 
         def unfinished(carry: tuple) -> Array:
-            return (carry[0] < rows.end) & ~carry[4]
+            return (carry[0] < rows.end) & ~carry[3]
 
-        begin = (rows.begin, state, *recorded, jnp.asarray(False), jnp.zeros_like(state.logdensity))
-        row, state, path, statistics, left, difference = jax.lax.while_loop(unfinished, advance, begin)
-        return Lanes(state, path, statistics), row[None], left[None], difference
+        begin = (rows.begin, state, old, jnp.asarray(False), jnp.zeros_like(old[0][0, :, 0]))
+        row, state, recorded, left, distance = jax.lax.while_loop(unfinished, advance, begin)
+        return state, recorded, row[None], left[None], distance
 
-    row_specs = Rows(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE)
-    specs = (WHOLE, row_specs, SPLIT, SPLIT, SPLIT, SPLIT_SECOND)
-    spread = team.spread(on_each_device, specs, (Lanes(*_LAYOUT), SPLIT, SPLIT, SPLIT))
-    return spread(parameters, rows, keys, first_steps, state, recorded)
+    specs = (WHOLE, Rows(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE), SPLIT, SPLIT, SPLIT_SECOND)
+    spread = Team(mesh=mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
+    return spread(parameters, rows, inputs, state, recorded)
 
 
-def _whitened_logdensity(dynamics: LaneDynamics, parameters: KernelParameters, u: Vector) -> Float[Array, ""]:
-    return dynamics.logdensity(parameters.position(u))
+def _one_lane(step: Any) -> Any:
+    """A single lane without ``jax.vmap``, under which every branch would be evaluated."""
+
+    def lanes(inputs: PyTree, state: PyTree, row: Array) -> tuple:
+        inputs, state = jax.tree.map(lambda leaf: leaf[0], (inputs, state))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], step(inputs, state, row))
+
+    return lanes
 
 
 class Advanced(NamedTuple):
@@ -201,17 +166,17 @@ class Advanced(NamedTuple):
         The row after the last one evaluated, of each lane, shape (L,).
     has_left
         Whether it left there, with all lanes of its device, because they had met the old path, shape (L,).
-    difference
-        Largest coordinate of the difference to the old path in that row, shape (L,).
+    distance
+        From the old path in that row, shape (L,).
     """
 
-    state: LaneState
+    state: Any
     ends: Int[np.ndarray, " L"]
     has_left: Bool[np.ndarray, " L"]
-    difference: Float[np.ndarray, " L"]
+    distance: Float[np.ndarray, " L"]
 
 
-class LaneProgram:
+class LaneProgram[Dynamics: LaneDynamics]:
     """The program for a number of lanes, with its records and its clock.
 
     Parameters
@@ -222,25 +187,47 @@ class LaneProgram:
         L. Where devices do not divide it, idle copies of the last lane fill up.
     mesh
         Devices that share the lanes; None: one.
+    records
+        Shapes of the position and the output of one row of one lane.
+    max_rows
+        Most rows that are kept.
+
+    Attributes
+    ----------
+    num_rows
+        Rows that are kept.
+    seconds_per_row
+        Of a row in one of the longest calls but the first; NaN before there was one.
     """
 
-    def __init__(self, dynamics: LaneDynamics, num_lanes: int, mesh: Mesh | None) -> None:
-        self.dynamics, self.num_lanes, self.mesh = dynamics, num_lanes, mesh
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        num_lanes: int,
+        mesh: Mesh | None,
+        records: tuple[Any, PyTree],
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
         self.num_devices = Team(mesh=mesh).num_devices
         self._padded = round_up(num_lanes, self.num_devices)
-        dimension, dtype = dynamics.layout.dimension, np.dtype(dynamics.layout.dtype)
-        fitting = MAX_PATH_BYTES // (self._padded * dimension * dtype.itemsize)
-        self.num_rows = int(np.clip(fitting // PERIOD * PERIOD, MIN_ROWS, MAX_ROWS))
-        self._recorded = self._blank(dimension, dtype)
-        self.seconds_per_row = np.nan
+        self.dtype = np.dtype(records[0].dtype)
+        row_bytes = self._padded * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(records))
+        self.num_rows = int(np.clip(MAX_RECORD_BYTES // row_bytes // PERIOD * PERIOD, MIN_ROWS, max_rows))
+        self._recorded = self._blank()
+        self.seconds_per_row, self._most_timed, self._is_new = np.nan, 0, True
 
-    def _blank(self, dimension: int, dtype: np.dtype) -> tuple[Any, Statistics]:
+    def _blank(self) -> tuple[Any, PyTree]:
         shape = (self.num_rows, self._padded)
-        kinds = Statistics(dtype, dtype, bool, np.int32, dtype, np.int32, dtype)
-        blank = (np.zeros((*shape, dimension), dtype), Statistics(*(np.zeros(shape, kind) for kind in kinds)))
+        position, output = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), self.records)
         # Placed as the program leaves it: another placement would be another program.
         sharding = None if self.mesh is None else jax.NamedSharding(self.mesh, SPLIT_SECOND)
-        return jax.device_put(blank, sharding)
+        return jax.device_put((position, output), sharding)
+
+    @property
+    def seconds_to_compile(self) -> float:
+        """Seconds of the first call with such lanes in this process; NaN before there was one."""
+        return _first_calls.get((self.dynamics, self.mesh, self.num_lanes), np.nan)
 
     @property
     def rows_per_call(self) -> int:
@@ -249,43 +236,41 @@ class LaneProgram:
             return PERIOD
         return max(PERIOD, int(min(SECONDS_PER_CALL / self.seconds_per_row, self.num_rows)) // PERIOD * PERIOD)
 
-    def advance(
-        self,
-        parameters: KernelParameters,
-        keys: UInt32[np.ndarray, "L 2"],
-        first_steps: Int[np.ndarray, " L"],
-        state: LaneState,
-        rows: Rows,
-    ) -> Advanced:
+    def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
         """Evaluate some rows of all lanes; `rows.begin` may differ from lane to lane as far as devices differ."""
-        dtype = np.dtype(self.dynamics.layout.dtype)
         lanes_per_device = self._padded // self.num_devices
         begins = self._filled(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
         begins = begins[::lanes_per_device]
         asked = Rows(
-            begins, np.int32(rows.end), np.bool_(rows.is_restored), np.bool_(rows.may_leave), dtype.type(rows.atol)
+            begins, np.int32(rows.end), np.bool_(rows.is_restored), np.bool_(rows.may_leave), self.dtype.type(rows.atol)
         )
         started = time.perf_counter()
-        lanes, ends, has_left, difference = advance_lanes(
-            self.dynamics,
-            self.mesh,
-            parameters,
-            *map(self._filled, (keys, first_steps.astype(np.int32))),
-            asked,
-            self._recorded,
-            jax.tree.map(lambda leaf: self._filled(np.asarray(leaf, dtype)), state),
+        inputs, state = jax.tree.map(self._filled, (inputs, state))
+        state, self._recorded, *outcome = advance_lanes(
+            self.dynamics, self.mesh, parameters, inputs, asked, self._recorded, state
         )
-        self._recorded = (lanes.path, lanes.statistics)
-        state, ends, has_left, difference = jax.device_get(whole(self.mesh, (lanes.state, ends, has_left, difference)))
-        if (num_rows := int((ends - begins).max())) >= PERIOD:
-            seconds = np.float64((time.perf_counter() - started) / num_rows)
-            self.seconds_per_row = float(agreed(self.mesh, seconds))
-        advanced = Advanced(state, np.repeat(ends, lanes_per_device), np.repeat(has_left, lanes_per_device), difference)
+        state, ends, has_left, distance = jax.device_get(whole(self.mesh, (state, *outcome)))
+        seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - begins).max())
+        if self._is_new:
+            self._is_new = False
+            _first_calls.setdefault((self.dynamics, self.mesh, self.num_lanes), float(agreed(self.mesh, seconds)))
+        elif num_rows >= max(PERIOD, self._most_timed // 2):
+            # Short calls spend their time on what every call does.
+            self._most_timed = max(num_rows, self._most_timed)
+            self.seconds_per_row = float(agreed(self.mesh, seconds / num_rows))
+        advanced = Advanced(state, np.repeat(ends, lanes_per_device), np.repeat(has_left, lanes_per_device), distance)
         return jax.tree.map(lambda leaf: np.array(leaf[: self.num_lanes]), advanced)
 
-    def recorded(self, begin: int, end: int) -> tuple[Float[np.ndarray, "n L D"], Statistics]:
-        """Path and statistics of some rows, on the host."""
-        values = jax.device_get(whole(self.mesh, self._recorded))
+    def recorded(self, begin: int, end: int) -> tuple[Float[np.ndarray, "n L D"], Any]:
+        """Positions and outputs of some rows, on the host."""
+        return self._on_host(self._recorded, begin, end)
+
+    def path(self, begin: int, end: int) -> Float[np.ndarray, "n L D"]:
+        """Positions of some rows, on the host."""
+        return self._on_host(self._recorded[0], begin, end)
+
+    def _on_host(self, tree: PyTree, begin: int, end: int) -> Any:
+        values = jax.device_get(whole(self.mesh, tree))
         return jax.tree.map(lambda leaf: leaf[begin:end, : self.num_lanes], values)
 
     def _filled(self, values: np.ndarray) -> np.ndarray:

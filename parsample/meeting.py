@@ -1,20 +1,45 @@
 """Meeting times of lanes that share their randomness, and the law that they follow."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, PyTree
 
-from parsample.adaptation import Reference
-from parsample.kernels.base import LaneState
 from parsample.lane_program import LaneProgram, Rows
 
 # Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
 
+# Pairs that rounding keeps apart meet within so many times the distance at which they stay, which fluctuates.
+NOISE_MARGIN = 4
+
+# Largest such tolerance, in standard deviations.
+MAX_TOLERANCE = 0.05
+
 # Where a larger share of pairs has not met when the watch ends, that is given as the reason for no blocks.
 MAX_UNMET = 0.25
+
+
+class Stretch(NamedTuple):
+    """Rows of all lanes, each with inputs of its own, with which others can be compared.
+
+    Attributes
+    ----------
+    parameters, inputs
+        With which they were run; inputs have a leading axis L.
+    starts, ends
+        States before and after them.
+    records
+        Positions, shape (n, L, D), and outputs.
+    """
+
+    parameters: Any
+    inputs: PyTree
+    starts: PyTree
+    ends: PyTree
+    records: tuple[Float[np.ndarray, "n L D"], PyTree]
 
 
 class MeetingTimes(NamedTuple):
@@ -30,6 +55,19 @@ class MeetingTimes(NamedTuple):
 
     times: Float[np.ndarray, " L"]
     distances: Float[np.ndarray, "n L"]
+
+    def within(self, atol: float) -> "MeetingTimes":
+        """The same pairs, by another tolerance."""
+        return self._replace(times=_since(self.distances <= atol))
+
+    def tolerance(self, atol: float) -> float:
+        """The tolerance `atol`, or that within which pairs meet which rounding keeps apart, if that is what does."""
+        apart = self.distances[:, np.isinf(self.times)]
+        third, last = (np.median(part, axis=0) for part in np.array_split(apart, 4)[2:])
+        if not apart.size or not np.isfinite(last).all() or np.median(last) < np.median(third) / 2:
+            return atol
+        tolerance = NOISE_MARGIN * float(last.max())
+        return tolerance if atol < tolerance <= MAX_TOLERANCE else atol
 
     @property
     def num_steps(self) -> int:
@@ -78,40 +116,52 @@ class MeetingTimes(NamedTuple):
                     rates.append(math.log(distance[last] / distance[first]) / (last - first))
         return float(np.mean(rates)) if rates else math.nan
 
+    def described(self, num_lanes: int) -> str:
+        """Their law in a line, extrapolated to so many lanes."""
+        met = np.isfinite(self.times)
+        text = f"{met.sum()} of {met.size} pairs met within {self.num_steps} steps"
+        if met.any():
+            text += f" (median {self.quantile(0.5):.0f}, 95 % {self.quantile(0.95):.0f}"
+            text += f", slowest {self.times[met].max():.0f}"
+            text += f"; expected of {num_lanes} lanes: {self.slowest(num_lanes):.0f})"
+        return text + (f"; {self.contraction_rate:+.2g} nats per step" if math.isfinite(self.contraction_rate) else "")
 
-def meeting_times(
-    program: LaneProgram,
-    reference: Reference,
-    max_steps: int,
-    atol: float,
-) -> MeetingTimes:
-    """Restart every lane of the reference from its neighbour's start, with its own key, and watch until all have met.
 
-    Where the reference ends, both are run on in turn, up to `max_steps`.
+def stretch_of(program: LaneProgram, parameters: Any, inputs: PyTree, states: PyTree, num_rows: int) -> Stretch:
+    """The first rows of all lanes from these states."""
+    ends = program.advance(parameters, inputs, states, Rows(0, num_rows, False, False, 0.0)).state
+    return Stretch(parameters, inputs, states, ends, program.recorded(0, num_rows))
+
+
+def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: float) -> MeetingTimes:
+    """Restart every lane of a stretch from its neighbour's start, with its own inputs, and watch until all have met.
+
+    Where the stretch ends, both are run on in turn, up to `max_steps`.
     """
-    reference_path, size = reference.path, len(reference.path)
-    first_steps = np.full(program.num_lanes, reference.first_step, np.int32)
-    ahead = reference.ends
-    behind = LaneState(*(None if leaf is None else np.roll(leaf, 1, 0) for leaf in reference.starts))
-    distances, begin = [], 0
+    records, size = stretch.records, len(stretch.records[0])
+    ahead = stretch.ends
+    behind = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), stretch.starts)
+    distances, flags, begin = [], [], 0
     while True:
+        # Cached values of the sampler's lanes are those of other lanes, in other coordinates perhaps.
         rows = Rows(begin, begin + size, begin == 0, True, atol)
-        run = program.advance(reference.parameters, reference.keys, first_steps, behind, rows)
+        run = program.advance(stretch.parameters, stretch.inputs, behind, rows)
         end = int(run.ends.max())
-        path, _ = program.recorded(begin, end)
-        distances.append(np.abs(path.astype(float) - reference_path[: end - begin]).max(-1))
+        before = jax.tree.map(lambda leaf: leaf[: end - begin], records)  # noqa: B023 - used at once
+        distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), before)
+        distances.append(distance)
+        flags.append(met)
         begin, behind = begin + size, run.state
         if run.has_left.all() or begin + size > min(max_steps, program.num_rows):
             break
-        ahead_rows = Rows(begin, begin + size, False, False, 0.0)
-        further = program.advance(reference.parameters, reference.keys, first_steps, ahead, ahead_rows)
-        ahead, (reference_path, _) = further.state, program.recorded(begin, begin + size)
-    return _times(np.concatenate(distances), atol)
+        further = program.advance(
+            stretch.parameters, stretch.inputs, ahead, Rows(begin, begin + size, False, False, 0.0)
+        )
+        ahead, records = further.state, program.recorded(begin, begin + size)
+    return MeetingTimes(_since(np.concatenate(flags)), np.concatenate(distances))
 
 
-def _times(distances: Float[np.ndarray, "n L"], atol: float) -> MeetingTimes:
-    """Step from which on the paths of each pair are together."""
-    apart = ~(distances <= atol)
-    last = np.where(apart.any(0), len(apart) - np.argmax(apart[::-1], axis=0), 0)
-    times = np.where(last < len(apart), last + 1.0, np.inf)
-    return MeetingTimes(times, distances)
+def _since(met: Bool[np.ndarray, "n L"]) -> Float[np.ndarray, " L"]:
+    """Step from which on each pair is together; inf if it is not."""
+    last = np.where(met.all(0), 0, len(met) - np.argmin(met[::-1], axis=0))
+    return np.where(last < len(met), last + 1.0, np.inf)

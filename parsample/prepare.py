@@ -17,12 +17,14 @@ from parsample.blocks import Run, take
 from parsample.grid import Team, mesh_of
 from parsample.kernels import KERNELS, Kernel
 from parsample.kernels.base import PERIOD, LaneState
-from parsample.lane_program import LaneDynamics, LaneProgram
+from parsample.kernels.lanes import KernelLanes
+from parsample.lane_program import LaneProgram
 from parsample.layout import Layout
-from parsample.meeting import MEETING_DISTANCE, MeetingTimes, meeting_times
+from parsample.meeting import MEETING_DISTANCE, meeting_times
+from parsample.plan import SHARE_OF_OVERHEAD, Measured, block_size_of, make_plan
 from parsample.processes import agreed
 from parsample.sampler_progress import Progress
-from parsample.sampler_report import SHARE_OF_OVERHEAD, Measured, SamplerReport, block_size_of, make_plan
+from parsample.sampler_report import SamplerReport
 from parsample.solution import Sequential
 from parsample.status import ParallelStallWarning
 from parsample.validation import (
@@ -172,7 +174,7 @@ class Prepared:
     """
 
     settings: SamplerSettings
-    program: LaneProgram
+    program: LaneProgram[KernelLanes]
     run: Run
     guesses: LaneState
     adaptation: Adaptation
@@ -217,14 +219,19 @@ def prepare(
     adaptation = ensemble.adaptation(reference, settings.num_chains)
     clock.lap("warmup")
     keys = rng.integers(0, 2**32, (settings.num_chains, 2), np.uint32)
-    run = Run(adaptation.parameters, keys, take(reference.ends, slice(0, settings.num_chains)), 0, False)
+    ends = reference.stretch.ends
+
+    def inputs(chain: np.ndarray, first_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return keys[chain], first_step.astype(np.int32)
+
+    run = Run(adaptation.parameters, inputs, take(ends, slice(0, settings.num_chains)))
     report = None
     if settings.method != "sequential" and settings.num_lanes > settings.num_chains:
         progress.phase("check: pairs of lanes with common keys")
         measured = _measured(program, settings, clock, share)
         report = _check(program, adaptation, reference, settings, measured)
         clock.lap("check")
-    return Prepared(settings, program, run, reference.ends, adaptation, report, clock)
+    return Prepared(settings, program, run, ends, adaptation, report, clock)
 
 
 def _dispersed(
@@ -234,11 +241,11 @@ def _dispersed(
 
     Also returned: the cost of a row of one lane per chain, as a share of that of all lanes.
     """
-    dynamics = LaneDynamics(logdensity_fn, Layout.of(position), settings.kernel)
+    dynamics = KernelLanes(logdensity_fn, Layout.of(position), settings.kernel)
     start = dynamics.layout.ravel(jax.device_get(position))
 
-    def disperse(dynamics: LaneDynamics, settings: SamplerSettings) -> tuple[Ensemble, float]:
-        program = LaneProgram(dynamics, settings.num_lanes, settings.mesh)
+    def disperse(dynamics: KernelLanes, settings: SamplerSettings) -> tuple[Ensemble, float]:
+        program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
         ensemble = Ensemble(program, start, settings.target_acceptance_rate, settings.exact_meeting, rng)
         logdensity, gradient = ensemble.disperse()
         if not np.isfinite(logdensity):  # lanes take NaN for -inf
@@ -307,8 +314,6 @@ def _check(
     num_blocks = settings.num_lanes // settings.num_chains
     block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
-    meeting: MeetingTimes = meeting_times(program, reference, block_size, atol)
-    plan, cause, remedy = make_plan(
-        meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured
-    )
-    return SamplerReport(meeting, settings.num_lanes, measured, plan, adaptation, cause, remedy)
+    meeting = meeting_times(program, reference.stretch, block_size, atol)
+    plan = make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
+    return SamplerReport(meeting, settings.num_lanes, measured, plan, adaptation)

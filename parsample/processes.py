@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree, UInt8
 
 from parsample.grid import DEVICES, SPLIT, WHOLE, Team
+from parsample.random_keys import is_key
 
 
 def is_first(mesh: Mesh | None) -> bool:
@@ -91,15 +92,11 @@ def _is_placed(leaf: Any) -> bool:
 
 
 def _to_host(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def _from_host(value: np.ndarray, like: Any) -> Any:
     """Back to an array like `like`, tied to no device."""
-    if _is_key(like):
+    if is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
     return jnp.asarray(value) if isinstance(like, jax.Array) else value
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

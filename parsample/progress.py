@@ -97,12 +97,12 @@ def stall_limit(method: DEER, grid: Grid, num_tangents: int) -> int:
     """Sweeps beyond which a sequential run is cheaper."""
     # A sweep does at least (1 + tangents) times the work of a sequential run, side by side. With nothing known of the
     # device, a fourfold gain from that is the least worth having.
-    return method.stall_after or max(16, grid.max_blocks // (4 * (1 + num_tangents)))
+    return method.stall_after or max(16, grid.num_blocks // (4 * (1 + num_tangents)))
 
 
 def max_sweeps(method: DEER, grid: Grid, num_tangents: int) -> int:
     """C sweeps always suffice; `max_iters` and `stall_after` may ask for fewer."""
-    return min(grid.max_blocks, method.max_iters or grid.max_blocks, stall_limit(method, grid, num_tangents))
+    return min(grid.num_blocks, method.max_iters or grid.num_blocks, stall_limit(method, grid, num_tangents))
 
 
 def verdict(

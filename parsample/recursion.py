@@ -40,7 +40,6 @@ def deer(
     stall_after: int | None = None,
     clip: float | None = 1.0,
     max_step: float | None = 8.0,
-    gather_late: bool = False,
     correction: Correction | None = None,
     window: int | None = None,
     rng_key: Array | None = None,
@@ -69,7 +68,7 @@ def deer(
     scale
         Pytree like `initial_state`: standard deviation of the path, the unit of `atol` and of the defect. None: that of
         the path found so far.
-    atol, rtol, max_iters, stall_after, clip, max_step, gather_late
+    atol, rtol, max_iters, stall_after, clip, max_step
         See `parsample.DEER`.
     correction
         `Newton`, `TrustRegion` or `GradientDescent`; None: `Newton`.
@@ -102,7 +101,7 @@ def deer(
     checked_recursion(step, initial_state, entries.sequence)
     num_steps = entries.num_steps
     settings = (atol, rtol, max_iters, stall_after, clip, max_step)
-    method = DEER(block_size, linearization or Dense(), *settings, correction or Newton(), gather_late)
+    method = DEER(block_size, linearization or Dense(), *settings, correction or Newton())
     if block_size > num_steps:
         raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
     if window is not None and checked_count("window", window, block_size) > num_steps:

@@ -274,7 +274,7 @@ def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple
     try:
         for segment in _segments(prepared, progress):
             position = _positions(segment.path, parameters.center, parameters.factor)
-            kept = {name: getattr(segment.statistics, name) for name in kernel.statistics}
+            kept = {name: getattr(segment.outputs, name) for name in kernel.statistics}
             store.put(segment.first, {"position": position, **kept})
             records.append(SegmentRecord.of(segment))
             progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
@@ -305,10 +305,10 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
             max_rows = PATIENCE * share * num_blocks * prepared.block_size
         while run.first < settings.num_samples:
             segment, guesses = evaluate_segment(
-                prepared.program, run, guesses, prepared.block_size, prepared.atol, max_rows, lambda _: None
+                prepared.program, run, guesses, prepared.block_size, prepared.atol, max_rows
             )
             yield segment
-            run = run._replace(first=run.first + segment.num_steps, states=segment.final)
+            run = run.after(segment)
             if segment.status is Status.STALLED:
                 break
     if run.first < settings.num_samples:
@@ -319,12 +319,12 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
 def _step_by_step(prepared: Prepared, run: Any) -> Iterator[Segment]:
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
-        program = LaneProgram(program.dynamics, settings.num_chains, settings.mesh)
+        program = LaneProgram(program.dynamics, settings.num_chains, settings.mesh, program.records)
     while run.first < settings.num_samples:
         left = -(-(settings.num_samples - run.first) // PERIOD) * PERIOD
-        segment = step_by_step(program, run, min(program.num_rows, left), lambda _: None)
+        segment = step_by_step(program, run, min(program.num_rows, left))
         yield segment
-        run = run._replace(first=run.first + segment.num_steps, states=segment.final)
+        run = run.after(segment)
 
 
 def check_sampler(

@@ -14,9 +14,6 @@ from parsample.sweep import Tolerance, default_tolerance
 from parsample.transition import Inputs, Transition, Vector, rollout
 from parsample.validation import checked_count
 
-# Coalescing blocks of which all but such a part have met leave these to themselves, if they are to be gathered.
-LATE_SHARE = 8
-
 
 @dataclass(frozen=True)
 class DEER:
@@ -43,9 +40,6 @@ class DEER:
         led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
-    gather_late
-        With `Zero`: when seven in eight of the blocks on each device have met, the others go on in a batch of their
-        own. That is a second programme, which takes about a second to compile: plans ask for it where it saves more.
     """
 
     block_size: int = 1
@@ -57,7 +51,6 @@ class DEER:
     clip: float | None = 1.0
     max_step: float | None = 8.0
     correction: Correction = field(default_factory=Newton)
-    gather_late: bool = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_iters", "stall_after"):
@@ -76,21 +69,11 @@ class DEER:
             raise TypeError(
                 f"correction must be Newton(), TrustRegion() or GradientDescent(); got {self.correction!r}."
             )
-        if not isinstance(self.gather_late, bool):
-            raise TypeError(f"gather_late must be True or False; got {self.gather_late!r}.")
-        if self.gather_late and not self.is_fixed_point:
-            raise ValueError(
-                "gather_late is for blocks that meet: it needs linearization=Zero() and correction=Newton()."
-            )
 
     @property
     def is_fixed_point(self) -> bool:
         """Whether a block simply starts where the one before it ended, unless it starts near enough already."""
         return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
-
-    def num_late(self, num_lanes: int) -> int:
-        """How many of the lanes on a device may go on without the others."""
-        return num_lanes // LATE_SHARE if self.gather_late else 0
 
     def tolerance(self, scale: Vector) -> Tolerance:
         """The tolerance in these settings, for a chain of this scale."""

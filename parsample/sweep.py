@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from parsample.grid import Grid, Team, ceil_div
 from parsample.lanes import side_by_side
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
-from parsample.transition import Inputs, Transition, Vector, entry, take, write, zeros
+from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
 
 # Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
 # for another for a minute.
@@ -20,6 +20,10 @@ NUM_STRETCHES = 8
 # Lanes with tangents are evaluated on a CPU so many at a time, tangents counted: a step of thousands, each of them with
 # as many intermediate values as there are data, would go through main memory at every operation.
 EVALUATIONS_AT_ONCE = 512
+
+
+# Differences of a state by so many units of its rounding are none.
+ROUNDINGS = 8
 
 
 class Tolerance(NamedTuple):
@@ -69,7 +73,7 @@ def default_tolerance(scale: Vector, atol: float | None = None, rtol: float | No
     if atol is None:
         atol = 1e-10 if scale.dtype == jnp.float64 else 1e-5
     if rtol is None:
-        rtol = 8 * float(jnp.finfo(scale.dtype).eps)
+        rtol = ROUNDINGS * float(jnp.finfo(scale.dtype).eps)
     return Tolerance(scale, jnp.asarray(atol, scale.dtype), jnp.asarray(rtol, scale.dtype))
 
 
@@ -133,7 +137,7 @@ def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
 
 
 class _Run(NamedTuple):
-    """Lanes on their way through their blocks: all C of them, or K that are late."""
+    """Lanes on their way through their blocks."""
 
     step: Int[Array, ""]
     left: Bool[Array, ""]  # whether they were left early
@@ -143,39 +147,6 @@ class _Run(NamedTuple):
     moving: tuple[PyTree, list]  # carries and tangents
     path: Float[Array, "b C D"]
     outputs: PyTree
-
-
-class _Late(NamedTuple):
-    """Lanes that go on without the others, K of C.
-
-    Attributes
-    ----------
-    lane
-        Their numbers.
-    is_late
-        Which of the K are late; the others fill the batch, and what they do is not looked at.
-    everywhere
-        Which of the C are late.
-    place
-        Where among the K each of the C is, if it is late.
-    """
-
-    lane: Int[Array, " K"]
-    is_late: Bool[Array, " K"]
-    everywhere: Bool[Array, " C"]
-    place: Int[Array, " C"]
-
-    @classmethod
-    def of(cls, late: Bool[Array, " C"], size: int) -> "_Late":
-        """Those whose flag is set, at most `size`, in their order."""
-        _, lane = jax.lax.top_k(late.astype(jnp.int32), size)
-        is_late = jnp.arange(size) < late.sum()
-        # Filled up with the first of them: other lanes might take longer.
-        return cls(jnp.where(is_late, lane, lane[0]), is_late, late, jnp.clip(jnp.cumsum(late) - 1, 0, size - 1))
-
-    def merged(self, values: PyTree, others: PyTree) -> PyTree:
-        """Leading axes K of `values` and C of `others` to one of C."""
-        return _where(self.everywhere, take(values, self.place), others)
 
 
 @dataclass(frozen=True)
@@ -192,10 +163,6 @@ class Sweep:
         How the chain is cut, and who else evaluates it.
     seeds
         Tangents to push through every block, shape (P, D).
-    num_late
-        So many lanes may go on without the others when these have met; 0: all go on together.
-    num_stretches
-        How often, in a sweep, devices tell each other that they are at work.
     """
 
     transition: Transition
@@ -204,8 +171,6 @@ class Sweep:
     grid: Grid
     team: Team
     seeds: Tangents
-    num_late: int = 0
-    num_stretches: int = NUM_STRETCHES
 
     @property
     def first_lane(self) -> Int[Array, ""] | int:
@@ -222,8 +187,8 @@ class Sweep:
     ) -> tuple[Lanes, Splice, Float[Array, ""]]:
         """Run all blocks from `starts`, over lanes and splice of the sweep before (at first, `blank` and `nowhere`).
 
-        With `Zero`, blocks are left once their new paths are within tolerance of the old ones: all together, but for
-        `num_late` that then go on by themselves. The third result is the number of evaluations per lane.
+        With `Zero`, blocks are left together once their new paths are within tolerance of the old ones. The third
+        result is the number of evaluations per lane.
         """
         begin = _Run(
             step=jnp.asarray(0),
@@ -237,30 +202,11 @@ class Sweep:
         )
         run = self._run(begin, lanes.path, splice, tolerance)
         *ends, new_splice = self._ended(run, lanes.carries, lanes.images, splice)
-        if not self.num_late:
-            return Lanes(run.path, run.outputs, *ends), new_splice, run.step.astype(starts.dtype)
-        late = _Late.of(~run.met & (run.step < self.grid.block_size), self.num_late)
-        met, difference, states, moving, carries, images, old_splice = take(
-            (run.met, run.difference, run.states, run.moving, lanes.carries, lanes.images, splice), late.lane
-        )
-        left = self.team.least(~late.is_late.any())
-        few = _Run(run.step, left, met, difference, states, moving, run.path, run.outputs)
-        few = self._run(few, lanes.path, old_splice, tolerance, late)
-        *ends, new_splice = late.merged(self._ended(few, carries, images, old_splice), (*ends, new_splice))
-        part = self.num_late / self.grid.lanes_per_device
-        return Lanes(few.path, few.outputs, *ends), new_splice, run.step + part * (few.step - run.step)
+        return Lanes(run.path, run.outputs, *ends), new_splice, run.step.astype(starts.dtype)
 
-    def _run(
-        self,
-        begin: _Run,
-        old_path: Float[Array, "b C D"],
-        splice: Splice,
-        tolerance: Tolerance,
-        late: _Late | None = None,
-    ) -> _Run:
-        """All lanes, or those that are late, until they may be left or are at the ends of their blocks."""
+    def _run(self, begin: _Run, old_path: Float[Array, "b C D"], splice: Splice, tolerance: Tolerance) -> _Run:
+        """All lanes, until they may be left or are at the ends of their blocks."""
         may_leave = isinstance(self.linearization, Zero)
-        most_unmet = self.num_late if late is None else 0
         # Before a jump, blocks may be left only where it may stay as it is.
         jump, may_stay = splice.jump, tolerance.vouches(splice.difference, splice.state)
 
@@ -268,21 +214,14 @@ class Sweep:
             return (run.step < self.grid.block_size) & ~run.left
 
         def advance(run: _Run) -> _Run:
-            carries, images, outputs = self._step(run.moving, run.step, late)
+            carries, images, outputs = self._step(run.moving, run.step)
             states = jax.vmap(self.transition.reduce)(carries)
-            rows = (states, outputs)
             # The old path is read from its own buffer: reading the one being written would copy it at every step.
-            old = entry(old_path, run.step)
-            if late is not None:
-                rows = late.merged(rows, (old, entry(run.outputs, run.step)))
-                old = take(old, late.lane)
-            difference = states - old
+            difference = states - entry(old_path, run.step)
             met = tolerance.vouches(difference, states)
             met &= (may_stay & jnp.all(difference == 0, axis=-1)) | (run.step + 1 > jump)
-            if late is not None:
-                met |= ~late.is_late
-            left = self.team.least((~met).sum() <= most_unmet) if may_leave else jnp.asarray(False)
-            path, outputs = write((run.path, run.outputs), rows, run.step)
+            left = self.team.least(met.all()) if may_leave else jnp.asarray(False)
+            path, outputs = write((run.path, run.outputs), (states, outputs), run.step)
             return _Run(run.step + 1, left, met, difference, states, (carries, images), path, outputs)
 
         return self._together(unfinished, advance, begin)
@@ -301,9 +240,9 @@ class Sweep:
 
     def _together(self, unfinished: Callable, advance: Callable, begin: _Run) -> _Run:
         """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
-        if self.team.mesh is None or self.num_stretches == 1:
+        if self.team.mesh is None:
             return jax.lax.while_loop(unfinished, advance, begin)
-        stretch = ceil_div(self.grid.block_size, self.num_stretches)
+        stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
 
         def one_stretch(loop: tuple) -> tuple:
             end = loop[1].step + stretch
@@ -319,11 +258,9 @@ class Sweep:
 
         return side_by_side(one, self._tile)(starts)
 
-    def _step(self, moving: tuple[PyTree, list], step: Array, late: _Late | None = None) -> tuple[PyTree, list, PyTree]:
+    def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
         local, shared = self.inputs.at(step)
         running = self.grid.running(self.first_lane, step)
-        if late is not None:
-            local, running = take((local, running), late.lane)
 
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
@@ -348,7 +285,7 @@ class Sweep:
             return output, carries, self._reduced_images(carries, tangents)
 
         output, carries, images = jax.eval_shape(shapes, starts)
-        b = self.grid.num_rows
+        b = self.grid.block_size
         return Lanes(
             path=jnp.full((b, *starts.shape), jnp.nan, starts.dtype),
             outputs=jax.tree.map(lambda leaf: zeros((b, *leaf.shape), leaf.dtype), output),

@@ -129,8 +129,7 @@ def from_algorithm(algorithm: SamplingAlgorithm, state: PyTree, transform: Calla
     TypeError
         If the state has a field of unknown meaning: such a kernel cannot be reduced to what blocks exchange.
     """
-    fields = _known_fields(state)
-    exchanged = {name: getattr(state, name) for name in fields if name in EXCHANGED_FIELDS}
+    fields, exchanged = _known_fields(state), exchanged_fields(state)
     autonomous = {name: getattr(state, name) for name in fields if name in AUTONOMOUS_FIELDS}
     vector, unravel = ravel_pytree(exchanged)
     # Only shapes matter here: `init` may want a key, or the first value of what advances by itself; both are replaced.
@@ -151,6 +150,11 @@ def from_algorithm(algorithm: SamplingAlgorithm, state: PyTree, transform: Calla
         return new_state, transform(new_state, info)
 
     return Transition(restore, step, reduce), vector
+
+
+def exchanged_fields(state: PyTree) -> dict[str, PyTree]:
+    """The fields of a BlackJAX state that blocks exchange."""
+    return {name: getattr(state, name) for name in _known_fields(state) if name in EXCHANGED_FIELDS}
 
 
 def algorithm_inputs(algorithm: SamplingAlgorithm, state: PyTree, rng_keys: Array) -> Inputs:
@@ -198,9 +202,12 @@ class Dynamics(Protocol):
     programme serves all of them.
     """
 
-    @property
-    def kernel(self) -> str:
-        """Name of the sampler's kernel; empty for a BlackJAX algorithm of the user's."""
+    def transition(self, state: PyTree) -> Transition:
+        """A step of the chain; of `state`, only what does not change from step to step matters."""
+        ...
+
+    def exchanged(self, state: PyTree) -> PyTree:
+        """The part of a state that blocks exchange, whose flat vector is the reduced state."""
         ...
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
@@ -217,11 +224,18 @@ class AlgorithmDynamics:
 
     algorithm: SamplingAlgorithm
     transform: Callable
-    kernel = ""
+
+    def transition(self, state: PyTree) -> Transition:
+        """A step of the algorithm."""
+        return from_algorithm(self.algorithm, state, self.transform)[0]
+
+    def exchanged(self, state: PyTree) -> PyTree:
+        """The position, and whatever else the kernel hands on."""
+        return exchanged_fields(state)
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain of `rng_key`, and what drives it for `num_steps` steps."""
-        transition, _ = from_algorithm(self.algorithm, parameters, self.transform)
+        transition = self.transition(parameters)
         return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(unrolled(rng_key), num_steps))
 
 

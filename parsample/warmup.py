@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from parsample.adaptation import Adaptation, Reference, between_lanes
 from parsample.kernels.base import MOVE_STEPS, PERIOD, Kernel, LaneState, Statistics
+from parsample.kernels.lanes import KernelLanes
 from parsample.kernels.tuning import StepSize
 from parsample.kernels.whitening import (
     Coordinates,
@@ -26,6 +27,7 @@ from parsample.kernels.whitening import (
     on_device,
 )
 from parsample.lane_program import Advanced, LaneProgram, Rows
+from parsample.meeting import Stretch
 
 # Steps of the rounds, and the longest trajectories in them: early coordinates are poor, and long trajectories wasted.
 ROUNDS = (8, 8, 16, 16, 32, 32)
@@ -106,7 +108,7 @@ class Ensemble:
 
     def __init__(
         self,
-        program: LaneProgram,
+        program: LaneProgram[KernelLanes],
         initial_position: Float[np.ndarray, " D"],
         target_acceptance_rate: float,
         exact_meeting: bool,
@@ -271,7 +273,7 @@ class Ensemble:
             if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
                 # Stuck chains are worth more than the leapfrog steps that are saved.
                 self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
-                self.positions = reference.coordinates.position(reference.path[-1].astype(float))
+                self.positions = reference.coordinates.position(reference.stretch.records[0][-1].astype(float))
             elif self.num_steps + size + REFERENCE_STEPS <= num_warmup:
                 self._round(size, None)
                 size *= 2
@@ -282,7 +284,7 @@ class Ensemble:
         parameters = self.settings.parameters(self.kernel, self.dtype)
         starts = self._state(self.settings.coordinates.whiten(self.positions))
         self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
-        first_step = self.num_steps
+        inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
         run = self._rows(parameters, 0, REFERENCE_STEPS, is_restored=True)
         path, found = self.program.recorded(0, REFERENCE_STEPS)
         acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), between_lanes(path)
@@ -295,13 +297,8 @@ class Ensemble:
         if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
             problems.append(f"acceptance {acceptance_rate:.2f} in place of {self.target:.2f}")
         return Reference(
-            parameters=parameters,
+            stretch=Stretch(parameters, inputs, starts, run.state, (path, found)),
             coordinates=self.settings.coordinates,
-            keys=self.keys,
-            first_step=first_step,
-            starts=starts,
-            ends=run.state,
-            path=path,
             acceptance_rate=acceptance_rate,
             r_hat=r_hat,
             num_diverging=num_diverging,
@@ -311,8 +308,8 @@ class Ensemble:
     def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
         """What has been found, by the last reference."""
         return Adaptation(
-            parameters=reference.parameters,
-            states=reference.path[-1, :num_chains],
+            parameters=reference.stretch.parameters,
+            states=reference.stretch.records[0][-1, :num_chains],
             acceptance_rate=reference.acceptance_rate,
             num_steps=self.num_steps,
             num_lanes=self.program.num_lanes,
@@ -330,7 +327,7 @@ class Ensemble:
     def _rows(self, parameters: KernelParameters, begin: int, end: int, is_restored: bool) -> Advanced:
         first_steps = np.full(self.program.num_lanes, self.num_steps - begin, np.int32)
         rows = Rows(begin, end, is_restored, False, 0.0)
-        run = self.program.advance(parameters, self.keys, first_steps, self.state, rows)
+        run = self.program.advance(parameters, (self.keys, first_steps), self.state, rows)
         self.num_steps += end - begin
         self.state = run.state
         return run

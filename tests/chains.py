@@ -93,7 +93,9 @@ LABELS = np.where(FEATURES @ np.array([1.0, -1.0, 0.5]) + _rng.logistic(size=40)
 
 def logistic_regression(position: dict) -> jax.Array:
     """Forty synthetic observations, three coefficients and an intercept under standard normal priors."""
-    margin = LABELS * (FEATURES @ position["beta"] + position["intercept"])
+    # Cast to the precision of the position: NumPy's float64 would be kept for runs in another precision.
+    features, labels = (jnp.asarray(data, position["beta"].dtype) for data in (FEATURES, LABELS))
+    margin = labels * (features @ position["beta"] + position["intercept"])
     prior = 0.5 * (jnp.sum(position["beta"] ** 2) + position["intercept"] ** 2)
     return -jnp.sum(jax.nn.softplus(-margin)) - prior
 

@@ -4,7 +4,6 @@ pyproject.toml turns warnings into errors. Nothing here imports parsample, so th
 types of all of it.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def _few_programmes(request):
     maps = Path("/proc/self/maps")
     if request.node.get_closest_marker("slow") and maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MAPS:
         jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_known():
-    """Step costs that another test measured, or made up."""
-    if costs := sys.modules.get("parsample.costs"):
-        costs.forget_costs()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ import chains  # noqa: E402
 import numpy as np  # noqa: E402
 
 import parsample  # noqa: E402
-from parsample import DEER, ParallelStallWarning, Zero, costs, timing  # noqa: E402
+from parsample import DEER, ParallelStallWarning, Zero  # noqa: E402
 from parsample.grid import mesh_of  # noqa: E402
 from parsample.processes import is_first  # noqa: E402
 
@@ -88,14 +88,6 @@ def blackjax_chain(method: Any, num_runs: int = 1) -> dict:
     }
 
 
-def planned_blocks() -> dict:
-    """Step costs measured on all devices, however short the run; at few lane counts, each of which is compiled."""
-    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (64,)
-    result = blackjax_chain("deer")
-    (measured,) = costs._known.values()
-    return {**result, "seconds": measured.seconds}
-
-
 SAMPLING: dict[str, Any] = {"num_samples": 1024, "num_warmup": 200, "num_chains": 2, "progress_bar": False}
 
 
@@ -108,14 +100,13 @@ def draws(method: Any) -> dict:
 
 def reports() -> dict:
     """Two runs of the check that would differ between processes, were they left to themselves."""
-    timing.SECONDS_TO_SHARE, timing.LANE_FACTORS = 0.0, (64,)
     algorithm = blackjax.mala(chains.gaussian, 0.1)
     settings = {"devices": jax.devices()}
     one = parsample.check(own_key(), algorithm, chains.gaussian_start(), num_steps=20_000, **settings)
     two = parsample.check_sampler(own_key(), chains.gaussian, chains.gaussian_start(), num_warmup=200, **settings)
     return {
         "text": [str(one), str(two)],
-        "seconds": [*one.costs.seconds, two.plan.seconds],
+        "seconds": [one.plan.seconds, two.plan.seconds],
         "lle": [one.lle, two.contraction_rate],
     }
 
@@ -125,7 +116,7 @@ TASKS: dict[str, Callable[[], dict]] = {
     "any path": any_path,
     "explicit blocks": lambda: blackjax_chain(BLOCKS, 2),
     "auto": lambda: blackjax_chain("auto"),
-    "planned blocks": planned_blocks,
+    "lanes": lambda: blackjax_chain("deer"),
     "draws": lambda: draws("deer"),
     "reports": reports,
 }

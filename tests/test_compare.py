@@ -15,7 +15,7 @@ from chains import eight_schools, eight_schools_start, gaussian, gaussian_start
 from parsample import (
     KernelComparison,
     KernelForecast,
-    SamplerPlan,
+    Plan,
     SamplerReport,
     check_sampler,
     compare_kernels,
@@ -82,11 +82,11 @@ def test_a_short_pilot_does_not_decide_how_a_long_run_is_evaluated():
     meeting = MeetingTimes(np.full(64, 2.0), np.zeros((50, 64)))
     pilot = replace(report(2.1), meeting=meeting)
     longer = _planned(pilot, 1024, 1_000_000)
-    assert (longer.parallelizable, longer.plan.num_samples, longer.plan.num_blocks) == (True, 1_000_000, 16)
+    assert (longer.parallelizable, longer.plan.num_steps, longer.plan.num_blocks) == (True, 1_000_000, 16)
     assert longer.plan.seconds == pytest.approx(1e-3 * 1_000_000 / 16, rel=0.05)
     never = replace(pilot, meeting=MeetingTimes(np.full(64, np.inf), np.ones((50, 64))))
     never = _planned(never, 1024, 1_000_000)
-    assert (never.parallelizable, never.plan.num_samples) == (False, 1_000_000)
+    assert (never.parallelizable, never.plan.num_steps) == (False, 1_000_000)
     assert never.plan.seconds == pytest.approx(2.0 + 1_000_000 * 1e-3 / 4)  # compilation is paid once
     assert "did not meet" in never.cause
 
@@ -157,9 +157,9 @@ def test_why_draws_tell_nothing(monkeypatch, position, words):
 
 def report(seconds: float, *, parallel: bool = False) -> SamplerReport:
     """What a check might have found."""
-    plan = SamplerPlan(parallel, 4, 10_000, 16 if parallel else 1, 640, seconds, 1.1)
+    plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, seconds, 1.1)
     meeting = MeetingTimes(np.full(8, 40.0), np.ones((50, 8)))
-    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION, "", "")
+    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION)
 
 
 HMC = KernelForecast("hmc", report(0.5, parallel=True), 40_000, 4000, 0.25, "x[1]", 6.5, 0.0, "")

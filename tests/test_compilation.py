@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from parsample.compilation import compiling, is_being_compiled, keep_compiled_programs, outermost_jit
+from parsample.compilation import is_being_compiled, keep_compiled_programs, outermost_jit
 
 
 @outermost_jit(1)
@@ -36,35 +35,6 @@ def test_it_is_compiled_once():
     assert len(traces) == 1
 
 
-def test_what_was_prepared_beside_other_work_is_not_compiled_again():
-    traces = []
-
-    @outermost_jit(0)
-    def traced(exponent: int, x: jax.Array) -> jax.Array:
-        traces.append(exponent)
-        return x**exponent
-
-    shape = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
-    assert traced.eval_shape(2, shape).shape == (2,)
-    with compiling(lambda: traced.lower(2, shape), lambda: traced.lower(3, shape)):
-        pass
-    assert traced(2, jnp.arange(2.0)).tolist() == [0.0, 1.0]
-    assert traced(3, 2 * jnp.arange(2.0)).tolist() == [0.0, 8.0]
-    assert sorted(traces) == [2, 3]
-
-
-@pytest.mark.usefixtures("float32")
-def test_it_is_traced_under_the_settings_of_the_caller_and_compiled_only_once(compilations):
-    @outermost_jit()
-    def third(x: jax.Array) -> jax.Array:
-        return x / jnp.asarray(3.0)
-
-    with compiling(lambda: third.lower(jax.ShapeDtypeStruct((2,), np.float32))) as (compiled,):
-        assert compiled.result() is not None
-    assert third(jnp.ones(2)).dtype == np.float32
-    assert compilations.count("jit(third)") == 1
-
-
 def test_what_is_donated_is_written_over():
     @outermost_jit(donated=(0,))
     def moved(path: jax.Array, shift: jax.Array) -> jax.Array:
@@ -74,18 +44,6 @@ def test_what_is_donated_is_written_over():
     assert moved(path, shift).tolist() == [1.0, 2.0, 3.0]
     assert path.is_deleted()
     assert not shift.is_deleted()
-
-
-def test_a_failure_beside_other_work_is_left_to_the_call():
-    class Broken:
-        def compile(self) -> None:
-            raise ValueError("broken")
-
-    with compiling(Broken) as (compiled,):
-        done = 1
-    assert done == 1
-    with pytest.raises(ValueError, match="broken"):
-        compiled.result()
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):

@@ -284,50 +284,6 @@ def forgetting_at(places: list[int], num_steps: int) -> Recursion:
     return keeping(jnp.ones(num_steps).at[jnp.array(places)].set(0.0))
 
 
-@pytest.mark.parametrize("gather_late", [True, False])
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_late_blocks_go_on_without_the_others(num_devices, gather_late):
-    # 160 blocks of 40 steps: of each 80, five forget in their step 30 and the others in step 5.
-    late = {3, 20, 41, 42, 79, 83, 100, 121, 122, 159}
-    chain = forgetting_at([40 * c + (30 if c in late else 5) for c in range(160)], 6400)
-    settings = {"block_size": 40, "linearization": Zero(), "devices": jax.devices()[:num_devices]}
-    solution = deer(*chain, **settings, gather_late=gather_late)
-    assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
-    np.testing.assert_array_equal(solution.states, rollout(*chain))
-    # After six steps all but the late ones have met, which take 25 more, in one of eight lanes.
-    assert float(solution.evals_per_step) == pytest.approx((40 + (6 + 25 / 8 if gather_late else 31)) / 40, rel=1e-12)
-
-
-def test_late_blocks_change_the_next_ones_in_later_sweeps():
-    # Five of 80 blocks forget nothing, so that the next one starts elsewhere and forgets that in its step 5.
-    late = {3, 20, 41, 42, 70}
-    chain = forgetting_at([40 * c + 5 for c in range(80) if c not in late], 3200)
-    solution = deer(*chain, block_size=40, linearization=Zero(), gather_late=True)
-    assert Status(int(solution.status)) is Status.CONVERGED
-    np.testing.assert_array_equal(solution.states, rollout(*chain))
-    # Blocks 41 and 42 take a sweep each. In it, one step shows which blocks have changed.
-    assert int(solution.num_iters) == 4
-    sweeps = [40, 6 + 34 / 8, 1 + 39 / 8, 1 + 5 / 8]
-    assert float(solution.evals_per_step) == pytest.approx(sum(sweeps) / 40, rel=1e-12)
-
-
-def test_late_blocks_of_slow_contractions_are_found_to_tolerance():
-    # Five blocks of a hundred, the last of which is shorter, need several others to forget, which need one.
-    slow = jnp.isin(jnp.arange(3990) // 40, jnp.array([3, 20, 41, 42, 70]))
-    chain = keeping(jnp.where(slow, 0.99, 0.5))
-    found = [deer(*chain, block_size=40, linearization=Zero(), gather_late=gathers) for gathers in (True, False)]
-    for solution in found:
-        assert Status(int(solution.status)) is Status.CONVERGED
-        worst = residuals(chain, solution.states)
-        assert worst.max() < 1e-9
-        # The certificate names the largest jump, wherever a block was left.
-        assert float(solution.defect) > 0
-        assert worst[int(solution.defect_at)] > 0.5 * worst.max()
-        assert_same_path(solution.states, rollout(*chain), atol=1e-8)
-    gathered, together = (float(solution.evals_per_step) for solution in found)
-    assert gathered < together - 0.5
-
-
 def test_blocks_that_have_met_stay_as_they_are():
     # All blocks but the fourth bring a difference down to 1e-12, within tolerance but not to nothing.
     chain = keeping(jnp.full(400, 0.5).at[120:160].set(1.0))
@@ -463,24 +419,6 @@ def test_chains_in_lockstep_stop_together_and_are_each_right(method):
     for index in range(3):
         expected = rollout(lambda s, u, a=decays[index]: a * jnp.sin(s) + u, jnp.array([2.0]), inputs[index])
         np.testing.assert_allclose(solutions.states[index], expected, atol=1e-8)
-
-
-def test_chains_in_lockstep_gather_late_blocks_of_their_own():
-    # Of 16 blocks each, one, none or two forget late.
-    lates = [{3}, set(), {0, 15}]
-    chains = [forgetting_at([40 * c + (30 if c in late else 5) for c in range(16)], 640) for late in lates]
-    method = DEER(40, Zero(), gather_late=True)
-
-    def one(drive: tuple) -> parsample.Solution:
-        transition, start = from_step(chains[0].step, chains[0].initial_state)
-        return solve(transition, start, as_inputs(drive), method, axis_name="chains")
-
-    drives = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chain.inputs for chain in chains))
-    solutions = jax.jit(jax.vmap(one, axis_name="chains"))(drives)
-    assert solutions.status.tolist() == 3 * [Status.CONVERGED]
-    np.testing.assert_allclose(solutions.evals_per_step, (40 + 6 + 25 / 8) / 40, rtol=1e-12)
-    for index, chain in enumerate(chains):
-        np.testing.assert_array_equal(solutions.states[index, :, 0], rollout(*chain))
 
 
 def test_the_exact_front_takes_in_blocks_that_have_met():

@@ -1,7 +1,5 @@
 """Blocks over devices: the chain is the same whatever their number."""
 
-from typing import Any
-
 import blackjax
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 import parsample
 from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Status, Zero, deer, rollout
-from parsample.grid import SPLIT, WHOLE, Grid, Room, Team, mesh_of
+from parsample.grid import SPLIT, WHOLE, Grid, Team, mesh_of
 
 DEVICES = jax.devices()
 KEY = jax.random.key(3)
@@ -39,37 +37,6 @@ def test_every_step_has_one_place_in_the_grid(num_steps, block_size, num_devices
     arranged = grid.arrange(jnp.arange(num_steps))
     np.testing.assert_array_equal(arranged, np.minimum(steps, num_steps - 1))
     np.testing.assert_array_equal(grid.flatten(arranged)[:num_steps], np.arange(num_steps))
-
-
-@pytest.mark.parametrize(("num_blocks", "block_size", "room"), [
-    (1, 1, (1, 1)), (63, 15, (63, 15)), (511, 196, (512, 208)), (512, 198, (512, 208)), (2000, 17, (2016, 18)),
-    (10**6, 16, (1_015_808, 16)), (64, 1563, (64, 1664)),
-])  # fmt: skip
-def test_room_is_the_same_for_similar_runs_and_little_of_it_is_spare(num_blocks, block_size, room):
-    found = Room.for_blocks(num_blocks, block_size)
-    assert found == room
-    assert Room.for_blocks(*found) == found
-    assert num_blocks <= found.num_blocks <= (1 + 1 / 32) * num_blocks
-    assert block_size <= found.block_size <= (1 + 1 / 8) * block_size
-
-
-@pytest.mark.parametrize(("num_steps", "block_size"), [(20, 4), (13, 3), (1, 1), (25, 5)])
-def test_a_grid_with_room_holds_the_same_steps(num_steps, block_size):
-    tight, room = Grid(num_steps, block_size), Room(8, 5)
-
-    @jax.jit
-    def arranged(num_steps: Any, block_size: Any) -> Any:
-        grid = Grid(num_steps, block_size, 2, room)
-        return grid.steps(), grid.arrange(jnp.arange(40)), jax.vmap(lambda j: grid.running(4, j))(jnp.arange(5))
-
-    steps, entries, running = arranged(num_steps, block_size)
-    assert steps.shape == (5, 8)
-    used = tight.num_blocks
-    np.testing.assert_array_equal(steps[:block_size, :used], tight.steps())
-    np.testing.assert_array_equal(entries, np.minimum(steps, num_steps - 1))
-    np.testing.assert_array_equal(running, steps[:, 4:] < num_steps)
-    flat = Grid(num_steps, block_size).flatten(entries[:, :used])
-    np.testing.assert_array_equal(flat[:num_steps], np.arange(num_steps))
 
 
 # What devices tell each other

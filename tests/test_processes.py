@@ -116,12 +116,9 @@ def test_explicit_blocks_give_blackjax_own_chain_in_every_process():
 
 
 @pytest.mark.exhaustive
-def test_planned_blocks_are_the_same_in_every_process():
-    # Of figures that each process measures by itself, no two would be the same.
-    result = assert_same_in_all(found("planned blocks"))
+def test_lanes_give_the_same_chain_in_every_process():
+    result = assert_same_in_all(found("lanes"))
     assert result["status"] == Status.CONVERGED
-    assert len(result["seconds"]) > 1
-    assert result["num_blocks"] > 1
     np.testing.assert_allclose(result["x"], expected(1), atol=1e-8)
 
 

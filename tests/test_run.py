@@ -1,7 +1,5 @@
 """The plug: the same chain as BlackJAX's own loop, whatever evaluates it."""
 
-import dataclasses
-import importlib
 import itertools
 import warnings
 from collections.abc import Callable
@@ -21,15 +19,12 @@ from parsample import (
     ParallelStallWarning,
     Sequential,
     Status,
-    StepCosts,
     Zero,
     evaluate_inference_algorithm,
     run_inference_algorithm,
 )
 
 T = 400
-CHECK = importlib.import_module("parsample.check")  # the module, which the function of that name hides
-COSTS = importlib.import_module("parsample.costs")
 KEY = jax.random.key(11)
 
 # Target: log density, start, step sizes of mala and of the others.
@@ -43,7 +38,6 @@ METHODS = {
     "sequential": "sequential",
     "zero-50": DEER(50, Zero()),
     "zero-128": DEER(128, Zero()),
-    "late-24": DEER(24, Zero(), gather_late=True),
     "dense-16": DEER(16, Dense()),
     "deer": "deer",
     "auto": "auto",
@@ -55,7 +49,7 @@ DEFAULT = {
     ("mala", "schools", "sequential"),
     ("hmc", "logistic", "zero-50"),
     ("mala", "gaussian", "deer"),
-    ("dhmc", "gaussian", "late-24"),
+    ("dhmc", "gaussian", "deer"),
     ("nuts", "logistic", "zero-128"),
     ("mala", "gaussian", "auto"),
 }
@@ -162,81 +156,79 @@ def test_transform_is_what_the_history_holds(method):
     assert_same(run_inference_algorithm(KEY, algorithm, T, **arguments, method=method), theirs)
 
 
-@pytest.mark.parametrize("roomy", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_auto_does_what_the_check_plans(monkeypatch, roomy):
-    times = (1e-5, 1e-5, 1e-5) if roomy else (1e-6, 1e-3, 1e-2)
-    monkeypatch.setattr(CHECK, "measure_costs", lambda *arguments, **settings: StepCosts((1, 8, 64), times))
-    algorithm, start = build("mala", "gaussian")
+def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
+    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
     arguments = {"initial_position": start, "transform": first_and_acceptance}
-    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ours = run_inference_algorithm(KEY, algorithm, 4000, **arguments)
-    assert_same(ours, theirs)
-    assert [issubclass(warning.category, ParallelStallWarning) for warning in caught] == [] if roomy else [True]
-    if not roomy:
-        assert "will be evaluated sequentially" in str(caught[0].message)
-
-
-@pytest.fixture
-def no_measuring(monkeypatch):
-    def measure(*_: Any, **__: Any) -> None:
-        pytest.fail("step costs were measured")
-
-    monkeypatch.setattr(CHECK, "measure_costs", measure)
-
-
-@pytest.mark.usefixtures("no_measuring")
-def test_costs_that_are_given_are_not_measured_nor_remembered():
-    algorithm, start = build("mala", "gaussian")
-    arguments = {"initial_position": start, "transform": first_and_acceptance}
-    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 4000, **arguments)
-    roomy = StepCosts((1, 8, 64), (1e-5,) * 3)
-    solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
-    assert (Status(int(solution.status)), COSTS._known) == (Status.CONVERGED, {})
-    assert float(solution.defect) < 1e-9
+    compilations.clear()
+    solution = evaluate_inference_algorithm(KEY, algorithm, 1500, **arguments)
+    assert (Status(int(solution.status)), float(solution.evals_per_step)) == (Status.SEQUENTIAL, 1)
+    # The start is looked at, keys are split, and one lane is compiled.
+    assert [name for name in compilations if "_threefry" not in name] == COMPILED[:3]
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 1500, **arguments)
     assert_same((solution.final, solution.outputs), theirs)
 
 
-@pytest.mark.usefixtures("no_measuring")
-def test_costs_say_how_many_of_the_devices_take_part(monkeypatch):
-    meshes: list = []
-    run = importlib.import_module("parsample.run")
-    run_in_blocks = run._run_in_blocks
-
-    def on_one_device(*arguments: Any) -> Any:
-        meshes.append(arguments[3])
-        return run_in_blocks(*arguments[:3], None, *arguments[4:])
-
-    monkeypatch.setattr(run, "_run_in_blocks", on_one_device)
-    algorithm, start = build("mala", "gaussian")
-    arguments = {"initial_position": start, "transform": first_and_acceptance, "devices": jax.devices()[1:5]}
-    roomy = StepCosts((1, 8, 64), (1e-5,) * 3, num_devices=2)
-    solution = evaluate_inference_algorithm(KEY, algorithm, 4000, **arguments, costs=roomy)
-    assert list(meshes[0].devices) == jax.devices()[1:3]
-    assert int(solution.status) == Status.CONVERGED
+# What a run compiles: init and its check, the keys, one lane and many.
+COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_lanes)"]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "method"),
-    [("mala", DEER(64, Diagonal())), pytest.param("dhmc", DEER(64, Zero()), marks=pytest.mark.slow)],
-)
-def test_one_compiled_sweep_serves_runs_of_similar_length(kernel, method):
-    run = importlib.import_module("parsample.run")
-    algorithm, start = build(kernel, "gaussian")
-    programmes = []
-    for num_steps, block_size in ((1024, 64), (1000, 63), (950, 63), (980, 62)):
-        settings = dataclasses.replace(method, block_size=block_size)
+@pytest.mark.parametrize("method", ["auto", "deer"])
+def test_blocks_are_blackjaxs_own_chain_and_compiled_once(method, monkeypatch, compilations):
+    monkeypatch.setattr("parsample.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.chain_run._seconds_left", lambda *_: 0.0)
+    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
+    for num_steps in (9000, 7000):
         arguments = {"initial_position": start, "transform": first_and_acceptance}
-        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
-        solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=settings)
-        assert int(solution.status) == Status.CONVERGED
-        assert len(solution.block_ends) == -(-num_steps // settings.block_size)
+        compilations.clear()
+        solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=method)
+        # Another length needs another split of the key, and no other program with the log density.
+        many = COMPILED[:2] + COMPILED[4 - (2 if method == "auto" else 1) :] if num_steps == 9000 else COMPILED[1:2]
+        assert [name for name in compilations if "_threefry" not in name] == many
+        assert Status(int(solution.status)) is (Status.SEQUENTIAL if method == "auto" else Status.CONVERGED)
         assert float(solution.defect) < 1e-9
-        assert int(solution.exact_prefix) == num_steps
+        assert 1 <= float(solution.evals_per_step) < 8  # blocks are as short as meeting takes
+        assert int(solution.num_iters) >= 4
+        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
         assert_same((solution.final, solution.outputs), theirs)
-        programmes.append(run._run_lanes._jit._cache_size())
-    assert len(set(programmes)) == 1
+
+
+def test_auto_goes_on_step_by_step_where_lanes_gain_nothing(monkeypatch):
+    monkeypatch.setattr("parsample.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.chain_run._seconds_left", lambda *_: np.inf)
+    monkeypatch.setattr("parsample.chain_run.MIN_GAIN", 0.0)
+    algorithm, start = build("mala", "gaussian")
+    arguments = {"initial_position": start, "transform": first_and_acceptance}
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 6000, **arguments)
+    with pytest.warns(ParallelStallWarning, match="The rest of this chain will be evaluated sequentially") as caught:
+        ours = run_inference_algorithm(KEY, algorithm, 6000, **arguments)
+    assert len(caught) == 1
+    assert_same(ours, theirs)
+
+
+def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypatch):
+    monkeypatch.setattr("parsample.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.chain_run.PATIENCE", 0.0)
+    walk = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
+    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
+    theirs = blackjax.util.run_inference_algorithm(KEY, walk, 5000, **arguments)
+    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+        ours = run_inference_algorithm(KEY, walk, 5000, **arguments)
+    assert_same(ours, theirs)
+
+
+def noisy(position: jax.Array) -> jax.Array:
+    """A standard Gaussian far from the origin of its arithmetic: in float32, x + 4096 keeps three digits of x."""
+    return -0.5 * jnp.sum(((position + 4096.0) - 4096.0) ** 2)
+
+
+def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monkeypatch, float32):
+    monkeypatch.setattr("parsample.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.chain_run.PATIENCE", 0.3)
+    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
+    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+        solution = evaluate_inference_algorithm(KEY, blackjax.mala(noisy, 0.2), 12_000, **arguments)
+    assert float(solution.defect) < 1e-2
+    assert float(solution.evals_per_step) < 4
 
 
 @pytest.mark.slow
@@ -307,12 +299,13 @@ def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
     np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning():
+def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(monkeypatch):
     def density(x: jax.Array) -> jax.Array:
         return jax.pure_callback(
             lambda v: np.asarray(-0.5 * np.sum(np.asarray(v) ** 2)), jax.ShapeDtypeStruct((), x.dtype), x
         )
 
+    monkeypatch.setattr("parsample.chain_run._may_pay", lambda *_: True)
     walk = blackjax.normal_random_walk(density, 0.5 * jnp.eye(2))
     kwargs = {"initial_position": jnp.zeros(2), "transform": lambda state, _: state.position}
     with pytest.warns(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:

@@ -15,7 +15,6 @@ from chains import fade, isotropic, noise
 from parsample import (
     DEER,
     Newton,
-    StepCosts,
     Zero,
     as_recursion,
     check,
@@ -23,13 +22,11 @@ from parsample import (
     coalescence_times,
     compare_kernels,
     deer,
-    evaluate_inference_algorithm,
     lyapunov_exponent,
     rollout,
     run_inference_algorithm,
     sample,
 )
-from parsample.conditions import Conditions, device_name
 from parsample.validation import checked_position
 
 KEY = jax.random.key(0)
@@ -274,49 +271,6 @@ def test_a_chain_starts_where_its_log_density_is_finite(function, bad):
             check(KEY, algorithm, start, num_steps=100)
         else:
             run_inference_algorithm(KEY, algorithm, 10, initial_position=start)
-
-
-# Step costs
-
-NAME = device_name(jax.devices()[0])
-HERE = {"dimension": 2, "dtype": "float64", "num_chains": 1, "num_steps": 10, "platform": "cpu", "device_kind": NAME}
-TAKES_COSTS = {
-    "check": partial(check, KEY, MALA, jnp.zeros(2), num_steps=10),
-    "run": partial(run_inference_algorithm, KEY, MALA, 10, initial_position=jnp.zeros(2)),
-    "evaluate": partial(evaluate_inference_algorithm, KEY, MALA, 10, initial_position=jnp.zeros(2)),
-}
-
-
-@pytest.mark.parametrize("function", TAKES_COSTS)
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("kernel", "nuts"),
-        ("dimension", 3),
-        ("dtype", "float32"),
-        ("num_chains", 4),
-        ("platform", "gpu"),
-        ("device_kind", "some other processor"),
-    ],
-)
-def test_costs_of_something_else(function, name, value):
-    costs = StepCosts((1, 8), (1.0, 2.0), conditions=Conditions(**{"kernel": ""} | HERE | {name: value}))
-    with refuses(ValueError, f"costs were measured for {name}={value!r}; this run has", "Leave costs out"):
-        TAKES_COSTS[function](costs=costs)
-
-
-@pytest.mark.parametrize("function", TAKES_COSTS)
-def test_costs_of_more_devices_than_there_are(function):
-    costs = StepCosts((1, 8), (1.0, 2.0), num_devices=3)
-    with refuses(ValueError, "costs were measured on 3 devices; this run has 2", "leave costs out"):
-        TAKES_COSTS[function](costs=costs, devices=jax.devices()[:2])
-
-
-@pytest.mark.parametrize("function", TAKES_COSTS)
-@pytest.mark.parametrize("costs", ["costs.json", {1: 1e-6}, 1e-6])
-def test_costs_are_step_costs(function, costs):
-    with refuses(TypeError, "costs must be report.costs or StepCosts.load(path); got", repr(costs)):
-        TAKES_COSTS[function](costs=costs)
 
 
 # Counts and choices

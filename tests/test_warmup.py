@@ -13,9 +13,10 @@ from scipy.special import ndtr, ndtri
 from parsample import sample
 from parsample.adaptation import between_lanes
 from parsample.kernels import KERNELS
+from parsample.kernels.lanes import KernelLanes
 from parsample.kernels.tuning import StepSize
 from parsample.kernels.whitening import MAX_DENSE_DIMENSION, Coordinates, from_draws, from_gradients, identity
-from parsample.lane_program import LaneDynamics, LaneProgram
+from parsample.lane_program import LaneProgram
 from parsample.layout import Layout
 from parsample.warmup import Ensemble
 
@@ -202,8 +203,8 @@ def ball(radius: float) -> Callable[[jax.Array], jax.Array]:
 @pytest.mark.parametrize(("radius", "spread"), [(10.0, 1.0), (0.018, 0.01)])
 def test_starts_are_dispersed_as_far_as_the_density_allows(radius, spread):
     density = ball(radius)
-    dynamics = LaneDynamics(density, Layout.of(jnp.ones(3)), KERNELS["metropolis"])
-    program = LaneProgram(dynamics, 16, None)
+    dynamics = KernelLanes(density, Layout.of(jnp.ones(3)), KERNELS["metropolis"])
+    program = LaneProgram(dynamics, 16, None, dynamics.records)
     ensemble = Ensemble(program, np.ones(3), 0.44, True, np.random.default_rng(0))
     logdensity, gradient = ensemble.disperse()
     assert abs(logdensity) < 1e-9

@@ -137,7 +137,7 @@ def chain_row(make: Callable, num_steps: int, num_units: int, options: Options) 
     return {
         "work": {"T": recursion.num_steps, "D": dimension},
         "lle": told.lle,
-        "plan": str(told.plan).split(";")[0],
+        "plan": "parallel" if told.parallelizable else "sequential",
         "plan_parallel": told.parallelizable,
         "max_sweeps": patience,
         "runs": once.measure(runs),

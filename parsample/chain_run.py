@@ -1,0 +1,287 @@
+"""A user's chain in blocks, evaluated until they meet; step by step where that is faster, or blocks do not meet.
+
+What is planned is measured while it does useful work: the first steps, one by one, show what a step takes; the first
+segment of blocks shows what a row of lanes takes, and how soon they meet.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from parsample.blocks import Run, Segment, evaluate_segment, step_by_step
+from parsample.chain_lanes import ChainLanes
+from parsample.compilation import outermost_jit
+from parsample.kernels.base import PERIOD
+from parsample.lane_program import LaneProgram
+from parsample.meeting import MEETING_DISTANCE, meeting_times, stretch_of
+from parsample.plan import SHARE_OF_OVERHEAD, block_size_of
+from parsample.processes import agreed
+from parsample.random_keys import Kinds, as_keys, as_words
+from parsample.solution import Solution
+from parsample.status import ParallelStallWarning, Status
+from parsample.transition import Dynamics
+
+# Lanes, and steps of a block in the first segment, which shows how soon they meet.
+NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
+FIRST_BLOCK = 64
+
+# A segment is given up when it has taken so many times as long as its steps one by one are expected to take.
+PATIENCE = 2.0
+
+# Steps of one lane that are taken first, and the seconds after which no more of them are: the first ones are compiled,
+# the next ones show how many fit into a call, the last ones what they take.
+TIMED_STEPS, SECONDS_TO_TIME = (PERIOD, PERIOD, 30 * PERIOD), 0.5
+
+# Lanes that take more than this share of the time of as many single steps gain nothing.
+MIN_GAIN = 0.8
+
+# Compiling many lanes takes so many times as long as compiling one; running them takes so many seconds beside rows.
+COMPILATION_RATIO, SECONDS_BESIDE = 2.0, 0.2
+
+# Rows by which pairs of lanes are first compared, to see whether rounding keeps them apart.
+NOISE_ROWS = 64
+
+
+# What a user is told of an algorithm whose steps cannot be taken side by side.
+WITHOUT_BATCHING = (
+    "This chain will be evaluated sequentially: its log density calls back to Python and has no batching rule. Try: "
+    "jax.pure_callback(..., vmap_method='expand_dims') and a function that takes leading axes"
+)
+
+
+def default_num_lanes() -> int:
+    """Lanes that fill the vector units of a CPU, or what an accelerator needs to be busy."""
+    return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain that is to be cut into lanes.
+
+    Attributes
+    ----------
+    lanes
+        What they evaluate.
+    records
+        Shapes of what a row of a lane leaves.
+    state
+        The initial state, with keys as words and a leading axis of 1.
+    sequence
+        Inputs of all steps, with keys as words, on the host.
+    mesh
+        Devices that share the lanes.
+    """
+
+    lanes: ChainLanes
+    records: tuple[Any, PyTree]
+    state: PyTree
+    sequence: PyTree
+    mesh: Mesh | None
+
+    @classmethod
+    def of(cls, dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None) -> "Chain":
+        """The chain of `rng_key` from `state`."""
+        sequence = _sequence(dynamics, num_steps, state, rng_key)
+        lanes, records = ChainLanes.of(dynamics, state, sequence)
+        words = jax.tree.map(lambda leaf: np.asarray(leaf)[None], as_words(state))
+        return cls(lanes, records, words, jax.tree.map(np.asarray, as_words(sequence)), mesh)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(jax.tree.leaves(self.sequence)[0])
+
+    def program(self, num_lanes: int) -> LaneProgram:
+        """So many lanes of it."""
+        return LaneProgram(self.lanes, num_lanes, self.mesh if num_lanes > 1 else None, self.records)
+
+    def run(self, program: LaneProgram) -> Run:
+        """The chain at its first step."""
+
+        def inputs(_: np.ndarray, first_steps: np.ndarray) -> PyTree:
+            steps = first_steps[:, None] + np.arange(program.num_rows)
+            words = jax.tree.map(lambda leaf: leaf[np.minimum(steps, self.num_steps - 1)], self.sequence)
+            return words, steps < self.num_steps
+
+        return Run(np.ones(self.records[0].shape, program.dtype), inputs, self.state)
+
+
+@outermost_jit(0, 1)
+def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array) -> PyTree:
+    return dynamics(state, rng_key, num_steps)[1].sequence
+
+
+class Found:
+    """What segments have left so far: outputs in their places, and figures for the certificate."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps, self.num_exact, self.num_sweeps, self.num_evaluations = num_steps, 0, 0, 0
+        self.outputs: PyTree = None
+        self.status, self.defect, self.fronts = Status.CONVERGED, 0.0, np.zeros((0, 1))
+        self.defects: list[float] = []
+
+    def add(self, segment: Segment) -> None:
+        """Copy the outputs of a segment to their place; what lies beyond the last step is dropped."""
+        if self.outputs is None:
+            self.outputs = jax.tree.map(
+                lambda leaf: np.empty((self.num_steps, *leaf.shape[2:]), leaf.dtype), segment.outputs
+            )
+        end = min(segment.first + segment.num_steps, self.num_steps)
+        for place, leaf in zip(jax.tree.leaves(self.outputs), jax.tree.leaves(segment.outputs), strict=True):
+            place[segment.first : end] = leaf[0, : end - segment.first]
+        self.status, self.defect = max(self.status, segment.status), max(self.defect, segment.defect)
+        self.num_evaluations += segment.num_evaluations
+        self.last = segment._replace(path=segment.path[:, -1:], outputs=None)
+        if segment.status is not Status.SEQUENTIAL:
+            self.num_exact, self.num_sweeps = end, self.num_sweeps + segment.num_sweeps
+            self.defects += [float(row.max()) for row in segment.block_defects]
+            self.fronts = self.fronts if len(self.fronts) else segment.block_defects
+
+    def solution(self, state_kinds: Kinds, output_kinds: Kinds) -> Solution:
+        """The chain and its certificate."""
+        dtype = self.last.path.dtype
+        is_whole = self.status in (Status.CONVERGED, Status.SEQUENTIAL)
+        return Solution(
+            states=None,
+            outputs=as_keys(jax.device_put(self.outputs), output_kinds),
+            final=as_keys(jax.device_put(jax.tree.map(lambda leaf: leaf[0], self.last.final)), state_kinds),
+            **jax.device_put(
+                {
+                    "block_ends": self.last.path[:, -1],
+                    "status": np.array(int(self.status)),
+                    "defect": np.array(self.defect, dtype),
+                    "defect_at": np.array(-1),
+                    "num_iters": np.array(self.num_sweeps),
+                    "evals_per_step": np.array(self.num_evaluations / self.num_steps, dtype),
+                    "defect_history": np.array(self.defects, dtype),
+                    "merit_history": np.zeros(0, dtype),
+                    "prefix_history": np.zeros(0, int),
+                    "exact_prefix": np.array(self.num_steps if is_whole else self.num_exact),
+                    "block_defects": self.fronts.astype(dtype),
+                }
+            ),
+        )
+
+
+def evaluate_chain(
+    dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None, *, may_stop: bool
+) -> Solution:
+    """The chain in blocks; with `may_stop`, step by step from where that is expected to be faster."""
+    chain = Chain.of(dynamics, state, rng_key, num_steps, mesh)
+    found = Found(num_steps)
+    for segment in _segments(chain, may_stop):
+        found.add(segment)
+    return found.solution(chain.lanes.state_kinds, chain.lanes.output_kinds)
+
+
+def _segments(chain: Chain, may_stop: bool) -> Iterator[Segment]:
+    """Segments in blocks as long as that goes well, else step by step."""
+    program, solo = chain.program(default_num_lanes()), chain.program(1)
+    run = chain.run(program)
+    if may_stop:
+        for segment in _timed_steps(solo, chain, run):
+            yield segment
+            run = run.after(segment)
+    if not may_stop or _may_pay(program, solo, chain.num_steps - run.first):
+        try:
+            for segment in _blocks(program, chain, run, solo.seconds_per_row if may_stop else math.inf):
+                yield segment
+                run = run.after(segment)
+        except NotImplementedError as error:
+            warnings.warn(f"{WITHOUT_BATCHING} ({error}).", ParallelStallWarning, stacklevel=6)
+    yield from _steps(solo, chain, run, chain.num_steps)
+
+
+def _timed_steps(solo: LaneProgram, chain: Chain, run: Run) -> Iterator[Segment]:
+    """The first steps one by one, enough of them to know what one takes."""
+    begin = time.perf_counter()
+    for num_steps in TIMED_STEPS:
+        if run.first == 0 or agreed(chain.mesh, np.float64(time.perf_counter() - begin)) < SECONDS_TO_TIME:
+            for segment in _steps(solo, chain, run, num_steps):
+                yield segment
+                run = run.after(segment)
+        begin = time.perf_counter() if run.first == PERIOD else begin
+
+
+def _may_pay(program: LaneProgram, solo: LaneProgram, num_left: int) -> bool:
+    """Whether blocks could be faster than so many steps one by one: what they cost is not known before they are there.
+
+    The program of many lanes takes longer to compile than that of one.
+    """
+    step_by_step = num_left * solo.seconds_per_row
+    is_compiled = math.isfinite(program.seconds_to_compile)
+    beside = SECONDS_BESIDE if is_compiled else COMPILATION_RATIO * solo.seconds_to_compile
+    return beside + step_by_step / (SHARE_OF_OVERHEAD * program.num_lanes) < step_by_step
+
+
+def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
+    """Segments in blocks, to the end of the chain or until single steps, which take so many seconds, are faster."""
+    atol, knows_noise = MEETING_DISTANCE[str(program.dtype)], False
+    guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
+    block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
+    limit = math.inf if math.isinf(seconds_per_step) else PATIENCE * SHARE_OF_OVERHEAD * program.num_lanes * block_size
+    while run.first < chain.num_steps:
+        segment, guesses = evaluate_segment(program, run, guesses, block_size, atol, limit)
+        yield segment
+        run = run.after(segment)
+        if segment.status is Status.STALLED:
+            tolerance = atol if knows_noise else _noise_tolerance(program, run, guesses, atol)
+            if tolerance == atol:
+                return
+            atol, knows_noise = tolerance, True
+            continue
+        num_left = max(chain.num_steps - run.first, 0)
+        block_size = _block_size(program, num_left)
+        seconds_in_blocks = _seconds_left(program, segment, block_size, num_left)
+        if seconds_in_blocks > num_left * seconds_per_step:
+            if program.seconds_per_row > MIN_GAIN * program.num_lanes * seconds_per_step:
+                _warn_of_little_gain(program.seconds_per_row / seconds_per_step)
+            return
+        limit = PATIENCE * seconds_per_step / program.seconds_per_row * program.num_lanes * block_size
+
+
+def _block_size(program: LaneProgram, num_steps: int) -> int:
+    return block_size_of(max(num_steps, 1), program.num_lanes, program.num_rows, 1)
+
+
+def _seconds_left(program: LaneProgram, segment: Segment, block_size: int, num_left: int) -> float:
+    """Expected of the rest in blocks, whose lanes meet as soon as those of the last segment did."""
+    rows_to_meet = segment.num_evaluations / program.num_lanes - segment.block_size
+    num_segments = math.ceil(num_left / (block_size * program.num_lanes))
+    return num_segments * (block_size + rows_to_meet) * program.seconds_per_row
+
+
+def _steps(solo: LaneProgram, chain: Chain, run: Run, num_steps: int) -> Iterator[Segment]:
+    """The next steps one by one, as many at a time as are kept."""
+    end = min(run.first + num_steps, chain.num_steps)
+    run = run._replace(inputs=chain.run(solo).inputs)
+    while run.first < end:
+        segment = step_by_step(solo, run, min(end - run.first, solo.num_rows))
+        yield segment
+        run = run.after(segment)
+
+
+def _noise_tolerance(program: LaneProgram, run: Run, states: PyTree, atol: float) -> float:
+    """The tolerance that the rounding of this kernel's steps asks for, by pairs of lanes from these states."""
+    size = min(NOISE_ROWS, program.num_rows)
+    lanes = np.arange(program.num_lanes)
+    stretch = stretch_of(program, run.parameters, run.inputs(0 * lanes, run.first + size * lanes), states, size)
+    scale = program.dynamics.rescaled(run.parameters, lambda: stretch.records[0])
+    return meeting_times(program, stretch._replace(parameters=scale), program.num_rows, atol).tolerance(atol)
+
+
+def _warn_of_little_gain(ratio: float) -> None:
+    warnings.warn(
+        "The rest of this chain will be evaluated sequentially: a step of all lanes takes "
+        f"{ratio:.3g} times as long as one step, and blocks gain nothing. Try: a device with more parallel capacity.",
+        ParallelStallWarning,
+        stacklevel=8,
+    )
