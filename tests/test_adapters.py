@@ -9,7 +9,7 @@ from blackjax.util import run_inference_algorithm
 from chains import contraction, gaussian, gaussian_start, isotropic, walk_step
 
 from parsample import Recursion, Status, as_recursion, deer, lyapunov_exponent, rollout
-from parsample.adapters import RecursionDynamics, spread_out
+from parsample.adapters import RecursionDynamics
 
 KEY = jax.random.key(3)
 
@@ -21,6 +21,7 @@ def blackjax_positions(algorithm, position, num_steps: int) -> np.ndarray:
     return np.concatenate([leaf.reshape(num_steps, -1) for leaf in jax.tree.leaves(path)], axis=1)
 
 
+@pytest.mark.slow
 def test_the_recursion_of_a_sampler_is_blackjaxs_chain_and_deer_finds_it():
     algorithm, start = blackjax.mala(gaussian, 0.1), gaussian_start()
     chain = as_recursion(KEY, algorithm, start, 80)
@@ -69,14 +70,6 @@ def test_pilots_of_a_recursion_see_stretches_of_its_inputs():
     assert max(firsts) == 6
     _, beyond = dynamics((jnp.array(0.0), inputs), KEY, 13)
     assert beyond.sequence.tolist() == [*range(10), 0, 1, 2]
-
-
-def test_states_spread_out_over_a_path_end_with_its_last():
-    path = jnp.arange(100.0)[:, None]
-    found = spread_out(path, 4)[:, 0]
-    np.testing.assert_allclose(found, [24, 49, 74, 99], atol=1)
-    assert float(found[-1]) == 99
-    assert spread_out(path[:3], 6)[-1].tolist() == [2]
 
 
 def test_a_recursion_counts_its_steps():

@@ -200,6 +200,7 @@ def test_the_loop_in_c_samples_the_banana():
     assert acceptance == pytest.approx(0.977, abs=0.01)
 
 
+@pytest.mark.slow
 def test_gibbs_in_blocks_is_gibbs_step_by_step():
     chains = [eight_schools(512, seed=seed) for seed in range(2)]
     solutions = reference._solve(chains, parsample.DEER(128, Zero()))
@@ -208,6 +209,7 @@ def test_gibbs_in_blocks_is_gibbs_step_by_step():
         np.testing.assert_allclose(np.stack([solution.states[name] for solution in solutions]), paths, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_chains_side_by_side_are_blackjax_chains():
     chains = Chains(problems.mixture_mala(2, 600))
     positions, _ = chains.blackjax()[1]
@@ -217,6 +219,7 @@ def test_chains_side_by_side_are_blackjax_chains():
     assert timing.certificate(solution)["status"] == "CONVERGED"
 
 
+@pytest.mark.slow
 def test_chains_that_stall_are_finished_before_their_time_is_taken():
     chains = Chains(problems.mixture_mala(1, 200))
     solution = chains.in_blocks(parsample.DEER(10, Zero(), stall_after=1))
@@ -232,6 +235,7 @@ def test_posteriors_are_finite_where_they_start(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_metrics_of_regressions_are_those_at_the_mode():
     problem = problems.laplace_hmc(posteriors.synthetic_logistic(50, 3), 4, 128)
     # Starts are draws from the Gaussian at the mode: they scatter about it, and the chains accept.

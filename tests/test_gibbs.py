@@ -48,6 +48,7 @@ def test_the_chain_has_the_moments_and_the_memory_of_its_target():
     np.testing.assert_allclose(np.corrcoef(a[1:], a[:-1])[0, 1], CORRELATION**2, atol=4 * error)
 
 
+@pytest.mark.slow
 def test_newton_solves_a_linear_sampler_in_two_sweeps_and_its_exponent_is_known():
     sampler = bivariate_normal()
     chain = (sampler.step, START, sampler.variates(KEY, 300))

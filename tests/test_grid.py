@@ -116,6 +116,7 @@ def test_a_path_that_stops_being_finite_is_reported_by_all_devices():
     np.testing.assert_array_equal(np.isfinite(solution.states[:, 0]), np.arange(10) < 3)
 
 
+@pytest.mark.slow
 def test_devices_under_jit_and_vmap():
     chains = [contraction(60, seed=seed) for seed in range(2)]
     inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chain.inputs for chain in chains))
@@ -180,6 +181,7 @@ def test_arguments_may_lie_anywhere(place):
 
 
 @pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+@pytest.mark.slow
 def test_inputs_may_lie_anywhere(place):
     step, start, inputs = contraction(80)
     solution = deer(step, jax.device_put(start, place), jax.device_put(inputs, place), devices=DEVICES[1:3])

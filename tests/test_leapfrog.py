@@ -47,6 +47,7 @@ def test_trajectories_end_where_blackjax_ends(expected, method, status):
     np.testing.assert_allclose(solution.states.position[-1], jnp.append(position["beta"], position["intercept"]))
 
 
+@pytest.mark.slow
 def test_small_blocks_need_fewer_sweeps_than_a_diagonal():
     # Coordinates of this target do not interact: 2 x 2 blocks are the whole Jacobian, and its dynamics are linear.
     momentum = jax.tree.map(jnp.ones_like, gaussian_start())

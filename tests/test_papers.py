@@ -25,6 +25,7 @@ def rehearsed(name, out, only=None):
     return {table: file.table(table) for table in {row["table"] for row in rows}}
 
 
+@pytest.mark.slow
 def test_sweeps_are_few_where_the_exponent_is_negative(tmp_path):
     calm, wild = rehearsed("threshold", tmp_path)["threshold"]
     assert calm["lle"] < -0.3
@@ -106,6 +107,7 @@ def test_a_maximum_mean_discrepancy_tells_samples_apart():
     assert far == pytest.approx(np.sqrt(2 / 3 * (1 - np.exp(-1 / 3))), rel=0.1)
 
 
+@pytest.mark.slow
 def test_an_experiment_is_one_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(common, "use_cores", lambda _: None)  # this process has its devices already
     assert common.main("threshold", ["--tiny", "--only", "g = 0.5", "--out", str(tmp_path)]) == 0

@@ -89,6 +89,7 @@ OBSERVED = [pytest.param(name, marks=[] if name == "Rossler" else SLOW) for name
 
 
 @pytest.mark.parametrize("name", OBSERVED)
+@pytest.mark.slow
 def test_observers_are_predictable_and_solved_in_few_sweeps(name):
     chain = observer(name, 3000)
     found = lyapunov_exponent(*chain, num_discarded=200, dt=0.01)

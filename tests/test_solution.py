@@ -34,6 +34,7 @@ def test_the_first_merit_is_half_the_sum_of_squared_defects(block_size):
     )
 
 
+@pytest.mark.slow
 def test_one_long_solve_tells_the_sweeps_of_every_shorter_one():
     chain, unit = contraction(60), {"x": jnp.ones(2), "y": jnp.array(1.0)}
     solution = deer(*chain, scale=unit, stall_after=1000)

@@ -37,6 +37,7 @@ def test_folded_keys(value):
     np.testing.assert_array_equal(data(folded), data(jax.random.fold_in(key, value)))
 
 
+@pytest.mark.slow
 def test_distributions_of_many_lanes():
     keys = jax.random.split(jax.random.key(10), 5)
 

@@ -121,7 +121,6 @@ def test_a_step_that_changes_the_kind_of_state(solver, step):
         ({"rtol": np.nan}, "rtol must not be negative; got nan"),
         ({"clip": -0.5}, "clip must not be negative; got -0.5"),
         ({"max_step": -1}, "max_step must not be negative; got -1"),
-        ({"gather_late": True}, "it needs linearization=Zero() and correction=Newton()"),
         ({"initial_guess": jnp.zeros(11)}, "initial_guess has shapes (11,); it must have those of the path, (12,)"),
         ({"scale": jnp.ones(3)}, "scale has shapes (3,); it must have those of initial_state, ()"),
         ({"scale": jnp.array(0.0)}, "scale"),

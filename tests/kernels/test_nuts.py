@@ -84,6 +84,7 @@ def test_a_trajectory_that_never_turns_ends_at_the_tenth_doubling():
     assert not known[1].any()
 
 
+@pytest.mark.slow
 def test_tangents_are_those_of_blackjax():
     def moved(step: Any, key: jax.Array, position: jax.Array) -> jax.Array:
         return step(key, blackjax.hmc.init(position, funnel))[0].position
@@ -111,6 +112,7 @@ def test_what_a_log_density_closes_over_may_be_traced():
     assert np.abs(step(jnp.ones(3)) - step(2 * jnp.ones(3))).max() > 0.1
 
 
+@pytest.mark.slow
 def test_float32_stays_float32(float32):
     states, known = run(partial(by_parsample, funnel, 0.4), begun(funnel, jnp.float32), 5)
     assert states.position.dtype == known[0].dtype == known[3].dtype == jnp.float32
