@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.random_keys import Kinds, as_keys, as_words, kinds_of
-from parsample.sweep import ROUNDINGS
+from parsample.sweep import ROUNDINGS, Tolerance
 from parsample.transition import Dynamics, Vector, entry
 
 # States from which the scale of a chain is taken, at most.
@@ -43,9 +43,9 @@ class ChainLanes:
     def of(
         cls, dynamics: Dynamics, state: PyTree, sequence: PyTree, num_axes: int = 1
     ) -> tuple["ChainLanes", tuple[Any, PyTree]]:
-        """The lanes of a chain with such states and inputs, and the shapes of what a row of them leaves.
+        """The lanes of a chain with states and inputs like these, and the shapes of the records of one row.
 
-        `sequence` has so many leading axes, of steps and perhaps of lanes.
+        The first `num_axes` axes of `sequence` are those of steps, or of lanes and steps.
         """
         output_kinds: list[Kinds] = []
 
@@ -73,9 +73,9 @@ class ChainLanes:
 
     def met(self, parameters: Any, atol: Any, new: tuple[Any, PyTree], old: tuple[Any, PyTree]) -> tuple[Any, Any]:
         """Largest difference in standard deviations, and whether it is within the tolerance."""
-        scale, difference = parameters[None], abs(new[0] - old[0])
-        limit = atol * scale + ROUNDINGS * np.finfo(new[0].dtype).eps * abs(new[0])
-        return (difference / scale).max(-1), (difference <= limit).all(-1)
+        tolerance = Tolerance(parameters, atol, ROUNDINGS * float(np.finfo(new[0].dtype).eps))
+        difference = new[0] - old[0]
+        return tolerance.size(difference), tolerance.accepts(difference, new[0])
 
     def joined(
         self, parameters: Any, atol: float, one: PyTree, other: PyTree

@@ -1,8 +1,9 @@
 """The block sweep: every block run from its start at once, one step of all blocks after another."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +40,11 @@ class Tolerance(NamedTuple):
         In units of the state itself: a few units of its rounding, below which nothing can be asked.
     """
 
-    scale: Float[Array, " D"]
-    atol: Float[Array, ""]
-    rtol: Float[Array, ""]
+    scale: Float[Any, " D"]
+    atol: Float[Any, ""]
+    rtol: Float[Any, ""]
 
-    def accepts(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
+    def accepts(self, difference: Float[Any, "*C D"], state: Float[Any, "*C D"]) -> Bool[Any, "*C"]:
         """Whether each state is met in all its coordinates (never where the difference is NaN)."""
         return self._bounds(difference, state, self.scale[None])
 
@@ -51,18 +52,19 @@ class Tolerance(NamedTuple):
         """`accepts`, by a scale that is not trusted beyond ten times the size of the state: while it is being found."""
         return self._bounds(difference, state, self.scale[None] * jnp.minimum(10 * self.size(state)[:, None], 1))
 
-    def _bounds(self, difference: Array, state: Array, unit: Array) -> Bool[Array, " C"]:
-        limit = self.atol * unit + self.rtol * jnp.abs(state)
-        return jnp.all((jnp.abs(difference) <= limit) & jnp.isfinite(difference), axis=-1)
+    def _bounds(self, difference: Any, state: Any, unit: Any) -> Bool[Any, "*C"]:
+        # Operators, not functions of JAX or NumPy: states on the host are compared by the same rule.
+        limit = self.atol * unit + self.rtol * abs(state)
+        return ((abs(difference) <= limit) & (abs(difference) < math.inf)).all(-1)
 
-    def size(self, difference: Float[Array, "C D"]) -> Float[Array, " C"]:
+    def size(self, difference: Float[Any, "*C D"]) -> Float[Any, "*C"]:
         """Largest coordinate of each difference in units of the scale."""
         return largest_coordinate(difference, self.scale)
 
 
-def largest_coordinate(difference: Float[Array, "C D"], scale: Vector) -> Float[Array, " C"]:
+def largest_coordinate(difference: Float[Any, "*C D"], scale: Float[Any, " D"]) -> Float[Any, "*C"]:
     """Largest coordinate of each difference in units of `scale`."""
-    return jnp.max(jnp.abs(difference) / scale[None], axis=-1)
+    return (abs(difference) / scale[None]).max(-1)
 
 
 def default_tolerance(scale: Vector, atol: float | None = None, rtol: float | None = None) -> Tolerance:
