@@ -190,9 +190,11 @@ def _segments(chain: Chain, may_stop: bool) -> Iterator[Segment]:
         for segment in _timed_steps(solo, chain, run):
             yield segment
             run = run.after(segment)
-    if not may_stop or _may_pay(program, solo, chain.num_steps - run.first):
+    # A lane alone runs in every process by itself: what it took must be agreed on.
+    to_compile, per_step = agreed(chain.mesh, np.array([solo.seconds_to_compile, solo.seconds_per_row]))
+    if not may_stop or _may_pay(program, float(to_compile), (chain.num_steps - run.first) * float(per_step)):
         try:
-            for segment in _blocks(program, chain, run, solo.seconds_per_row if may_stop else math.inf):
+            for segment in _blocks(program, chain, run, float(per_step) if may_stop else math.inf):
                 yield segment
                 run = run.after(segment)
         except NotImplementedError as error:
@@ -211,14 +213,14 @@ def _timed_steps(solo: LaneProgram, chain: Chain, run: Run) -> Iterator[Segment]
         begin = time.perf_counter() if run.first == PERIOD else begin
 
 
-def _may_pay(program: LaneProgram, solo: LaneProgram, num_left: int) -> bool:
-    """Whether blocks could be faster than so many steps one by one: what they cost is not known before they are there.
+def _may_pay(program: LaneProgram, to_compile_one: float, step_by_step: float) -> bool:
+    """Whether blocks could be faster than single steps, which take `step_by_step` seconds for the rest of the chain.
 
-    The program of many lanes takes longer to compile than that of one.
+    Seconds of a row of all lanes are not known before these are compiled, which takes longer than `to_compile_one`, the
+    seconds for one lane.
     """
-    step_by_step = num_left * solo.seconds_per_row
     is_compiled = math.isfinite(program.seconds_to_compile)
-    beside = SECONDS_BESIDE if is_compiled else COMPILATION_RATIO * solo.seconds_to_compile
+    beside = SECONDS_BESIDE if is_compiled else COMPILATION_RATIO * to_compile_one
     return beside + step_by_step / (SHARE_OF_OVERHEAD * program.num_lanes) < step_by_step
 
 
