@@ -90,7 +90,7 @@ class Run(NamedTuple):
         return len(jax.tree.leaves(self.states)[0])
 
     def after(self, segment: Segment) -> "Run":
-        """The run after one more segment, of which it keeps the unit of distances."""
+        """The run after one more segment."""
         return self._replace(first=self.first + segment.num_steps, states=segment.final)
 
 
@@ -100,15 +100,13 @@ def take(state: PyTree, index: Int[np.ndarray, "..."] | slice) -> PyTree:
 
 
 def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
-    """Rows of all lanes, in calls that are short enough to be watched and interrupted."""
+    """Rows of all lanes, whose states are not restored, in calls short enough to be watched and interrupted."""
     running, start = np.ones(program.num_lanes, bool), int(rows.begin)
     ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
     while running.any() and start < rows.end:
         stop = min(int(rows.end), start + program.rows_per_call)
         # Devices that have left are given no more rows.
-        asked = rows._replace(
-            begin=np.where(running, start, stop), end=stop, is_restored=rows.is_restored and start == rows.begin
-        )
+        asked = rows._replace(begin=np.where(running, start, stop), end=stop)
         found = program.advance(parameters, inputs, state, asked)
         state = found.state
         ends, distance = (

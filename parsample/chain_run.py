@@ -1,7 +1,7 @@
 """A user's chain in blocks, evaluated until they meet; step by step where that is faster, or blocks do not meet.
 
-What is planned is measured while it does useful work: the first steps, one by one, show what a step takes; the first
-segment of blocks shows what a row of lanes takes, and how soon they meet.
+Nothing is run for the plan alone. The first steps are taken one by one and timed; the first segment of blocks shows how
+long a row of lanes takes, and how soon lanes meet.
 """
 
 import math
@@ -20,7 +20,7 @@ from parsample.blocks import Run, Segment, evaluate_segment, step_by_step
 from parsample.chain_lanes import ChainLanes
 from parsample.compilation import outermost_jit
 from parsample.kernels.base import PERIOD
-from parsample.lane_program import LaneProgram
+from parsample.lane_program import LaneProgram, default_num_lanes
 from parsample.meeting import MEETING_DISTANCE, meeting_times, stretch_of
 from parsample.plan import SHARE_OF_OVERHEAD, block_size_of
 from parsample.processes import agreed
@@ -29,42 +29,36 @@ from parsample.solution import Solution
 from parsample.status import ParallelStallWarning, Status
 from parsample.transition import Dynamics
 
-# Lanes, and steps of a block in the first segment, which shows how soon they meet.
-NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
+# Steps of a block in the first segment, which shows how soon lanes meet.
 FIRST_BLOCK = 64
 
-# A segment is given up when it has taken so many times as long as its steps one by one are expected to take.
+# A segment is given up once it has taken this multiple of the time that single steps are expected to take.
 PATIENCE = 2.0
 
-# Steps of one lane that are taken first, and the seconds after which no more of them are: the first ones are compiled,
-# the next ones show how many fit into a call, the last ones what they take.
+# Single steps taken first, in three rounds: to compile, to find how many fit into a call, to time them. After
+# this many seconds no further round begins.
 TIMED_STEPS, SECONDS_TO_TIME = (PERIOD, PERIOD, 30 * PERIOD), 0.5
 
-# Lanes that take more than this share of the time of as many single steps gain nothing.
+# A row of lanes that takes more than this share of the time of as many single steps gains nothing.
 MIN_GAIN = 0.8
 
-# Compiling many lanes takes so many times as long as compiling one; running them takes so many seconds beside rows.
+# Time to compile many lanes over that for one lane; and seconds that a run in blocks takes beside its rows.
 COMPILATION_RATIO, SECONDS_BESIDE = 2.0, 0.2
 
-# Rows by which pairs of lanes are first compared, to see whether rounding keeps them apart.
+# Rows after which pairs of lanes are compared for the first time, to see whether rounding keeps them apart.
 NOISE_ROWS = 64
 
 
-# What a user is told of an algorithm whose steps cannot be taken side by side.
+# The warning for an algorithm whose steps cannot be evaluated side by side.
 WITHOUT_BATCHING = (
     "This chain will be evaluated sequentially: its log density calls back to Python and has no batching rule. Try: "
     "jax.pure_callback(..., vmap_method='expand_dims') and a function that takes leading axes"
 )
 
 
-def default_num_lanes() -> int:
-    """Lanes that fill the vector units of a CPU, or what an accelerator needs to be busy."""
-    return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
-
-
 @dataclass(frozen=True)
 class Chain:
-    """A chain that is to be cut into lanes.
+    """A user's chain, as lanes take it.
 
     Attributes
     ----------
@@ -100,7 +94,7 @@ class Chain:
         return len(jax.tree.leaves(self.sequence)[0])
 
     def program(self, num_lanes: int) -> LaneProgram:
-        """So many lanes of it."""
+        """The compiled program for `num_lanes` lanes."""
         return LaneProgram(self.lanes, num_lanes, self.mesh if num_lanes > 1 else None, self.records)
 
     def run(self, program: LaneProgram) -> Run:
@@ -120,7 +114,7 @@ def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array)
 
 
 class Found:
-    """What segments have left so far: outputs in their places, and figures for the certificate."""
+    """The chain as far as it is found: outputs of its steps, and figures for the certificate."""
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps, self.num_exact, self.num_sweeps, self.num_evaluations = num_steps, 0, 0, 0
@@ -225,7 +219,7 @@ def _may_pay(program: LaneProgram, to_compile_one: float, step_by_step: float) -
 
 
 def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
-    """Segments in blocks, to the end of the chain or until single steps, which take so many seconds, are faster."""
+    """Segments in blocks, to the end of the chain or until single steps of `seconds_per_step` are faster."""
     atol, knows_noise = MEETING_DISTANCE[str(program.dtype)], False
     guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
     block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
@@ -255,14 +249,14 @@ def _block_size(program: LaneProgram, num_steps: int) -> int:
 
 
 def _seconds_left(program: LaneProgram, segment: Segment, block_size: int, num_left: int) -> float:
-    """Expected of the rest in blocks, whose lanes meet as soon as those of the last segment did."""
+    """Expected seconds for the rest in blocks, if lanes meet as soon as in the last segment."""
     rows_to_meet = segment.num_evaluations / program.num_lanes - segment.block_size
     num_segments = math.ceil(num_left / (block_size * program.num_lanes))
     return num_segments * (block_size + rows_to_meet) * program.seconds_per_row
 
 
 def _steps(solo: LaneProgram, chain: Chain, run: Run, num_steps: int) -> Iterator[Segment]:
-    """The next steps one by one, as many at a time as are kept."""
+    """The next `num_steps` steps one by one, in segments of at most as many rows as the program records."""
     end = min(run.first + num_steps, chain.num_steps)
     run = run._replace(inputs=chain.run(solo).inputs)
     while run.first < end:

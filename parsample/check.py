@@ -21,11 +21,10 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample.adapters import RecursionDynamics
 from parsample.chain_lanes import ChainLanes
-from parsample.chain_run import default_num_lanes
 from parsample.compilation import outermost_jit
 from parsample.grid import mesh_of, round_up
 from parsample.kernels.base import PERIOD
-from parsample.lane_program import MAX_ROWS, LaneProgram
+from parsample.lane_program import MAX_ROWS, LaneProgram, default_num_lanes
 from parsample.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times, stretch_of
 from parsample.pilot import growth_of_chains
 from parsample.plan import Measured, Plan, block_size_of, make_plan, why_apart
@@ -41,8 +40,8 @@ NOISE = 0.1
 # Steps in which lanes leave the start, and of the stretch that they are compared with.
 LEAVING_STEPS, STRETCH_STEPS = 256, 64
 
-# Paths with tangents. Tangents that have not turned into the leading direction are followed for up to so many times as
-# many steps.
+# Paths with tangents; and the longest time for which tangents are followed until they have turned into the leading
+# direction, as a multiple of the shortest.
 NUM_TANGENTS, LONGEST_GROWTH = 12, 16
 
 # What tells the pilot's keys from the chain's.
@@ -228,8 +227,9 @@ def examine(
     words = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), as_words(state))
     size = min(LEAVING_STEPS, num_meeting, program.num_rows)
     scale = np.ones(records[0].shape, program.dtype)
-    first = stretch_of(program, scale, _on_host(leaving), words, PERIOD)
-    left = stretch_of(program, scale, _on_host(leaving), words, size) if size > PERIOD else first
+    own_inputs = _on_host(leaving)
+    stretch_of(program, scale, own_inputs, words, PERIOD)  # compiles, so that later calls show the time of a row
+    left = stretch_of(program, scale, own_inputs, words, size)
     states = left.ends
     if isinstance(dynamics, RecursionDynamics):
         states = _along(left.records[0], state)
@@ -252,7 +252,7 @@ def examine(
 
 @outermost_jit(0, 1, 2)
 def _inputs(dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any) -> PyTree:
-    """Inputs of so many rows of all lanes, each with a key of its own."""
+    """Inputs of `num_rows` rows of `num_lanes` lanes, each lane with a key of its own."""
     # Folded first: the first keys that `rng_key` splits into are the chain's own.
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, PILOT), number), num_lanes)
     return jax.vmap(lambda key: dynamics(parameters, key, num_rows)[1].sequence)(keys)
@@ -273,7 +273,7 @@ def _on_host(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
 
 
 def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int, int]:
-    """Steps with tangents, as many at most, and steps for which pairs are watched."""
+    """Steps with tangents, the most of them, and steps for which pairs are watched."""
     growth = int(np.clip(num_steps // 1250, 40, 250))
     longest = LONGEST_GROWTH * growth
     if isinstance(dynamics, RecursionDynamics):

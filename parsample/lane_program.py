@@ -20,6 +20,9 @@ from parsample.kernels.base import PERIOD
 from parsample.processes import agreed, whole
 from parsample.transition import Vector, entry, write
 
+# Lanes where the user names no number: enough for the vector units of a CPU, or to keep an accelerator busy.
+NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
+
 # Rows of a lane that are kept: as many as fit into so many bytes, within these bounds.
 MAX_RECORD_BYTES = 32 * 2**20
 MIN_ROWS, MAX_ROWS = 4 * PERIOD, 64 * PERIOD
@@ -29,6 +32,11 @@ _first_calls: dict[tuple, float] = {}
 
 # Seconds for which one call of the program should run.
 SECONDS_PER_CALL = 0.5
+
+
+def default_num_lanes() -> int:
+    """Lanes for JAX's default device."""
+    return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
 
 
 @runtime_checkable

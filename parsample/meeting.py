@@ -12,7 +12,7 @@ from parsample.lane_program import LaneProgram, Rows
 # Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
 
-# Pairs that rounding keeps apart meet within so many times the distance at which they stay, which fluctuates.
+# Tolerance for pairs that rounding keeps apart, as a multiple of the distance at which they stay, which fluctuates.
 NOISE_MARGIN = 4
 
 # Largest such tolerance, in standard deviations.
@@ -23,7 +23,7 @@ MAX_UNMET = 0.25
 
 
 class Stretch(NamedTuple):
-    """Rows of all lanes, each with inputs of its own, with which others can be compared.
+    """Some rows of all lanes, each lane with its own inputs, to compare other rows with.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class MeetingTimes(NamedTuple):
         return self._replace(times=_since(self.distances <= atol))
 
     def tolerance(self, atol: float) -> float:
-        """The tolerance `atol`, or that within which pairs meet which rounding keeps apart, if that is what does."""
+        """`atol`; or, if rounding keeps the unmet pairs apart, a tolerance within which they have met."""
         apart = self.distances[:, np.isinf(self.times)]
         third, last = (np.median(part, axis=0) for part in np.array_split(apart, 4)[2:])
         if not apart.size or not np.isfinite(last).all() or np.median(last) < np.median(third) / 2:
@@ -117,7 +117,7 @@ class MeetingTimes(NamedTuple):
         return float(np.mean(rates)) if rates else math.nan
 
     def described(self, num_lanes: int) -> str:
-        """Their law in a line, extrapolated to so many lanes."""
+        """The meeting times in one line, extrapolated to `num_lanes` lanes."""
         met = np.isfinite(self.times)
         text = f"{met.sum()} of {met.size} pairs met within {self.num_steps} steps"
         if met.any():
@@ -143,7 +143,7 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
     behind = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), stretch.starts)
     distances, flags, begin = [], [], 0
     while True:
-        # Cached values of the sampler's lanes are those of other lanes, in other coordinates perhaps.
+        # The sampler's warm-up hands over starts whose log densities have not been evaluated.
         rows = Rows(begin, begin + size, begin == 0, True, atol)
         run = program.advance(stretch.parameters, stretch.inputs, behind, rows)
         end = int(run.ends.max())

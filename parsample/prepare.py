@@ -18,7 +18,7 @@ from parsample.grid import Team, mesh_of
 from parsample.kernels import KERNELS, Kernel
 from parsample.kernels.base import PERIOD, LaneState
 from parsample.kernels.lanes import KernelLanes
-from parsample.lane_program import LaneProgram
+from parsample.lane_program import LaneProgram, default_num_lanes
 from parsample.layout import Layout
 from parsample.meeting import MEETING_DISTANCE, meeting_times
 from parsample.plan import SHARE_OF_OVERHEAD, Measured, block_size_of, make_plan
@@ -40,10 +40,6 @@ from parsample.validation import (
     lacks_batching,
 )
 from parsample.warmup import MIN_WARMUP, Ensemble
-
-# Lanes of all chains together, where chains are fewer: enough for an ensemble, and on a CPU for its vector units.
-NUM_LANES = {"cpu": 64}
-NUM_LANES_ELSEWHERE = 512
 
 # A log density that takes all lanes so many seconds is tried with fewer lanes, which are kept if a lane then costs less
 # than this many times what it costs among all.
@@ -109,7 +105,7 @@ class SamplerSettings:
         checked_flag("exact_meeting", exact_meeting)
         mesh = mesh_of(devices)
         if num_lanes is None:
-            num_lanes = NUM_LANES.get(jax.default_backend(), NUM_LANES_ELSEWHERE)
+            num_lanes = default_num_lanes()
         num_blocks = max(1, checked_count("num_lanes", num_lanes) // num_chains)
         return cls(
             num_samples=num_samples,
