@@ -119,15 +119,15 @@ def _in_blocks(
 ) -> parsample.Solution:
     num_blocks = ceil_div(num_steps, method.block_size)
 
-    def one(axis_name: str | None, state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
+    def one(state: Any, start: jax.Array, rng_key: jax.Array) -> parsample.Solution:
         transition, inputs = dynamics(state, rng_key, num_steps)
         block_starts = None if guesses is None else jnp.asarray(guesses)[np.arange(num_blocks) % len(guesses)]
-        solution = solve(transition, start, inputs, method, block_starts=block_starts, axis_name=axis_name, mesh=mesh)
+        solution = solve(transition, start, inputs, method, block_starts=block_starts, mesh=mesh)
         return solution._replace(states=None)
 
     if len(starts) == 1:
-        return _first(partial(one, None))(states, starts, keys)
-    return jax.vmap(partial(one, "chains"), axis_name="chains")(states, starts, keys)
+        return _first(one)(states, starts, keys)
+    return jax.vmap(one)(states, starts, keys)
 
 
 @outermost_jit(0, 1, 2)

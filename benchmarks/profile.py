@@ -101,7 +101,6 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
         "solve": partial(_solved, affine.solve, matrices, defects),
         "sequential_solve": partial(_solved, affine.solve_sequential, matrices, defects),
         "associative_solve": partial(_solved, affine.solve_associative, matrices, defects),
-        "chunked_solve": partial(_solved, affine.solve_chunked, matrices, defects),
     }
     for count in (2, 4):
         # Tolerance 0 is never met, so exactly so many sweeps are run.

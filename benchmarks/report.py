@@ -334,7 +334,7 @@ def memory(file: File) -> str:
     return markdown(("draws", "format", "peak over what importing takes", "file", "time of the command"), body)
 
 
-AFFINE_FORMS = ("sequential", "associative", "chunked")
+AFFINE_FORMS = ("sequential", "associative")
 
 
 def profile(file: File) -> str:

@@ -60,7 +60,6 @@ def solve(
     block_starts: Float[Array, "C D"] | None = None,
     scale: Vector | None = None,
     probe_key: Array | None = None,
-    axis_name: str | None = None,
     mesh: Mesh | None = None,
     enough: Int[Array, ""] | int | None = None,
 ) -> Solution:
@@ -78,14 +77,12 @@ def solve(
         Standard deviation of the chain, shape (D,), the unit of defects. None: that of the path found so far.
     probe_key
         Key of Hutchinson's probes; the path does not depend on it.
-    axis_name
-        Name of a vmapped axis of chains to be solved in lockstep, which keeps the loops free of masks.
     mesh
         Devices over which to spread the blocks; None: one device.
     enough
         Leading steps that are wanted: what has met beyond them is in ``exact_prefix``. None: all.
     """
-    team = Team(axis_name, mesh)
+    team = Team(mesh)
     grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
     key = jax.random.key(0) if probe_key is None else probe_key
     seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
@@ -154,7 +151,7 @@ def _iterate(
         num_bounded=it.num_bounded,
         scale=tolerance.scale,
         progress=progress,
-        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, sweep.team, enough),
+        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, enough),
     )
     starts, num_bounded = _correct(it, defects, met, arrivals, sweep, method, tolerance)
     # Idle lanes stay where they are, so that no sweep waits for them to meet.
@@ -249,25 +246,21 @@ def _corrections(
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """Corrections delta_c of this device's block starts, and how often Jacobians had to be bounded for them so far."""
     matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
-    coordinates = method.linearization.coordinates
-    known = defects if coordinates is None else coordinates.into(defects)
     # Every device solves for all blocks: that costs less than a second exchange would.
-    gathered = sweep.team.gather((matrices, known))
+    gathered = sweep.team.gather((matrices, defects))
     matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered)
     # A block that ends nowhere must not lead all later ones there.
     known = jnp.where(jnp.isfinite(known).all(-1, keepdims=True), known, 0)
 
     def found(matrices: Array) -> Float[Array, "C D"]:
-        deltas = method.correction(matrices, known, tolerance.scale)
-        return deltas if coordinates is None else coordinates.out_of(deltas)
+        return method.correction(matrices, known, tolerance.scale)
 
     deltas, num_bounded = found(without_infinities(matrices)), it.num_bounded
     if method.clip is not None:
         # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
         is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
         stays = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
-        leaves = ~(stays | is_idle).all()
-        num_bounded += ~sweep.team.least(~leaves)
+        num_bounded += ~(stays | is_idle).all()
         bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
         bound = method.clip
         deltas = jax.lax.cond(bounds, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
@@ -280,7 +273,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     stalled, converged = it.stopped == int(Status.STALLED), it.stopped == int(Status.CONVERGED)
     met_front = it.progress.met_fronts[it.progress.num_iters - 1]
     # The first block starts where the chain does: it is exact.
-    done = jnp.where(stalled, jnp.maximum(team.least(it.progress.front), 1), grid.num_blocks)
+    done = jnp.where(stalled, jnp.maximum(it.progress.front, 1), grid.num_blocks)
     done = jnp.where(converged, jnp.minimum(met_front, done), done)
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
     finals = team.gather(entry(it.lanes.carries, last))

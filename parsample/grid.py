@@ -1,4 +1,4 @@
-"""How the steps of a chain lie side by side: cut into blocks, spread over devices, beside other chains.
+"""How the steps of a chain lie side by side: cut into blocks, spread over devices.
 
 Every device of a mesh holds a contiguous run of blocks and sweeps them at its own pace; what devices tell each other
 once a sweep goes through `Team.gather`.
@@ -46,17 +46,14 @@ def default_devices() -> list[jax.Device]:
 
 @dataclass(frozen=True)
 class Team:
-    """Those that evaluate side by side and act on common verdicts.
+    """Devices that evaluate side by side and act on common verdicts.
 
     Attributes
     ----------
-    chains
-        Name of a vmapped axis of chains that are solved in lockstep.
     mesh
         The devices over which blocks are spread; None: one device.
     """
 
-    chains: str | None = None
     mesh: Mesh | None = None
 
     @property
@@ -79,16 +76,6 @@ class Team:
         ends = np.cumsum([leaf.size * leaf.dtype.itemsize for leaf in leaves])[:-1]
         parts = zip(leaves, jnp.split(heard, ends, axis=1), strict=True)
         return jax.tree.unflatten(structure, [_from_bytes(part, leaf) for leaf, part in parts])
-
-    def least(self, value: Array) -> Array:
-        """The smallest value of a flag or count among the chains in lockstep.
-
-        Loops of vmapped chains must stop together: else all that they write is masked, at the price of rewriting
-        whole paths at every step.
-        """
-        if self.chains is None:
-            return value
-        return jax.lax.pmin(value.astype(jnp.int32), self.chains).astype(value.dtype)
 
     def spread(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`function`, run by every device on its part of the arguments."""

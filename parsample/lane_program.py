@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.compilation import outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Team, round_up
-from parsample.kernels.base import PERIOD
+from parsample.kernels.base import LANES, PERIOD
 from parsample.processes import agreed, whole
 from parsample.transition import Vector, entry, write
 
@@ -131,7 +131,7 @@ def advance_lanes(
         def one(inputs: PyTree, state: PyTree, row: Array) -> tuple[PyTree, Vector, PyTree]:
             return dynamics.step(parameters, inputs, state, row, rows.is_restored & (row == rows.begin))
 
-        lanes = _one_lane(one) if old[0].shape[1] == 1 else jax.vmap(one, in_axes=(0, 0, None))
+        lanes = _one_lane(one) if old[0].shape[1] == 1 else jax.vmap(one, (0, 0, None), axis_name=LANES)
 
         def advance(carry: tuple) -> tuple:
             row, state, recorded, _, _ = carry
@@ -149,7 +149,7 @@ def advance_lanes(
         return state, recorded, row[None], left[None], distance
 
     specs = (WHOLE, Rows(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE), SPLIT, SPLIT, SPLIT_SECOND)
-    spread = Team(mesh=mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
+    spread = Team(mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
     return spread(parameters, rows, inputs, state, recorded)
 
 
@@ -217,7 +217,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         max_rows: int = MAX_ROWS,
     ) -> None:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
-        self.num_devices = Team(mesh=mesh).num_devices
+        self.num_devices = Team(mesh).num_devices
         self._padded = round_up(num_lanes, self.num_devices)
         self.dtype = np.dtype(records[0].dtype)
         row_bytes = self._padded * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(records))

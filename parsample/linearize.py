@@ -1,4 +1,4 @@
-"""What Newton's method is told of each block map: nothing, the identity, a diagonal, small blocks, or the Jacobian.
+"""What Newton's method is told of each block map: nothing, the identity, a diagonal, or the Jacobian.
 
 Tangents are carried along with the states of a block (forward mode), from *seeds* at the block's start to *images* at
 its end; a linearization chooses the seeds and makes a matrix of the images. Accept-reject steps differentiate
@@ -7,25 +7,18 @@ the branch taken.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from parsample.affine import BlockMatrices
-from parsample.coordinates import Coordinates
 
 Tangents = Float[Array, "P D"]
 
 
-class InOwnCoordinates:
-    """Of linearizations that speak of the state's own coordinates."""
-
-    coordinates = None
-
-
-class WithoutTangents(InOwnCoordinates):
+class WithoutTangents:
     """What `Zero` and `Identity` share: nothing of the map is differentiated."""
 
     def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
@@ -63,89 +56,34 @@ class Diagonal:
     num_probes
         None: exact, from D tangents. Else an estimate from this many random sign vectors z, the mean of z * (J z)
         (Hutchinson 1990; Zoltowski et al., arXiv 2508.18413).
-    coordinates
-        Those in which the diagonal is taken and corrections are found; None: the state's own.
     """
 
     num_probes: int | None = None
-    coordinates: Coordinates | None = None
 
     def __post_init__(self) -> None:
-        _check_probes(self.num_probes)
+        check_probes(self.num_probes)
 
     def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
-        """Unit vectors, or random sign vectors, of the coordinates, shape (P, D)."""
-        if self.coordinates is not None and len(self.coordinates.axes) != dimension:
-            raise ValueError(
-                f"coordinates have {len(self.coordinates.axes)} axes; the state has {dimension} dimensions."
-            )
+        """Unit vectors, or random sign vectors, shape (P, D)."""
         if self.num_probes is None:
-            seeds = jnp.eye(dimension, dtype=dtype)
-        else:
-            seeds = jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
-        return seeds if self.coordinates is None else self.coordinates.out_of(seeds)
+            return jnp.eye(dimension, dtype=dtype)
+        return jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
 
     def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
-        """The diagonal of A in the coordinates, or its estimate."""
-        if self.coordinates is not None:
-            seeds, images = self.coordinates.into(seeds), self.coordinates.into(images)
+        """The diagonal of A, or its estimate."""
         # With unit vectors as seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
         scale = 1 if self.num_probes is None else self.num_probes
         return jnp.sum(seeds * images, axis=0) / scale
 
 
-@dataclass(frozen=True)
-class BlockDiagonal(InOwnCoordinates):
-    """A = small blocks, each of which couples one coordinate of every part of the state: block quasi-DEER.
-
-    For states of equal parts one after another, such as (position, momentum) on the leapfrog steps of a trajectory
-    (Zoltowski et al., arXiv 2508.18413).
-
-    Attributes
-    ----------
-    num_parts
-        K: the flat state is K vectors of n = D / K coordinates.
-    num_probes
-        None: exact, from D tangents. Else an estimate from K tangents for each of so many random sign vectors z, which
-        is exact for parts whose Jacobian is diagonal.
-    """
-
-    num_parts: int = 2
-    num_probes: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_probes(self.num_probes)
-        if self.num_parts < 2:
-            raise ValueError(f"num_parts must be at least 2; got {self.num_parts}. With one part, use Diagonal().")
-
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
-        """Unit vectors, shape (D, D), or a random sign vector in one part at a time, shape (K P, D)."""
-        if dimension % self.num_parts:
-            raise ValueError(f"a state of {dimension} dimensions cannot have num_parts={self.num_parts} equal parts.")
-        if self.num_probes is None:
-            return jnp.eye(dimension, dtype=dtype)
-        signs = jax.random.rademacher(rng_key, (self.num_probes, dimension // self.num_parts), dtype)
-        each = jnp.eye(self.num_parts, dtype=dtype)[None, :, :, None] * signs[:, None, None, :]
-        return each.reshape(-1, dimension)
-
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, "n K K"]:
-        """The small blocks of A, or their estimates."""
-        parts = self.num_parts
-        if self.num_probes is None:
-            blocks = images.reshape(parts, images.shape[1] // parts, parts, -1)
-            return jnp.einsum("biai->iab", blocks)
-        signs = seeds.reshape(self.num_probes, parts, parts, -1)[:, 0, 0]
-        found = images.reshape(self.num_probes, parts, parts, -1)
-        return jnp.einsum("pi,pbai->iab", signs, found, precision="highest") / self.num_probes
-
-
-def _check_probes(num_probes: int | None) -> None:
+def check_probes(num_probes: int | None) -> None:
+    """Raise ValueError for less than one probe."""
     if num_probes is not None and num_probes < 1:
         raise ValueError(f"num_probes must be at least 1, or None for the exact entries; got {num_probes}.")
 
 
 @dataclass(frozen=True)
-class Dense(InOwnCoordinates):
+class Dense:
     """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252)."""
 
     def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
@@ -157,7 +95,17 @@ class Dense(InOwnCoordinates):
         return images.T
 
 
-Linearization = Zero | Identity | Diagonal | BlockDiagonal | Dense
+@runtime_checkable
+class Linearization(Protocol):
+    """What a solver learns of each block map; instances are hashable."""
+
+    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Tangents at the start of every block, shape (P, D)."""
+        ...
+
+    def matrix(self, seeds: Tangents, images: Tangents) -> Array:
+        """What they say of A at its end: a diagonal, shape (D,), a matrix, or small blocks, shape (n, K, K)."""
+        ...
 
 
 def bounded(matrices: BlockMatrices) -> Array:

@@ -131,7 +131,7 @@ class SamplerSettings:
             "num_lanes": self.num_lanes,
             "dtype": str(dtype),
             "device": jax.devices()[0].device_kind,
-            "num_devices": Team(mesh=self.mesh).num_devices,
+            "num_devices": Team(self.mesh).num_devices,
         }
 
 

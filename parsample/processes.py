@@ -45,7 +45,7 @@ def agreed(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 @partial(jax.jit, static_argnums=0)
 def _first_row(mesh: Mesh, rows: UInt8[Array, "N B"]) -> UInt8[Array, "1 B"]:
-    team = Team(mesh=mesh)
+    team = Team(mesh)
     return team.spread(lambda row: jax.lax.psum(row * (team.rank == 0), DEVICES), SPLIT, WHOLE)(rows)
 
 

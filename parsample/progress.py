@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.grid import Grid, Team
+from parsample.grid import Grid
 from parsample.solution import DEER
 from parsample.status import Status
 from parsample.transition import write
@@ -111,7 +111,6 @@ def verdict(
     grid: Grid,
     num_tangents: int,
     atol: Array,
-    team: Team,
     enough: Int[Array, ""] | int | None = None,
 ) -> Int[Array, ""]:
     """A Status if this was the last sweep, else -1; `enough` leading steps will do, if given."""
@@ -125,13 +124,10 @@ def verdict(
     ended = jnp.where(stalled, int(Status.STALLED), -1)
     if method.max_iters is not None:
         ended = jnp.where(num_iters >= method.max_iters, int(Status.MAX_ITERS), ended)
-    # Chains in lockstep stop when all have converged, or when one cannot.
     met = progress.unmet[num_iters - 1] == 0
     if enough is not None:
         met |= progress.met_fronts[num_iters - 1] * grid.block_size >= enough
-    converged = team.least(met)
-    ended = -team.least(-ended)
-    return jnp.where(converged, int(Status.CONVERGED), ended)
+    return jnp.where(met, int(Status.CONVERGED), ended)
 
 
 def _sweeps_left(progress: Progress, num_blocks: Int[Array, ""] | int, atol: Array) -> Float[Array, ""]:

@@ -62,7 +62,7 @@ def deer(
     block_size
         Steps per block, 1 to T; T need not be a multiple.
     linearization
-        `Dense`, `Diagonal`, `BlockDiagonal`, `Identity` or `Zero`; None: `Dense`.
+        `Dense`, `Diagonal`, `Identity` or `Zero`; None: `Dense`.
     initial_guess
         Pytree like `initial_state` with leading axis T: a guess of the path. None: `initial_state` everywhere.
     scale
@@ -71,7 +71,7 @@ def deer(
     atol, rtol, max_iters, stall_after, clip, max_step
         See `parsample.DEER`.
     correction
-        `Newton`, `TrustRegion` or `GradientDescent`; None: `Newton`.
+        How block starts are corrected; None: `Newton`.
     window
         Steps that are solved at a time, sliding on as leading ones are found; on one device. None: all T.
     rng_key

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.grid import Grid, Team, ceil_div
-from parsample.lanes import side_by_side
 from parsample.linearize import Linearization, Tangents, Zero, push_forward
 from parsample.transition import Inputs, Transition, Vector, entry, write, zeros
 
@@ -138,6 +137,17 @@ def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)
 
 
+def _side_by_side(function: Callable, tile: int | None, *arguments: PyTree) -> Any:
+    """`function` of all lanes at once; on a CPU of at most `tile` at a time (None: all), in turn."""
+    if tile is None or jax.tree.leaves(arguments)[0].shape[0] <= tile:
+        return jax.vmap(function)(*arguments)
+
+    def in_tiles(*arguments: PyTree) -> Any:
+        return jax.lax.map(lambda lane: function(*lane), arguments, batch_size=tile)
+
+    return jax.lax.platform_dependent(*arguments, cpu=in_tiles, default=jax.vmap(function))
+
+
 class _Run(NamedTuple):
     """Lanes on their way through their blocks."""
 
@@ -222,7 +232,7 @@ class Sweep:
             difference = states - entry(old_path, run.step)
             met = tolerance.vouches(difference, states)
             met &= (may_stay & jnp.all(difference == 0, axis=-1)) | (run.step + 1 > jump)
-            left = self.team.least(met.all()) if may_leave else jnp.asarray(False)
+            left = met.all() & may_leave
             path, outputs = write((run.path, run.outputs), (states, outputs), run.step)
             return _Run(run.step + 1, left, met, difference, states, (carries, images), path, outputs)
 
@@ -258,7 +268,7 @@ class Sweep:
             carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.seeds])
             return carry, tangents
 
-        return side_by_side(one, self._tile)(starts)
+        return _side_by_side(one, self._tile, starts)
 
     def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
         local, shared = self.inputs.at(step)
@@ -267,7 +277,7 @@ class Sweep:
         def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
             return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
 
-        carries, tangents, outputs = side_by_side(one, self._tile)(*moving, local)
+        carries, tangents, outputs = _side_by_side(one, self._tile, *moving, local)
         if self.grid.is_ragged:
             # Idle lanes stand still.
             carries, tangents = _where(running, (carries, tangents), moving)
@@ -277,7 +287,7 @@ class Sweep:
         def one(carry: PyTree, lane_tangents: list) -> Array:
             return push_forward(lambda c: (self.transition.reduce(c), None), carry, lane_tangents)[1][0]
 
-        return side_by_side(one)(carries, tangents)
+        return jax.vmap(one)(carries, tangents)
 
     def blank(self, starts: Float[Array, "C D"]) -> Lanes:
         """Lanes that no path has met yet: NaN, so that nothing compares as equal."""

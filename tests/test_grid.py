@@ -43,7 +43,7 @@ def test_every_step_has_one_place_in_the_grid(num_steps, block_size, num_devices
 
 
 def test_gathered_values_are_the_ones_that_were_sent():
-    team = Team(mesh=mesh_of(DEVICES[:3]))
+    team = Team(mesh_of(DEVICES[:3]))
 
     def on_each_device(vector: jax.Array) -> tuple:
         return team.gather((team.rank, vector, vector[0] > 2, {"x": vector.astype(jnp.float32).reshape(1, 2)}))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import MATRIX
-from matrices import full, random_matrices
+from matrices import random_matrices
 
-from parsample.linearize import BlockDiagonal, Dense, Diagonal, Identity, Zero, bounded, push_forward
+from parsample.linearize import Dense, Diagonal, Identity, Zero, bounded, push_forward
 
 KEY = jax.random.key(0)
 
@@ -40,41 +40,9 @@ def test_hutchinson_probes_are_signs_and_unbiased():
     np.testing.assert_allclose(estimate, np.diag(MATRIX), atol=1e-15)
 
 
-@pytest.mark.parametrize("linearization", [Diagonal, lambda probes: BlockDiagonal(2, probes)])
-def test_hutchinson_needs_a_probe(linearization):
+def test_hutchinson_needs_a_probe():
     with pytest.raises(ValueError, match=r"num_probes must be at least 1.*got 0"):
-        linearization(0)
-
-
-SMALL_BLOCKS = random_matrices("small blocks", 1)[0]  # three of 2 x 2
-OUTSIDE = 1 - full(np.ones((1, *SMALL_BLOCKS.shape)))[0]  # entries of a 6 x 6 matrix that belong to none of them
-
-
-@pytest.mark.parametrize("num_probes", [None, 1, 3])
-def test_small_blocks_of_a_matrix_that_has_nothing_else_are_found_exactly(num_probes):
-    linearization = BlockDiagonal(2, num_probes)
-    seeds = linearization.seeds(KEY, 6, jnp.float64)
-    assert seeds.shape == (6 if num_probes is None else 2 * num_probes, 6)
-    found = linearization.matrix(seeds, seeds @ full(SMALL_BLOCKS[None])[0].T)
-    np.testing.assert_allclose(found, SMALL_BLOCKS, atol=1e-15)
-
-
-def test_small_blocks_are_picked_out_of_any_matrix_and_their_estimates_are_unbiased():
-    matrix = full(SMALL_BLOCKS[None])[0] + OUTSIDE * np.random.default_rng(1).normal(size=(6, 6))
-    np.testing.assert_array_equal(BlockDiagonal(2).matrix(jnp.eye(6), jnp.array(matrix.T)), SMALL_BLOCKS)
-    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))
-    zero = np.zeros_like(signs)
-    seeds = jnp.array(np.stack([np.hstack([signs, zero]), np.hstack([zero, signs])], axis=1).reshape(-1, 6))
-    np.testing.assert_allclose(BlockDiagonal(2, 8).matrix(seeds, seeds @ matrix.T), SMALL_BLOCKS, atol=1e-15)
-    one = BlockDiagonal(2, 1).matrix(seeds[:2], seeds[:2] @ matrix.T)
-    assert np.abs(one - SMALL_BLOCKS).max() > 0.1
-
-
-def test_parts_are_two_or_more_and_equal():
-    with pytest.raises(ValueError, match=r"num_parts must be at least 2; got 1.*Diagonal\(\)"):
-        BlockDiagonal(1)
-    with pytest.raises(ValueError, match=r"5 dimensions cannot have num_parts=2 equal parts"):
-        BlockDiagonal(2).seeds(KEY, 5, jnp.float64)
+        Diagonal(0)
 
 
 def test_bounded_scales_each_small_block_by_itself():

@@ -1,4 +1,4 @@
-"""Lyapunov exponents, spectra and norms of Jacobians against formulas."""
+"""Lyapunov exponents against formulas."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import MATRIX, Recursion, affine, affine_step, contraction, delay_line, isotropic, logistic_map, noise
+from chains import affine, affine_step, delay_line, isotropic, logistic_map, noise
 
-from models.recursions.flows import flow
-from parsample import (
-    lyapunov_exponent,
-    lyapunov_exponent_of_jacobians,
-    lyapunov_spectrum,
-    rollout,
-    spectral_norms,
-)
+from parsample import lyapunov_exponent
 from parsample.lyapunov import batch_means, log_growth
 from parsample.transition import AlgorithmDynamics, begin
 
@@ -144,123 +137,21 @@ def test_time_is_measured_in_units_of_dt():
     for name in ("lle", "se", "spread"):
         np.testing.assert_allclose(getattr(per_time, name), 50 * getattr(per_step, name), rtol=1e-12)
     np.testing.assert_array_equal(per_time.growth, per_step.growth)
-    np.testing.assert_allclose(per_time.finite_time, 50 * per_step.finite_time, rtol=1e-12)
-    np.testing.assert_allclose(per_time.overshoot, per_step.overshoot, rtol=1e-9)
-
-
-def test_finite_time_exponents_are_running_means_that_end_in_the_exponent():
-    result = lyapunov_exponent(*logistic_map(500), dt=0.5)
-    for length in (1, 17, 500):
-        expected = np.asarray(result.growth)[:, :length].sum() / (0.5 * length)
-        np.testing.assert_allclose(result.finite_time[length - 1], expected, rtol=1e-10)
-    np.testing.assert_allclose(result.finite_time[-1], float(result.lle), rtol=1e-12)
-
-
-SHEAR = np.array([[0.5, 20.0], [0.0, 0.4]])  # shrinks in the end, after growing
-
-
-def test_overshoot_is_the_least_that_bounds_every_stretch():
-    chain = Recursion(lambda s, u: jnp.asarray(SHEAR) @ s + u, jnp.ones(2), noise(60, 2))
-    result = lyapunov_exponent(*chain, num_probes=64)
-    level = np.concatenate([np.zeros((64, 1)), np.cumsum(np.asarray(result.growth), axis=1)], axis=1)
-    steps = np.arange(61)
-    excess = level[:, None, :] - level[:, :, None] - float(result.lle) * (steps[None] - steps[:, None])[None]
-    excess = np.where((steps[None] >= steps[:, None])[None], excess, -np.inf)
-    assert np.log(result.overshoot) == pytest.approx(excess.max(), abs=1e-9)
-    # Of all tangents, the products of the Jacobians themselves grow the most; many tangents come near that.
-    products = [np.linalg.norm(np.linalg.matrix_power(SHEAR, k), 2) * np.exp(-float(result.lle) * k) for k in steps]
-    assert 0.8 * max(products) <= result.overshoot <= max(products) * (1 + 1e-9)
-    assert max(products) > 20
-
-
-def test_overshoot_of_a_normal_matrix_is_one():
-    chain = Recursion(lambda s, u: 0.9 * s + u, jnp.ones(2), noise(60, 2))
-    assert lyapunov_exponent(*chain).overshoot == pytest.approx(1, abs=1e-9)
-
-
-@pytest.mark.parametrize("shape", [(60,), (60, 1, 1)])
-def test_given_jacobians_have_the_exponent_of_their_products(shape):
-    factors = np.exp(np.random.default_rng(0).normal(size=60))
-    for kind in (jnp.asarray, np.asarray):
-        found = lyapunov_exponent_of_jacobians(kind(factors.reshape(shape)), dt=2.0)
-        np.testing.assert_allclose(float(found.lle), np.log(factors).mean() / 2, rtol=1e-12)
-        np.testing.assert_allclose(found.growth[0], np.log(factors), atol=1e-12)
-
-
-# All exponents
-
-
-def test_a_linear_map_has_the_logarithms_of_its_eigenvalues():
-    found = lyapunov_spectrum(*affine(3000), num_discarded=100)
-    moduli = np.sort(np.abs(np.linalg.eigvals(MATRIX)))[::-1]
-    np.testing.assert_allclose(found.exponents, np.log(moduli), atol=1e-3)
-    np.testing.assert_allclose(found.growth.sum(1), np.log(abs(np.linalg.det(MATRIX))), rtol=1e-10)
-    assert found.growth.shape == (3000, 3)
-    first = lyapunov_spectrum(*affine(3000), num_exponents=1, num_discarded=100)
-    assert first.exponents.shape == first.se.shape == (1,)
-    np.testing.assert_allclose(first.exponents[0], found.exponents[0], atol=1e-3)
-
-
-def test_exponents_of_the_lorenz_attractor_add_up_to_its_divergence():
-    chain, dt = flow("Lorenz", 10_000), 0.01
-    found = lyapunov_spectrum(*chain, num_discarded=1000, dt=dt)
-    before = jnp.concatenate([chain.initial_state[None], rollout(*chain)[:-1]])
-    jacobians = jax.vmap(jax.jacfwd(chain.step))(before, chain.inputs)
-    determinants = np.log(np.abs(np.linalg.det(np.asarray(jacobians))))
-    np.testing.assert_allclose(found.exponents.sum(), determinants[1000:].mean() / dt, rtol=1e-9)
-    # Of the flow: -(sigma + 1 + beta); Euler's steps are off in the first order of dt.
-    np.testing.assert_allclose(found.exponents.sum(), -(10 + 1 + 8 / 3), rtol=0.03)
-    # Along the path one exponent is 0.
-    assert abs(float(found.exponents[1])) < 5 * float(found.se[1]) + 0.05
-    assert float(found.exponents[0]) > 0.7
-    assert float(found.exponents[2]) < -14
-
-
-def test_the_largest_of_the_spectrum_is_the_exponent():
-    chain = logistic_map(1000)
-    both = lyapunov_spectrum(*chain), lyapunov_exponent(*chain)
-    np.testing.assert_allclose(float(both[0].exponents[0]), float(both[1].lle), rtol=1e-12)
-    np.testing.assert_allclose(float(both[0].se[0]), float(both[1].se), rtol=1e-9)
-
-
-def test_spectral_norms_are_largest_singular_values():
-    chain = contraction(70)
-    path = rollout(*chain)
-    before = jax.tree.map(
-        lambda first, leaf: jnp.concatenate([jnp.asarray(first)[None], leaf[:-1]]), chain.initial_state, path
-    )
-
-    def jacobian(state, drive) -> jax.Array:
-        vector, unravel = jax.flatten_util.ravel_pytree(state)
-        return jax.jacrev(lambda v: jax.flatten_util.ravel_pytree(chain.step(unravel(v), drive))[0])(vector)
-
-    expected = np.linalg.norm(np.asarray(jax.jit(jax.vmap(jacobian))(before, chain.inputs)), 2, axis=(1, 2))
-    np.testing.assert_allclose(spectral_norms(*chain), expected, rtol=1e-10)
 
 
 # Bad arguments
 
 
 @pytest.mark.parametrize(
-    ("function", "settings", "words"),
+    ("settings", "words"),
     [
-        (lyapunov_exponent, {"num_probes": 0}, "num_probes must be a whole number of at least 1; got 0"),
-        (lyapunov_exponent, {"dt": 0.0}, r"dt must be positive and finite; got 0\.0"),
-        (lyapunov_exponent, {"dt": np.inf}, "dt must be positive and finite; got inf"),
-        (lyapunov_spectrum, {"dt": -1.0}, r"dt must be positive and finite; got -1\.0"),
-        (lyapunov_spectrum, {"num_exponents": 0}, "num_exponents must be a whole number of at least 1; got 0"),
-        (lyapunov_spectrum, {"num_exponents": 4}, "num_exponents=4 exceeds the 3 dimensions of the state"),
-        (lyapunov_spectrum, {"num_discarded": 25}, "num_discarded=25 of T=30 steps leaves too few"),
-        (spectral_norms, {"inputs": None}, "inputs: every array needs the same leading axis"),
+        ({"num_probes": 0}, "num_probes must be a whole number of at least 1; got 0"),
+        ({"dt": 0.0}, r"dt must be positive and finite; got 0\.0"),
+        ({"dt": np.inf}, "dt must be positive and finite; got inf"),
+        ({"num_discarded": 25}, "num_discarded=25 of T=30 steps leaves too few"),
     ],
 )
-def test_settings_out_of_range(as_users_have_it, function, settings, words):
+def test_settings_out_of_range(as_users_have_it, settings, words):
     arguments = {"step": affine_step, "initial_state": jnp.ones(3), "inputs": noise(30, 3)} | settings
     with pytest.raises(ValueError, match=words):
-        function(**arguments)
-
-
-@pytest.mark.parametrize("shape", [(30, 2, 3), (30, 2), ()])
-def test_jacobians_are_square(as_users_have_it, shape):
-    with pytest.raises(ValueError, match=r"jacobians must have shape \(T, D, D\) or \(T,\); got"):
-        lyapunov_exponent_of_jacobians(jnp.ones(shape))
+        lyapunov_exponent(**arguments)

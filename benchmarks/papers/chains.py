@@ -17,11 +17,16 @@ from jax.flatten_util import ravel_pytree
 import parsample
 from benchmarks import problems
 from benchmarks.papers.common import finite, main, number, size_of, solve
+from benchmarks.papers.tools.coordinates import Coordinates
+from benchmarks.papers.tools.corrections import NewtonIn
+from benchmarks.papers.tools.leapfrog import PhasePoint, leapfrog_step
+from benchmarks.papers.tools.linearizations import BlockDiagonal, DiagonalIn
+from benchmarks.papers.tools.predictability import sweeps_for
 from benchmarks.problems import Problem
 from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
 from models.recursions.eight_schools_gibbs import eight_schools
-from parsample import Coordinates, Dense, Diagonal, Recursion, Zero
+from parsample import Dense, Diagonal, Recursion, Zero
 
 # Safeguards on, as by default: these kernels reject.
 SAFE = {"clip": 1.0, "max_step": 8.0}
@@ -97,7 +102,7 @@ def long_row(make: Any, num_steps: int, options: Options) -> Row:
         "title": make(num_steps=1).name,
         "work": {"T": num_steps, "D": 2},
         "lengths": lengths,
-        "sweeps": finite(found.sweeps_for(lengths)),
+        "sweeps": finite(sweeps_for(found, lengths)),
         "max_sweeps": 1000,
         "runs": options.measure({"sequential": once, "newton": run}),
     }
@@ -160,11 +165,11 @@ def leapfrog_row(num_integration_steps: int, options: Options) -> Row:
     vector = jnp.linalg.solve(axes, vector)
     mass, step_size = jnp.ones(vector.size), 0.1
     momentum = jax.random.normal(jax.random.key(2), vector.shape)
-    first = parsample.PhasePoint(vector, momentum + step_size / 2 * jax.grad(target)(vector))
-    step = parsample.leapfrog_step(target, step_size, mass)
+    first = PhasePoint(vector, momentum + step_size / 2 * jax.grad(target)(vector))
+    step = leapfrog_step(target, step_size, mass)
     path = Recursion(step, first, jnp.arange(num_integration_steps))
     runs: dict[str, Any] = {"sequential": partial(parsample.rollout, *path)}
-    forms = {"blocks_2x2": parsample.BlockDiagonal(2), "blocks_2x2_probed": parsample.BlockDiagonal(2, 1)}
+    forms = {"blocks_2x2": BlockDiagonal(2), "blocks_2x2_probed": BlockDiagonal(2, 1)}
     for name, form in {**forms, "diagonal": Diagonal(), "dense": Dense()}.items():
         runs[name] = partial(solve, path, None, linearization=form)
     algorithm = blackjax.hmc(target, step_size, mass, num_integration_steps)
@@ -194,22 +199,24 @@ def laplace_covariance(problem: Problem) -> jax.Array:
     return problems.laplace(_flat(problem.logdensity, unravel), mode)[1]
 
 
-def coordinates_of(name: str, covariance: Any) -> Coordinates | None:
-    """By the names in the tables."""
-    return None if name == "own" else getattr(Coordinates, name)(np.asarray(covariance))
+def diagonal_in(name: str, covariance: Any, num_probes: int | None = None) -> dict[str, Any]:
+    """Settings of a diagonal in coordinates by their name in the tables, exact or probed."""
+    if name == "own":
+        return {"linearization": Diagonal(num_probes)}
+    coordinates = getattr(Coordinates, name)(np.asarray(covariance))
+    return {"linearization": DiagonalIn(coordinates, num_probes), "correction": NewtonIn(coordinates)}
 
 
 def rotation_row(name: str, num_steps: int, options: Options) -> Row:
     """MALA on a regression by diagonals in some coordinates, exact and probed; and by the whole Jacobian."""
     problem, covariance = _regression(num_steps, 1)
     recursion = chain_of(problem)
-    axes = coordinates_of(name, covariance)
-    forms = {"diagonal": Diagonal(None, axes), "probed": Diagonal(2, axes)}
+    forms = {"diagonal": diagonal_in(name, covariance), "probed": diagonal_in(name, covariance, 2)}
     if name == "own":
-        forms["dense"] = Dense()
+        forms["dense"] = {"linearization": Dense()}
     settings = {"scale": jnp.sqrt(jnp.diagonal(covariance)), **SAFE}
     runs: dict[str, Any] = {"sequential": partial(parsample.rollout, *recursion)}
-    runs |= {form: partial(solve, recursion, 300, linearization=each, **settings) for form, each in forms.items()}
+    runs |= {form: partial(solve, recursion, 300, **each, **settings) for form, each in forms.items()}
     return {"coordinates": name, "work": {"T": num_steps, "D": 25}, "max_sweeps": 300, "runs": options.measure(runs)}
 
 
@@ -219,7 +226,7 @@ def batch_row(num_chains: int, num_steps: int, options: Options) -> Row:
     chains = [chain_of(problem, chain) for chain in range(num_chains)]
     starts = jnp.stack([chain.initial_state for chain in chains])
     inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chain.inputs for chain in chains))
-    settings = {"linearization": Diagonal(2, coordinates_of("orthogonal", covariance)), "stall_after": 300, **SAFE}
+    settings = {**diagonal_in("orthogonal", covariance, 2), "stall_after": 300, **SAFE}
     scale = jnp.sqrt(jnp.diagonal(covariance))
     together = jax.jit(
         jax.vmap(lambda start, driven: parsample.deer(chains[0].step, start, driven, scale=scale, **settings))
@@ -239,7 +246,7 @@ def window_row(num_features: int, num_rows: int, num_steps: int, options: Option
     for window in (num_steps // 16, num_steps // 4):
         runs[f"window_{window}"] = partial(solve, recursion, 300, window=window, **settings)
     runs["whole"] = partial(solve, recursion, 300, **settings)
-    rotated = {**settings, "linearization": Diagonal(1, coordinates_of("orthogonal", laplace_covariance(problem)))}
+    rotated = {**settings, **diagonal_in("orthogonal", laplace_covariance(problem), 1)}
     runs["rotated"] = partial(solve, recursion, 300, window=num_steps // 4, **rotated)
     return {"work": {"T": num_steps, "D": num_features, "num_rows": num_rows}, "runs": once.measure(runs)}
 

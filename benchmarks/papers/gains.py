@@ -12,10 +12,11 @@ import numpy as np
 
 import parsample
 from benchmarks.papers.common import in_its_own_units, main, number, random_guess, size_of, solve
+from benchmarks.papers.tools.corrections import GradientDescent
 from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
 from models.recursions.network import mean_field_network
-from parsample import Dense, Diagonal, GradientDescent, Zero
+from parsample import Dense, Diagonal, Zero
 
 # Gains, units, steps, and sweeps after which the rest is evaluated step by step.
 SIZES: dict[str, tuple[tuple[float, ...], int, int, int]] = {

@@ -15,6 +15,8 @@ import parsample
 from benchmarks import posteriors, problems
 from benchmarks.papers.chains import SAFE, chain_of
 from benchmarks.papers.common import main, size_of, solve
+from benchmarks.papers.tools.corrections import GradientDescent, TrustRegion
+from benchmarks.papers.tools.surrogate import surrogate_hmc, surrogate_mala
 from benchmarks.report import File, duration, markdown, median
 from benchmarks.suite import Job, Options, Row
 from models.recursions.eight_schools_gibbs import eight_schools
@@ -24,14 +26,10 @@ from models.recursions.two_well import two_well
 from parsample import (
     Dense,
     Diagonal,
-    GradientDescent,
     Identity,
     Newton,
     Recursion,
-    TrustRegion,
     Zero,
-    surrogate_hmc,
-    surrogate_mala,
 )
 
 SIZES = {"tiny": (512, 16), "cpu": (1024, 32), "full": (8192, 100)}
@@ -61,7 +59,7 @@ ADVICE = {
     "DEER, safeguarded": "kernels that reject, and curvature that varies: where plain DEER overshoots",
     "DEER, damped 0.1": "where DEER diverges and safeguards do not help; elsewhere it costs sweeps",
     "ELK": "kernels that reject, where DEER overshoots; the smallest weight that helps",
-    "quasi-DEER": "many dimensions whose Jacobians are nearly diagonal, or made so by `Coordinates`",
+    "quasi-DEER": "many dimensions whose Jacobians are nearly diagonal, or made so by other coordinates",
     "quasi-DEER, 1 probe": "the same where even D tangents are too many: one tangent a step, whatever D is",
     "quasi-ELK": "as ELK, in many dimensions",
     "Picard": "random walks, whose Jacobian is the identity, and steps that hardly move",

@@ -24,6 +24,7 @@ from benchmarks.papers.common import (
     size_of,
     solve,
 )
+from benchmarks.papers.tools.predictability import overshoot, sweeps_for
 from benchmarks.report import File, cell, duration, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.flows import flow
@@ -61,8 +62,8 @@ def row(make: Any, name: str, num_steps: int, max_sweeps: int, options: Options)
         "work": {"T": num_steps, "D": 3, "dt": DT},
         "lle": float(exponent.lle),
         "lle_spread": float(exponent.spread),
-        "overshoot": exponent.overshoot,
-        "sweeps": finite(found.sweeps_for([num_steps]))[0],
+        "overshoot": overshoot(exponent),
+        "sweeps": finite(sweeps_for(found, [num_steps]))[0],
         "published_rule": finite(published_sweeps(found, num_steps))[0],
         "max_sweeps": max_sweeps,
         "status": parsample.Status(int(found.status)).name,

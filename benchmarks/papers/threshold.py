@@ -21,10 +21,10 @@ from benchmarks.papers.common import (
     size_of,
     solve,
 )
+from benchmarks.papers.tools.predictability import conditioning, overshoot, predicted_sweeps, spectral_norms, sweeps_for
 from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.network import mean_field_network
-from parsample.predictability import conditioning, predicted_sweeps
 
 # Gains, seeds, units, steps, and sweeps after which the rest is evaluated step by step.
 SIZES: dict[str, tuple[tuple[float, ...], int, int, int, int]] = {
@@ -51,7 +51,7 @@ def network_row(gain: float, seed: int, size: tuple[int, int, int], _options: Op
     num_units, num_steps, max_sweeps = size
     network = mean_field_network(gain, num_steps=num_steps, num_units=num_units, seed=seed)
     exponent = parsample.lyapunov_exponent(*network, num_probes=3)
-    largest = float(parsample.spectral_norms(*network).max())
+    largest = float(spectral_norms(*network).max())
     guess = random_guess(network, seed + 1, partial(jax.random.uniform, minval=-1.0, maxval=1.0))
     found = solve(network, max_sweeps, initial_guess=guess, **in_its_own_units(network))
     lengths = [length for length in LENGTHS if length < num_steps] + [num_steps]
@@ -61,12 +61,12 @@ def network_row(gain: float, seed: int, size: tuple[int, int, int], _options: Op
         "work": {"T": num_steps, "D": num_units},
         "lle": float(exponent.lle),
         "lle_spread": float(exponent.spread),
-        "overshoot": exponent.overshoot,
+        "overshoot": overshoot(exponent),
         "log_condition": conditioning(
-            float(exponent.lle), num_steps, overshoot=exponent.overshoot, largest_norm=largest
+            float(exponent.lle), num_steps, overshoot=overshoot(exponent), largest_norm=largest
         ).log_condition,
         "lengths": lengths,
-        "sweeps": finite(found.sweeps_for(lengths)),
+        "sweeps": finite(sweeps_for(found, lengths)),
         "predicted_sweeps": finite(predicted_sweeps(pilot, num_steps))[0],
         "published_rule": finite(published_sweeps(found, num_steps))[0],
         "max_sweeps": max_sweeps,

@@ -11,6 +11,7 @@ import numpy as np
 
 import parsample
 from benchmarks.papers.common import finite, in_its_own_units, main, published_sweeps, random_guess, size_of, solve
+from benchmarks.papers.tools.predictability import spectral_norms, sweeps_for
 from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
 from models.recursions.two_well import STEP_SIZE, two_well
@@ -39,9 +40,9 @@ def path_row(seed: int, num_steps: int, _options: Options) -> Row:
         "work": {"T": num_steps, "D": 2},
         "lle": float(exponent.lle) * STEP_SIZE,
         "lle_per_time": float(exponent.lle),
-        "norm_above_1": float((parsample.spectral_norms(*path) > 1).mean()),
+        "norm_above_1": float((spectral_norms(*path) > 1).mean()),
         "lengths": lengths.tolist(),
-        "sweeps": finite(found.sweeps_for(lengths)),
+        "sweeps": finite(sweeps_for(found, lengths)),
         "published_rule": finite(published_sweeps(found, num_steps))[0],
         "merits": finite(np.asarray(found.merit_history)[: int(found.num_iters)]),
         "status": parsample.Status(int(found.status)).name,

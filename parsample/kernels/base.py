@@ -15,6 +15,9 @@ from parsample.transition import Vector
 
 LogDensity = Callable[[Vector], Float[Array, ""]]
 
+# Name of the axis along which lanes lie side by side.
+LANES = "lanes"
+
 # Steps after which trajectory lengths and moves repeat. Blocks start at multiples of it.
 PERIOD = 16
 
@@ -114,6 +117,17 @@ class Kernel(Protocol):
         `phase`, t modulo the period, and `is_restored` are common to all lanes; restored lanes are in phase 0.
         """
         ...
+
+
+def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether a flag is set in any lane along the axis `LANES`; of a lane alone, the flag.
+
+    Loops whose conditions are common to all lanes need no masks under ``jax.vmap``.
+    """
+    try:
+        return jax.lax.pmax(flag.astype(jnp.int32), LANES) > 0
+    except NameError:  # no such axis
+        return flag
 
 
 def with_move(

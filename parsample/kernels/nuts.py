@@ -8,7 +8,6 @@ are counted alike in all, so that of a lane that is done hardly anything is mask
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +17,8 @@ from blackjax.mcmc.hmc import HMCState
 from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, with_move
+from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, any_lane, with_move
 from parsample.kernels.whitening import KernelParameters
-from parsample.lanes import Anyone, in_lockstep
 from parsample.threefry import unrolled
 from parsample.transition import Vector, entry, write
 
@@ -170,7 +168,7 @@ class Trajectory(NamedTuple):
 def nuts_step(
     key: Array, state: HMCState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
 ) -> tuple[HMCState, Trajectory]:
-    """One step, with a unit metric; lanes under ``jax.vmap`` take theirs in lockstep.
+    """One step, with a unit metric; lanes along the axis `base.LANES` take theirs in lockstep.
 
     Parameters
     ----------
@@ -183,27 +181,19 @@ def nuts_step(
     step_size
         Of a leapfrog.
     """
-    # What the log density closes over must travel as arguments do.
-    density, constants = jax.closure_convert(logdensity_fn, state.position)
-    return in_lockstep(partial(_step, density))(key, state, step_size, constants)
-
-
-def _step(
-    density: Callable, anyone: Anyone, key: Array, state: HMCState, step_size: Float[Array, ""], constants: list[Array]
-) -> tuple[HMCState, Trajectory]:
     key_momentum, key = jax.random.split(key)
     momentum = generate_gaussian_noise(key_momentum, state.position)
     energy = _energy(state.logdensity, momentum)
-    value_and_grad = jax.value_and_grad(lambda position: density(position, *constants))
+    value_and_grad = jax.value_and_grad(logdensity_fn)
 
     def doubled(tree: Tree) -> Tree:
         keys = jax.random.split(jax.random.fold_in(key, tree.depth), 3)
         direction = jnp.where(jax.random.bernoulli(keys[0]), 1, -1).astype(momentum.dtype)
-        branch = _grown(anyone, tree, keys[1], energy, value_and_grad, direction, step_size)
+        branch = _grown(tree, keys[1], energy, value_and_grad, direction, step_size)
         return _grafted(tree, branch, direction, keys[2])
 
     tree = jax.lax.while_loop(
-        lambda tree: (tree.depth < MAX_DOUBLINGS) & anyone(~tree.is_done), doubled, _seedling(state, momentum, energy)
+        lambda tree: (tree.depth < MAX_DOUBLINGS) & any_lane(~tree.is_done), doubled, _seedling(state, momentum, energy)
     )
     acceptance_rate = jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states
     return tree.proposal.state, Trajectory(
@@ -221,7 +211,6 @@ def _seedling(state: HMCState, momentum: Vector, energy: Float[Array, ""]) -> Tr
 
 
 def _grown(
-    anyone: Anyone,
     tree: Tree,
     key: Array,
     initial_energy: Float[Array, ""],
@@ -243,7 +232,7 @@ def _grown(
         drawn = _draw(jax.random.fold_in(key, branch.length), probability, branch.candidate, leaf)
         momentum_sum = jnp.where(is_first, tip.momentum, branch.momentum_sum + tip.momentum)
         checkpoints = _checkpointed(branch, tip.momentum, momentum_sum)
-        is_turning = _turns_back(anyone, branch, checkpoints, tip.momentum, momentum_sum)
+        is_turning = _turns_back(branch, checkpoints, tip.momentum, momentum_sum)
         is_diverging = -leaf.log_weight > DIVERGENCE_THRESHOLD
         return Branch(
             length=branch.length + 1,
@@ -257,7 +246,7 @@ def _grown(
         )
 
     return jax.lax.while_loop(
-        lambda branch: (branch.length < 1 << tree.depth) & anyone(branch.is_growing), one_more, bud
+        lambda branch: (branch.length < 1 << tree.depth) & any_lane(branch.is_growing), one_more, bud
     )
 
 
@@ -285,7 +274,7 @@ def _checkpointed(branch: Branch, momentum: Vector, momentum_sum: Vector) -> Flo
 
 
 def _turns_back(
-    anyone: Anyone, branch: Branch, checkpoints: Float[Array, "M 2 D"], momentum: Vector, momentum_sum: Vector
+    branch: Branch, checkpoints: Float[Array, "M 2 D"], momentum: Vector, momentum_sum: Vector
 ) -> Bool[Array, ""]:
     """Whether any balanced subtree that ends with the new leaf turns."""
     n = branch.length
@@ -299,7 +288,7 @@ def _turns_back(
         return place - 1, turns | _is_turning(first_momentum, momentum, total)
 
     _, turns = jax.lax.while_loop(
-        lambda loop: (loop[0] > last - num_subtrees) & anyone(~loop[1] & branch.is_growing),
+        lambda loop: (loop[0] > last - num_subtrees) & any_lane(~loop[1] & branch.is_growing),
         checked,
         (last, jnp.asarray(False)),
     )

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from parsample.kernels.base import LANES, any_lane
 from parsample.kernels.nuts import nuts_step
 
-LANES, DIMENSION = 16, 3
-KEYS = jax.random.split(jax.random.key(7), LANES)
+NUM_LANES, DIMENSION = 16, 3
+KEYS = jax.random.split(jax.random.key(7), NUM_LANES)
 
 
 def funnel(x: jax.Array) -> jax.Array:
@@ -38,7 +39,7 @@ def by_parsample(logdensity: Any, step_size: float, key: jax.Array, state: Any) 
 
 
 def begun(logdensity: Any, dtype: Any = jnp.float64) -> Any:
-    starts = 0.5 * jax.random.normal(jax.random.key(1), (LANES, DIMENSION), dtype)
+    starts = 0.5 * jax.random.normal(jax.random.key(1), (NUM_LANES, DIMENSION), dtype)
     return jax.vmap(partial(blackjax.hmc.init, logdensity_fn=logdensity))(starts)
 
 
@@ -46,7 +47,7 @@ def run(step: Any, states: Any, num_steps: int) -> tuple:
     """States and what is known of each step, leading axes (steps, lanes)."""
 
     def advance(states: Any, t: jax.Array) -> tuple:
-        states, known = jax.vmap(step)(jax.vmap(lambda key: jax.random.fold_in(key, t))(KEYS), states)
+        states, known = jax.vmap(step, axis_name=LANES)(jax.vmap(lambda key: jax.random.fold_in(key, t))(KEYS), states)
         return states, (states, known)
 
     return jax.jit(lambda states: jax.lax.scan(advance, states, jnp.arange(num_steps)))(states)[1]
@@ -79,8 +80,8 @@ def test_lanes_take_blackjax_own_steps(logdensity, step_size):
 def test_a_trajectory_that_never_turns_ends_at_the_tenth_doubling():
     step = partial(by_parsample, funnel, 1e-5)
     _, known = jax.jit(jax.vmap(step))(KEYS, begun(funnel))
-    assert known[2].tolist() == LANES * [1023]
-    assert known[4].tolist() == LANES * [10]
+    assert known[2].tolist() == NUM_LANES * [1023]
+    assert known[4].tolist() == NUM_LANES * [10]
     assert not known[1].any()
 
 
@@ -94,22 +95,24 @@ def test_tangents_are_those_of_blackjax():
         jax.jit(jax.vmap(jax.jacfwd(partial(moved, partial(step, funnel, 0.4)), argnums=1)))(KEYS, starts)
         for step in (by_parsample, by_blackjax)
     )
-    assert ours.shape == (LANES, DIMENSION, DIMENSION)
+    assert ours.shape == (NUM_LANES, DIMENSION, DIMENSION)
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
     assert np.abs(theirs).max() > 0.1
 
 
-@pytest.mark.slow
-def test_what_a_log_density_closes_over_may_be_traced():
-    @jax.jit
-    def step(spread: jax.Array) -> jax.Array:
-        def logdensity(x: jax.Array) -> jax.Array:
-            return -0.5 * jnp.sum((x / spread) ** 2)
+def test_lanes_ask_each_other_and_a_lane_alone_itself():
+    flags = jnp.array([False, True, False])
+    assert jax.vmap(any_lane, axis_name=LANES)(flags).tolist() == 3 * [True]
+    assert jax.vmap(any_lane, axis_name=LANES)(flags[::2]).tolist() == 2 * [False]
+    assert jax.vmap(any_lane)(flags).tolist() == flags.tolist()
 
-        return jax.vmap(partial(by_parsample, logdensity, 0.4))(KEYS, begun(funnel))[0].position
 
-    np.testing.assert_allclose(step(jnp.ones(3)), step(jnp.ones(3) + 1e-13), atol=1e-9)
-    assert np.abs(step(jnp.ones(3)) - step(2 * jnp.ones(3))).max() > 0.1
+def test_what_lanes_count_alike_is_not_masked():
+    def program(axis_name: str | None) -> str:
+        step = jax.vmap(partial(by_parsample, funnel, 0.4), axis_name=axis_name)
+        return jax.jit(step).lower(KEYS, begun(funnel)).as_text()
+
+    assert program(LANES).count("stablehlo.select") < program(None).count("stablehlo.select")
 
 
 @pytest.mark.slow

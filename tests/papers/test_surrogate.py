@@ -8,7 +8,8 @@ import pytest
 from blackjax.util import generate_gaussian_noise, run_inference_algorithm
 from chains import logistic_regression, logistic_regression_start
 
-from parsample import Status, as_recursion, deer, surrogate_hmc, surrogate_mala
+from benchmarks.papers.tools.surrogate import surrogate_hmc, surrogate_mala
+from parsample import Status, as_recursion, deer
 
 KEY = jax.random.key(0)
 METRIC = jnp.array([0.2, 1.0])

@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from parsample.affine import BlockMatrices, multiply, transpose
+from parsample.affine import BlockMatrices, multiply
+
+
+def transpose(matrices: Array, is_diagonal: bool) -> Array:
+    """Transposes of matrices, or of diagonals."""
+    return matrices if is_diagonal else jnp.swapaxes(matrices, -1, -2)
 
 
 def gains(matrices: BlockMatrices, weight: float) -> Array:

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from chains import Recursion, noise
 
-from parsample import Coordinates, Diagonal, Status, deer, rollout
+from benchmarks.papers.tools.coordinates import Coordinates
+from benchmarks.papers.tools.corrections import NewtonIn
+from benchmarks.papers.tools.linearizations import DiagonalIn
+from parsample import Diagonal, Status, deer, rollout
 
 COVARIANCE = np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.3], [0.0, 0.3, 0.5]])
 
@@ -38,7 +41,7 @@ def test_coordinates_are_compared_by_content():
     first, second = (Coordinates.whitening(COVARIANCE) for _ in range(2))
     assert first == second
     assert hash(first) == hash(second)
-    assert Diagonal(coordinates=first) == Diagonal(coordinates=second)
+    assert DiagonalIn(first) == DiagonalIn(second)
     assert first != Coordinates(np.eye(3))
     assert first != COVARIANCE.tolist()
 
@@ -52,7 +55,8 @@ def test_a_diagonal_says_all_where_the_axes_are_those_of_the_map(make, num_probe
     jacobian = np.eye(3) - 0.3 * np.linalg.inv(COVARIANCE)
     chain = Recursion(lambda s, u: jnp.asarray(jacobian) @ s + u, jnp.ones(3), noise(100, 3))
     settings = {"max_step": None, "stall_after": 1000}
-    solution = deer(*chain, linearization=Diagonal(num_probes, make(COVARIANCE)), **settings)
+    axes = make(COVARIANCE)
+    solution = deer(*chain, linearization=DiagonalIn(axes, num_probes), correction=NewtonIn(axes), **settings)
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
     np.testing.assert_allclose(solution.states, rollout(*chain), atol=1e-8)
     plain = deer(*chain, linearization=Diagonal(num_probes), **settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matrices import FORMS, full, random_matrices
 
-from parsample import kalman
+from benchmarks.papers.tools import kalman
 
 FORMS_OF_FILTER = (kalman._covariances_in_turn, kalman._covariances_by_scan)
 COVARIANCES = tuple(jax.jit(function, static_argnums=1) for function in FORMS_OF_FILTER)
@@ -47,3 +47,10 @@ def test_float32_stays_float32_and_accurate(form, float32):
         found = covariances(jnp.array(matrices, jnp.float32), 0.3)
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(full(np.asarray(found)), textbook(full(matrices), 0.3)[1], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_transposes_are_those_of_the_full_matrices(form):
+    matrices = random_matrices(form, 4)
+    transposed = kalman.transpose(jnp.array(matrices), is_diagonal=matrices.ndim == 2)
+    np.testing.assert_array_equal(full(np.asarray(transposed)), np.swapaxes(full(matrices), 1, 2))
