@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 import parsample
 from benchmarks.problems import Problem
-from parsample.check import Report, examine
+from parsample.check import examine
 from parsample.compilation import outermost_jit
 from parsample.deer import solve
 from parsample.finish import completed, finish
 from parsample.grid import ceil_div, mesh_of
 from parsample.linearize import Zero
+from parsample.report import Report
 from parsample.solution import rolled_out
 from parsample.transition import AlgorithmDynamics, begin
 
@@ -78,10 +79,10 @@ class Chains:
         state = jax.tree.map(lambda leaf: leaf[0], self.states)
         return examine(self.dynamics, state, state, self.chain_keys[0], self.num_steps, self.mesh)
 
-    def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None, Any]:
+    def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None]:
         """Arguments of `in_blocks`: coalescing blocks that fill as many lanes as ``method="deer"`` does."""
         num_blocks = max(1, report.num_lanes // self.problem.num_chains)
-        return parsample.DEER(ceil_div(self.num_steps, num_blocks), Zero()), self.mesh, report.states
+        return parsample.DEER(ceil_div(self.num_steps, num_blocks), Zero()), self.mesh
 
 
 def _first(one: Callable) -> Callable:

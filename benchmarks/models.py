@@ -98,8 +98,8 @@ def chain_work(problem: problems.Problem, _options: Options) -> Row:
     """The same of a BlackJAX chain, whose trajectories are all of one length."""
     chains = Chains(problem)
     report = chains.check()
-    method, mesh, guesses = chains.best_blocks(report)
-    solution = chains.in_blocks(method, mesh, guesses)
+    method, mesh = chains.best_blocks(report)
+    solution = chains.in_blocks(method, mesh)
     return {
         "title": problem.name,
         "work": {**problem.identity(), "num_lanes": solution.block_ends.shape[-2]},
@@ -109,7 +109,7 @@ def chain_work(problem: problems.Problem, _options: Options) -> Row:
     }
 
 
-def evals_if_gathered(report: parsample.Report | parsample.SamplerReport | None, block_size: int) -> float | None:
+def evals_if_gathered(report: parsample.Report | None, block_size: int) -> float | None:
     """Evaluations per step if every lane stopped as soon as it has met, as pairs of the pilot did, and cost nothing."""
     if report is None or not np.isfinite(report.coalescence).all():
         return None

@@ -140,7 +140,7 @@ def steps_row(num_steps: int, window: int, options: Options) -> Row:
     problem = problems.banana_hmc(num_steps=min(num_steps, window))
     chains = Chains(problem)
     report = chains.check()
-    method, _, _ = chains.best_blocks(report)
+    method, _ = chains.best_blocks(report)
     num_windows = ceil_div(num_steps, problem.num_steps)
     timed_steps = options.sequential_steps(problem.num_steps)
     records = options.measure(

@@ -1,7 +1,7 @@
 """One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
 
 from parsample.adapters import Recursion, as_recursion
-from parsample.check import Report, check
+from parsample.check import check
 from parsample.coalescence import Coalescence, coalescence_times
 from parsample.compare import KernelComparison, KernelForecast, compare_kernels
 from parsample.corrections import Newton
@@ -11,8 +11,8 @@ from parsample.lyapunov import LyapunovExponent, lyapunov_exponent
 from parsample.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.plan import Plan
 from parsample.recursion import deer, rollout
+from parsample.report import Report
 from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
-from parsample.sampler_report import SamplerReport
 from parsample.sampling import SampleResult, check_sampler, sample
 from parsample.solution import DEER, Sequential, Solution
 from parsample.status import ParallelStallWarning, Status
@@ -36,7 +36,6 @@ __all__ = [
     "Recursion",
     "Report",
     "SampleResult",
-    "SamplerReport",
     "Sequential",
     "Solution",
     "Status",

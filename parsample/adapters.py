@@ -67,19 +67,16 @@ def as_recursion(
         If the position or the log density at it is unusable, or the kernel cannot be reduced.
     """
     checked_count("num_steps", num_steps)
-    dynamics = AlgorithmDynamics(inference_algorithm, _nothing)
+    dynamics = AlgorithmDynamics(inference_algorithm, nothing)
     chain_key, state, start = begin(dynamics, checked_key(rng_key), checked_position(initial_position))
     checked_start(state)
     transition, inputs = dynamics(state, chain_key, num_steps)
 
-    def step(vector: Array, local: Any) -> Array:
-        return transition.reduced_step(vector, (local, None))
-
-    return Recursion(step, start, inputs.sequence)
+    return Recursion(transition.reduced_step, start, inputs.sequence)
 
 
-def _nothing(_state: Any, _info: Any) -> None:
-    return None
+def nothing(_state: Any, _info: Any) -> None:
+    """A transform that keeps nothing."""
 
 
 @dataclass(frozen=True)

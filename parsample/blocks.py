@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from parsample.lane_program import Advanced, LaneProgram, Rows
 from parsample.status import Status
+from parsample.transition import take
 
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
 NUM_FRONTS = 8
@@ -25,8 +26,8 @@ class Segment(NamedTuple):
 
     Attributes
     ----------
-    first
-        Steps before it.
+    first, num_steps
+        Steps of each chain before it, and in it.
     path
         Positions, shape (chains, steps, D).
     outputs
@@ -48,6 +49,7 @@ class Segment(NamedTuple):
     """
 
     first: int
+    num_steps: int
     path: Float[np.ndarray, "K n D"]
     outputs: PyTree
     final: PyTree
@@ -59,9 +61,13 @@ class Segment(NamedTuple):
     block_size: int
 
     @property
-    def num_steps(self) -> int:
-        """Steps of each chain."""
-        return self.path.shape[1]
+    def evals_per_step(self) -> float:
+        """Evaluations of the kernel per step."""
+        return self.num_evaluations / (len(self.path) * self.num_steps)
+
+    def without_draws(self) -> "Segment":
+        """What is kept of it for the record."""
+        return self._replace(path=np.empty_like(self.path[:, :0]), outputs=None, final=None)
 
 
 class Run(NamedTuple):
@@ -92,11 +98,6 @@ class Run(NamedTuple):
     def after(self, segment: Segment) -> "Run":
         """The run after one more segment."""
         return self._replace(first=self.first + segment.num_steps, states=segment.final)
-
-
-def take(state: PyTree, index: Int[np.ndarray, "..."] | slice) -> PyTree:
-    """Some lanes of a state."""
-    return jax.tree.map(lambda leaf: leaf[index], state)
 
 
 def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
@@ -219,6 +220,7 @@ def evaluate_segment(
     )
     segment = Segment(
         first=run.first,
+        num_steps=num_blocks * block_size,
         path=path,
         outputs=outputs,
         final=take(ends, heads + num_blocks - 1),
@@ -240,6 +242,7 @@ def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
     finite = np.isfinite(path).all()
     return Segment(
         first=run.first,
+        num_steps=num_steps,
         path=path,
         outputs=outputs,
         final=swept.state,

@@ -51,7 +51,7 @@ class ChainLanes:
 
         def one_step(state: PyTree, driven: PyTree) -> tuple[Vector, PyTree]:
             transition = dynamics.transition(state)
-            carry, output = transition.step(state, (driven, None))
+            carry, output = transition.step(state, driven)
             output_kinds.append(kinds_of(output))
             return transition.reduce(carry), as_words(output)
 
@@ -67,7 +67,7 @@ class ChainLanes:
         words, moves = entry(inputs, row)
         state = as_keys(state, self.state_kinds)
         transition = self.dynamics.transition(state)
-        carry, output = transition.step(state, (as_keys(words, self.input_kinds), None))
+        carry, output = transition.step(state, as_keys(words, self.input_kinds))
         kept = jax.tree.map(lambda new, old: jnp.where(moves, new, old), as_words(carry), as_words(state))
         return kept, transition.reduce(as_keys(kept, self.state_kinds)), as_words(output)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
@@ -25,7 +26,7 @@ from parsample.meeting import MEETING_DISTANCE, meeting_times, stretch_of
 from parsample.plan import SHARE_OF_OVERHEAD, block_size_of
 from parsample.processes import agreed
 from parsample.random_keys import Kinds, as_keys, as_words
-from parsample.solution import Solution
+from parsample.solution import Solution, sequential_solution
 from parsample.status import ParallelStallWarning, Status
 from parsample.transition import Dynamics
 
@@ -143,26 +144,19 @@ class Found:
         """The chain and its certificate."""
         dtype = self.last.path.dtype
         is_whole = self.status in (Status.CONVERGED, Status.SEQUENTIAL)
-        return Solution(
-            states=None,
-            outputs=as_keys(jax.device_put(self.outputs), output_kinds),
-            final=as_keys(jax.device_put(jax.tree.map(lambda leaf: leaf[0], self.last.final)), state_kinds),
-            **jax.device_put(
-                {
-                    "block_ends": self.last.path[:, -1],
-                    "status": np.array(int(self.status)),
-                    "defect": np.array(self.defect, dtype),
-                    "defect_at": np.array(-1),
-                    "num_iters": np.array(self.num_sweeps),
-                    "evals_per_step": np.array(self.num_evaluations / self.num_steps, dtype),
-                    "defect_history": np.array(self.defects, dtype),
-                    "merit_history": np.zeros(0, dtype),
-                    "prefix_history": np.zeros(0, int),
-                    "exact_prefix": np.array(self.num_steps if is_whole else self.num_exact),
-                    "block_defects": self.fronts.astype(dtype),
-                }
-            ),
-        )
+        outputs = as_keys(jax.device_put(self.outputs), output_kinds)
+        final = as_keys(jax.device_put(jax.tree.map(lambda leaf: leaf[0], self.last.final)), state_kinds)
+        figures = {
+            "status": np.array(int(self.status)),
+            "defect": np.array(self.defect, dtype),
+            "num_iters": np.array(self.num_sweeps),
+            "evals_per_step": np.array(self.num_evaluations / self.num_steps, dtype),
+            "defect_history": np.array(self.defects, dtype),
+            "exact_prefix": np.array(self.num_steps if is_whole else self.num_exact),
+            "block_defects": self.fronts.astype(dtype),
+        }
+        rolled = sequential_solution(jnp.asarray(self.last.path[0, -1]), True, self.num_steps, outputs, final)
+        return rolled._replace(**jax.device_put(figures))
 
 
 def evaluate_chain(

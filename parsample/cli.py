@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         if command is check:
             help_text = "compare these: predicted effective draws per second"
             one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
+            help_text = "state the Lyapunov exponent of the kernel as well, which takes another compiled program"
+            command.add_argument("--lyapunov", action="store_true", help=help_text)
         command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
         command.add_argument(
             "--no-compilation-cache", action="store_true", help="compile anew, and keep nothing for the next run"
@@ -167,9 +169,8 @@ def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
 def _check(model: Model, options: argparse.Namespace) -> int:
     if options.kernels:
         return _compare(model, options)
-    report = check_sampler(
-        jax.random.key(options.seed), model.logdensity, model.initial_position, **_sampler_settings(model, options)
-    )
+    settings = {**_sampler_settings(model, options), "lyapunov": options.lyapunov}
+    report = check_sampler(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
     print(f"{model.name}, kernel {options.kernel}")
     print(report)
     return OK if report.parallelizable else NOT_PARALLEL

@@ -20,7 +20,7 @@ from parsample.kernels.lanes import KernelLanes
 from parsample.lane_program import LaneProgram
 from parsample.layout import Layout
 from parsample.plan import block_size_of, make_plan
-from parsample.sampler_report import SamplerReport
+from parsample.report import Report
 from parsample.sampling import SampleResult, sample
 from parsample.status import ParallelStallWarning
 from parsample.validation import checked_count, checked_position, checked_rate
@@ -64,7 +64,7 @@ class KernelForecast:
     """
 
     kernel: str
-    report: SamplerReport | None
+    report: Report | None
     num_draws: int
     num_pilot_draws: int
     ess_per_draw: float
@@ -252,7 +252,7 @@ def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_sample
     )
 
 
-def _planned(report: SamplerReport, num_rows: int, num_samples: int) -> SamplerReport:
+def _planned(report: Report, num_rows: int, num_samples: int) -> Report:
     """The report of a pilot with the plan of the longer run; `num_rows` is the most steps of a block."""
     num_chains, num_lanes = report.plan.num_chains, report.num_lanes
     block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
@@ -273,5 +273,5 @@ def coordinate_names(layout: Layout) -> list[str]:
     """Names of the entries of the flat vector, such as beta[2]."""
     from parsample.export import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
 
-    numbered = named_leaves(layout.unravel(np.arange(layout.dimension, dtype=float)[None]))
-    return layout.coordinate_names(list(numbered))
+    leaves = named_leaves(layout.unravel(np.zeros(layout.dimension))).items()
+    return [name + (str(list(index)) if index else "") for name, leaf in leaves for index in np.ndindex(leaf.shape)]

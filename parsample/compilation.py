@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import platformdirs
 from jax.extend.backend import clear_backends
+from jaxtyping import PyTree
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
 # Its library of fused products (YNNPACK) is slower than Eigen's on matrices of this kind, and rounds more, so that
@@ -85,3 +86,8 @@ def keep_compiled_programs() -> Path:
 def is_being_compiled() -> bool:
     """Whether a ``jax.jit`` around the caller is tracing it."""
     return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Whether a transformation of the caller's is looking: values are not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

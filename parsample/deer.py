@@ -282,7 +282,6 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
     finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
     jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
-    worst = jnp.argmax(jumps[0])
     work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
     exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
     return Solution(
@@ -291,8 +290,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         final=entry(finals, (done - 1) // grid.lanes_per_device),
         block_ends=it.lanes.path[-1],
         status=jnp.where(finites.all() | stalled, it.stopped, int(Status.NON_FINITE)),
-        defect=jumps[0][worst],
-        defect_at=jnp.where(jumps[0][worst] == 0, -1, jumps[1][worst]),
+        defect=jumps.max(),
         num_iters=it.progress.num_iters,
         evals_per_step=work / grid.num_steps,
         defect_history=it.progress.defects,
@@ -303,13 +301,8 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     )
 
 
-def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> tuple[Array, Array]:
-    """The largest jump between or inside this device's blocks, and the number of steps of the chain before it."""
-    block_size, num_lanes = sweep.grid.block_size, len(it.starts)
-    swept = sweep.first_lane + jnp.arange(num_lanes) < done
-    splice_sizes = largest_coordinate(it.splice.difference, it.scale)
-    sizes = jnp.concatenate([jnp.where(swept, it.defect_sizes, 0), jnp.where(swept, splice_sizes, 0)])
-    worst = jnp.argmax(sizes)
-    lane = worst % num_lanes
-    at = (sweep.first_lane + lane) * block_size + (worst // num_lanes) * entry(it.splice.step, lane)
-    return sizes[worst], at
+def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> Float[Array, ""]:
+    """The largest jump between or inside this device's blocks, of those that were asked for."""
+    swept = sweep.first_lane + jnp.arange(len(it.starts)) < done
+    sizes = jnp.maximum(it.defect_sizes, largest_coordinate(it.splice.difference, it.scale))
+    return jnp.where(swept, sizes, 0).max()

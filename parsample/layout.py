@@ -46,11 +46,3 @@ class Layout:
     def ravel(self, position: PyTree) -> Float[np.ndarray, "*batch D"]:
         """A position as a flat vector on the host."""
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(position)])
-
-    def coordinate_names(self, names: list[str]) -> list[str]:
-        """Names of the entries of the flat vector, such as beta[2], from the names of the leaves."""
-        return [
-            name + (str(list(index)) if index else "")
-            for name, shape in zip(names, self.shapes, strict=True)
-            for index in np.ndindex(shape)
-        ]

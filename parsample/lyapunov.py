@@ -108,7 +108,7 @@ def lyapunov_exponent(
 @outermost_jit(0, 1)
 def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
     transition, start = from_step(step, initial_state)
-    return jax.vmap(lambda key: log_growth(transition, start, inputs, key)[0])(jax.random.split(rng_key, num_probes))
+    return log_growth(transition, start, inputs, rng_key, num_probes)[0]
 
 
 def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
@@ -126,27 +126,42 @@ def check_dt(dt: float) -> None:
         raise ValueError(f"dt must be positive and finite; got {dt!r}.")
 
 
+def carried(
+    transition: Transition, moving: tuple[PyTree, list, Float[Array, " P"]], driven: PyTree
+) -> tuple[tuple[PyTree, list, Float[Array, " P"]], Float[Array, " P"], Vector]:
+    """One step of a carry, its tangents and their lengths; and the log growth of these, and the reduced state."""
+    carry, tangents, lengths = moving
+    carry, tangents, _ = push_forward(lambda c: transition.step(c, driven), carry, tangents)
+    state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
+    new = jnp.linalg.norm(images[0], axis=-1)
+    # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
+    mantissas, exponents = jnp.frexp(new)
+    tangents = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponents.reshape(-1, *[1] * (leaf.ndim - 1))), tangents)
+    return (carry, tangents, mantissas), jnp.log(new / jnp.where(lengths > 0, lengths, 1)), state
+
+
+def unit_tangents(
+    transition: Transition, start: Vector, rng_key: Array, number: int
+) -> tuple[PyTree, list, Float[Array, " P"]]:
+    """The carry at `start` with random tangents of length 1, as `carried` takes them."""
+    directions = jax.random.normal(rng_key, (number, *start.shape), start.dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1)[:, None]
+    carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [directions])
+    return carry, tangents, jnp.linalg.norm(directions, axis=1)
+
+
 def log_growth(
-    transition: Transition, start: Vector, inputs: Inputs, rng_key: Array
-) -> tuple[Float[Array, " T"], Float[Array, "T D"]]:
-    """Log growth of a tangent in each step, and the reduced states it was carried along."""
-    direction = jax.random.normal(rng_key, start.shape, start.dtype)
-    direction = direction / jnp.linalg.norm(direction)
-    carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [direction[None]])
+    transition: Transition, start: Vector, inputs: Inputs, rng_key: Array, num_probes: int = 1
+) -> tuple[Float[Array, "P T"], Float[Array, "T D"]]:
+    """Log growth of each tangent in each step, and the reduced states they were carried along."""
 
-    def advance(loop: tuple, t: Array) -> tuple[tuple, tuple]:
-        carry, tangents, length = loop
-        carry, tangents, _ = push_forward(lambda c: transition.step(c, inputs.at(t)), carry, tangents)
-        state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
-        new_length = jnp.linalg.norm(images[0])
-        # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
-        mantissa, exponent = jnp.frexp(new_length)
-        tangents = jax.tree.map(lambda tangent: jnp.ldexp(tangent, -exponent), tangents)
-        return (carry, tangents, mantissa), (jnp.log(new_length / jnp.where(length > 0, length, 1)), state)
+    def advance(moving: tuple, t: Array) -> tuple[tuple, tuple]:
+        moving, growth, state = carried(transition, moving, inputs.at(t))
+        return moving, (growth, state)
 
-    begin = (carry, tangents, jnp.linalg.norm(direction))
+    begin = unit_tangents(transition, start, rng_key, num_probes)
     _, (growth, path) = jax.lax.scan(advance, begin, jnp.arange(inputs.num_steps))
-    return growth, path
+    return growth.T, path
 
 
 def batch_means(values: Float[Array, "... T"], num_batches: int) -> tuple[Float[Array, ""], Float[Array, ""]]:

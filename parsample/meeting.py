@@ -75,6 +75,11 @@ class MeetingTimes(NamedTuple):
         return len(self.distances)
 
     @property
+    def last_distances(self) -> Float[np.ndarray, " L"]:
+        """Median distance of each pair over the last quarter of the watch."""
+        return np.median(self.distances[-self.num_steps // 4 :], axis=0)
+
+    @property
     def num_unmet(self) -> int:
         """Pairs that did not meet."""
         return int(np.isinf(self.times).sum())

@@ -16,7 +16,7 @@ from blackjax.mcmc.random_walk import RWInfo, RWState
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from parsample.transition import DETERMINED_FIELDS
+from parsample.transition import DETERMINED_FIELDS, select
 
 # Share of the steps of `with_exact_meeting` that make the move. A move that does not merge two paths parts them a
 # little, and it costs an evaluation: one in four to eight steps lets paths meet soonest.
@@ -106,7 +106,7 @@ def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> SamplingAl
         accept, probability = accepted(
             jax.random.uniform(key_accept, dtype=state.logdensity.dtype), proposal.logdensity - state.logdensity
         )
-        return _select(accept, proposal, state), RWInfo(probability, accept, proposal)
+        return select(accept, proposal, state), RWInfo(probability, accept, proposal)
 
     return SamplingAlgorithm(init, step)
 
@@ -176,7 +176,7 @@ def with_exact_meeting(algorithm: SamplingAlgorithm, logdensity_fn: Callable, sc
         # `init` may want a key for what the move keeps: its momentum, or its random numbers.
         fresh = algorithm.init(position, rng_key)
         determined = {name: getattr(fresh, name) for name in state._fields if name in DETERMINED_FIELDS}
-        return _select(accept, state._replace(position=position, **determined), state), accept
+        return select(accept, state._replace(position=position, **determined), state), accept
 
     return SamplingAlgorithm(algorithm.init, step)
 
@@ -186,7 +186,3 @@ def _proposal(rng_key: Array, position: PyTree, scale: PyTree) -> PyTree:
     is_scalar = len(jax.tree.leaves(scale)) == 1 and jnp.ndim(jax.tree.leaves(scale)[0]) == 0
     scales = jnp.asarray(jax.tree.leaves(scale)[0] if is_scalar else ravel_pytree(scale)[0], vector.dtype)
     return unravel(multishift_normal(rng_key, vector, scales))
-
-
-def _select(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -1,15 +1,24 @@
 """The Lyapunov exponent of a chain from a short run: a few paths with tangents, followed until these have turned."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from parsample.compilation import outermost_jit
 from parsample.linearize import push_forward
-from parsample.transition import Dynamics, Transition, Vector
+from parsample.lyapunov import carried, unit_tangents
+from parsample.transition import Inputs, Transition, Vector
+
+# ``family(parameters, key, T)``: the chain of this key.
+Family = Callable[[Any, Array, int], tuple[Transition, Inputs]]
+
+# Paths with tangents.
+NUM_TANGENTS = 12
 
 # Tangents have turned into the leading direction when what they may still miss is below this share of the exponent, or
 # below its standard error.
@@ -64,47 +73,37 @@ def aligned_growth(
     is_enough
         ``is_enough(growth, bias, steps)``: whether to stop after a window.
     """
-    directions = jax.random.normal(rng_key, (2, start.shape[0]), start.dtype)
-    directions = directions / jnp.linalg.norm(directions, axis=1)[:, None]
-    carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [directions])
 
     def advance(t: Array, loop: tuple) -> tuple:
-        carry, tangents, lengths, total = loop
-        carry, tangents, _ = push_forward(lambda c: transition.step(c, inputs(t)), carry, tangents)
-        images = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)[1]
-        new = jnp.linalg.norm(images[0], axis=-1)
-        # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
-        mantissa, exponent = jnp.frexp(new)
-        tangents = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponent.reshape(-1, *[1] * (leaf.ndim - 1))), tangents)
-        total = total + jnp.log(new / jnp.where(lengths > 0, lengths, 1)).mean()
-        return carry, tangents, mantissa, total
+        moving, total = loop
+        moving, growth, _ = carried(transition, moving, inputs(t))
+        return moving, total + growth.mean()
 
-    def cosine(carry: PyTree, tangents: list) -> Array:
+    def cosine(carry: PyTree, tangents: list, _lengths: Array) -> Array:
         images = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)[1][0]
         norms = jnp.linalg.norm(images, axis=-1)
         return jnp.abs(jnp.sum(images[0] * images[1])) / jnp.maximum(norms[0] * norms[1], jnp.finfo(start.dtype).tiny)
 
     def window(loop: tuple) -> tuple:
-        t, before, run, *_ = loop
+        t, before, moving, *_ = loop
         end = jnp.maximum(2 * t, num_steps)
-        run = jax.lax.fori_loop(t, end, advance, (*run[:3], jnp.zeros_like(run[3])))
-        after, length = cosine(*run[:2]), end - t
+        moving, total = jax.lax.fori_loop(t, end, advance, (moving, zero))
+        after, length = cosine(*moving), end - t
         turns = jnp.abs(after - before) > ROUNDINGS * jnp.finfo(start.dtype).eps
         missing = jnp.where(turns, -jnp.log(jnp.clip(before, jnp.finfo(start.dtype).eps, 1)), 0)
-        growth, bias = run[3] / length, missing / length
+        growth, bias = total / length, missing / length
         # The first window is for leaving the start, and for turning.
-        return end, after, run, growth, bias, (t > 0) & is_enough(growth, bias, end)
+        return end, after, moving, growth, bias, (t > 0) & is_enough(growth, bias, end)
 
     zero = jnp.zeros((), start.dtype)
-    run = (carry, tangents, jnp.linalg.norm(directions, axis=1), zero)
-    begin = (jnp.asarray(0), zero, run, zero, zero, jnp.asarray(False))
+    begin = (jnp.asarray(0), zero, unit_tangents(transition, start, rng_key, 2), zero, zero, jnp.asarray(False))
     _, _, _, growth, bias, _ = jax.lax.while_loop(lambda loop: ~loop[5], window, begin)
     return Alignment(growth, bias)
 
 
 @outermost_jit(0, 1, 2)
 def growth_of_chains(
-    dynamics: Dynamics,
+    dynamics: Family,
     num_growth: int,
     most_growth: int,
     parameters: Any,
@@ -131,3 +130,15 @@ def growth_of_chains(
     found = jax.vmap(grow, axis_name="paths")(starts, keys[0], keys[1])
     bias = found.bias.mean()
     return found.growth.mean(), jnp.sqrt(jnp.square(found.growth.std(ddof=1)) / num_paths + jnp.square(bias))
+
+
+def exponent(
+    dynamics: Family, growth: int, most_growth: int, parameters: Any, starts: Float[np.ndarray, "N D"], key: Array
+) -> tuple[Any, Any]:
+    """`growth_of_chains`; NaN where there are no derivatives in forward mode."""
+    try:
+        return growth_of_chains(dynamics, growth, most_growth, parameters, starts, key)
+    except (TypeError, ValueError) as error:
+        if "forward-mode" not in str(error) and "JVP" not in str(error):
+            raise
+        return np.float64(math.nan), np.float64(math.nan)

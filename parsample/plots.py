@@ -1,19 +1,23 @@
 """Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import arviz
 import numpy as np
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from parsample.grid import ceil_div
 from parsample.store import copied
 from parsample.summary import scalar_components
 
 if TYPE_CHECKING:
     import xarray
 
-    from parsample.sampler_report import SamplerReport
+    from parsample.report import Report
     from parsample.sampling import SampleResult
 
 # Draws per chain that a picture shows; more would hide each other.
@@ -31,7 +35,7 @@ COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a
 def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
     """Write every picture that the run allows as PNG files; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    figures = {"traces": plot_traces(tree), "ranks": plot_ranks(tree)}
+    figures = {"traces": plot_draws(arviz.plot_trace, tree), "ranks": plot_draws(arviz.plot_rank, tree)}
     if result.report is not None:
         figures["coalescence"] = plot_coalescence(result.report)
     if any(len(segment.block_defects) for segment in result.segments):
@@ -43,39 +47,21 @@ def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path)
     return paths
 
 
-def plot_traces(tree: "xarray.DataTree") -> Figure:
-    """Draws of each variable against their number, one line per chain."""
-    series = _series(tree)
-    figure, axes = _grid(len(series), width=6.4, height=1.7)
-    for axis, (name, draws) in zip(axes, series.items(), strict=True):
-        stride = _stride(draws)
-        for chain, values in enumerate(copied(draws[:, ::stride])):
-            axis.plot(np.arange(values.size) * stride, values, lw=0.4, alpha=0.7, color=_color(chain))
-        axis.set_title(name, loc="left", fontsize=9)
-    for axis in axes[-2:]:
-        axis.set_xlabel("draw")
+def plot_draws(plot: Callable, tree: "xarray.DataTree") -> Figure:
+    """ArviZ's picture `plot` of the first variables, thinned; such as ``arviz.plot_rank``."""
+    series = dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
+    stride = max(1, next(iter(series.values())).shape[1] // MAX_DRAWS_SHOWN)
+    thinned = {name: copied(draws[:, ::stride]) for name, draws in series.items()}
+    numbers = stride * np.arange(next(iter(thinned.values())).shape[1])
+    shown = arviz.from_dict({"posterior": thinned}, coords={"draw": numbers})
+    size = (12.8, 1.9 * ceil_div(len(series), 2) + 0.4)
+    collection = plot(shown, backend="matplotlib", col_wrap=2, figure_kwargs={"figsize": size, "layout": "constrained"})
+    figure = collection.viz["figure"].item()
+    pyplot.close(figure)  # pyplot would keep it, and warn of the twentieth
     return figure
 
 
-def plot_ranks(tree: "xarray.DataTree", num_bins: int = 20) -> Figure:
-    """Share of each chain's draws in each rank bin, 1 where chains agree (Vehtari et al. 2021)."""
-    series = _series(tree)
-    figure, axes = _grid(len(series), width=6.4, height=1.7)
-    for axis, (name, draws) in zip(axes, series.items(), strict=True):
-        shown = copied(draws[:, :: _stride(draws)])
-        ranks = shown.ravel().argsort().argsort().reshape(shown.shape) / shown.size
-        for chain, values in enumerate(ranks):
-            heights, edges = np.histogram(values, bins=num_bins, range=(0, 1))
-            axis.stairs(heights * num_bins / values.size, edges, color=_color(chain), lw=1.2)
-        axis.axhline(1, color="0.6", lw=0.8, ls="--")
-        axis.set_ylim(0, None)
-        axis.set_title(name, loc="left", fontsize=9)
-    for axis in axes[-2:]:
-        axis.set_xlabel("rank among all chains, as a fraction")
-    return figure
-
-
-def plot_coalescence(report: "SamplerReport") -> Figure:
+def plot_coalescence(report: "Report") -> Figure:
     """Distance between lanes that share their randomness, one of them restarted elsewhere, against steps."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -114,25 +100,6 @@ def plot_front(result: "SampleResult") -> Figure:
     axis.set_title("a defect of 0 is drawn on the bottom line", loc="left", fontsize=10)
     axis.legend(frameon=False)
     return figure
-
-
-def _series(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
-    """The components that traces and ranks show."""
-    return dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
-
-
-def _stride(draws: np.ndarray) -> int:
-    """Every so manieth draw is shown."""
-    return max(1, draws.shape[1] // MAX_DRAWS_SHOWN)
-
-
-def _grid(count: int, width: float, height: float) -> tuple[Figure, list]:
-    rows, columns = -(-count // 2), min(count, 2)
-    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axis in axes[count:]:
-        axis.remove()
-    return figure, axes[:count]
 
 
 def _color(index: int) -> str:

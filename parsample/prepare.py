@@ -7,26 +7,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.adaptation import Adaptation, Reference
-from parsample.blocks import Run, take
+from parsample.blocks import Run
 from parsample.grid import Team, mesh_of
 from parsample.kernels import KERNELS, Kernel
 from parsample.kernels.base import PERIOD, LaneState
 from parsample.kernels.lanes import KernelLanes
 from parsample.lane_program import LaneProgram, default_num_lanes
 from parsample.layout import Layout
-from parsample.meeting import MEETING_DISTANCE, meeting_times
+from parsample.meeting import MEETING_DISTANCE, Stretch, meeting_times
+from parsample.pilot import NUM_TANGENTS, exponent
 from parsample.plan import SHARE_OF_OVERHEAD, Measured, block_size_of, make_plan
 from parsample.processes import agreed
+from parsample.random_keys import as_words
+from parsample.report import Report
 from parsample.sampler_progress import Progress
-from parsample.sampler_report import SamplerReport
 from parsample.solution import Sequential
 from parsample.status import ParallelStallWarning
+from parsample.transition import take
 from parsample.validation import (
     checked_choice,
     checked_count,
@@ -44,6 +46,12 @@ from parsample.warmup import MIN_WARMUP, Ensemble
 # A log density that takes all lanes so many seconds is tried with fewer lanes, which are kept if a lane then costs less
 # than this many times what it costs among all.
 SECONDS_OF_EXPENSIVE_ROW, FEW_LANES, MAX_COST_OF_LANES = 0.2, 16, 1.5
+
+# Steps of the first and last window of the tangents.
+TANGENT_STEPS = (64, 1024)
+
+# What to try first where lanes meet late, or never.
+OTHER_KERNEL = "kernel='metropolis', whose lanes meet under another coupling"
 
 SamplerMethod = Sequential | Literal["auto", "deer", "sequential"]
 
@@ -174,7 +182,7 @@ class Prepared:
     run: Run
     guesses: LaneState
     adaptation: Adaptation
-    report: SamplerReport | None
+    report: Report | None
     clock: Clock
 
     @property
@@ -197,14 +205,23 @@ def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
 
 
 def prepare(
-    rng_key: Array, logdensity_fn: Callable, initial_position: PyTree, settings: SamplerSettings, progress: Progress
+    rng_key: Array,
+    logdensity_fn: Callable,
+    initial_position: PyTree,
+    settings: SamplerSettings,
+    progress: Progress,
+    *,
+    lyapunov: bool = False,
 ) -> Prepared:
-    """Warm up the lanes; and unless chains are to be evaluated step by step, see how soon they meet."""
+    """Warm up the lanes; and unless chains are to be evaluated step by step, see how soon they meet.
+
+    With `lyapunov`, that report states the exponent of the kernel without its moves.
+    """
     clock = Clock()
     rng_key, position = agreed(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
     checked_logdensity_shape(logdensity_fn, position)
     progress.phase("compiling")
-    rng = np.random.default_rng(np.asarray(_key_data(rng_key)))
+    rng = np.random.default_rng(np.asarray(as_words(rng_key)))
     ensemble, settings, share = _dispersed(logdensity_fn, position, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
@@ -226,6 +243,9 @@ def prepare(
         progress.phase("check: pairs of lanes with common keys")
         measured = _measured(program, settings, clock, share)
         report = _check(program, adaptation, reference, settings, measured)
+        if lyapunov:
+            lle, lle_se = agreed(settings.mesh, _exponent(program.dynamics, reference.stretch, rng_key))
+            report = replace(report, lle=float(lle), lle_se=float(lle_se))
         clock.lap("check")
     return Prepared(settings, program, run, ends, adaptation, report, clock)
 
@@ -290,10 +310,6 @@ def _warn_of_single_evaluations(error: Exception) -> None:
     )
 
 
-def _key_data(rng_key: Array) -> Array:
-    return jax.random.key_data(rng_key) if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) else rng_key
-
-
 def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
     """What has been measured so far, by the first process."""
     times = agreed(settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share]))
@@ -306,10 +322,18 @@ def _check(
     reference: Reference,
     settings: SamplerSettings,
     measured: Measured,
-) -> SamplerReport:
+) -> Report:
     num_blocks = settings.num_lanes // settings.num_chains
     block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
     meeting = meeting_times(program, reference.stretch, block_size, atol)
     plan = make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
-    return SamplerReport(meeting, settings.num_lanes, measured, plan, adaptation)
+    another = OTHER_KERNEL if settings.kernel.name != "metropolis" else "another kernel"
+    remedies = f"{another}, or another parametrisation"
+    return Report(meeting, settings.num_lanes, measured, plan, remedies, atol, adaptation=adaptation)
+
+
+def _exponent(dynamics: KernelLanes, stretch: Stretch, rng_key: Array) -> tuple[Any, Any]:
+    """Lyapunov exponent of the kernel without its moves, which make nearby paths one, and its standard error."""
+    parameters = stretch.parameters._replace(move_scales=np.zeros_like(stretch.parameters.move_scales))
+    return exponent(dynamics, *TANGENT_STEPS, parameters, stretch.ends.position[:NUM_TANGENTS], rng_key)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree, UInt8
 
+from parsample.compilation import is_traced
 from parsample.grid import DEVICES, SPLIT, WHOLE, Team
 from parsample.random_keys import is_key
 
@@ -29,7 +30,7 @@ def agreed(mesh: Mesh | None, tree: PyTree) -> PyTree:
     if not _spans_processes(mesh):
         return tree if mesh is None and _on_first_device(tree) else untied(tree)
     leaves, structure = jax.tree.flatten(tree)
-    if any(map(_is_traced, leaves)):
+    if is_traced(leaves):
         return tree
     # As bytes, all leaves travel in one message.
     values = [_to_host(leaf) for leaf in leaves]
@@ -83,12 +84,8 @@ def _spans_processes(mesh: Mesh | None) -> TypeGuard[Mesh]:
     return mesh is not None and mesh.is_multi_process
 
 
-def _is_traced(leaf: Any) -> bool:
-    return isinstance(leaf, jax.core.Tracer)
-
-
 def _is_placed(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not _is_traced(leaf)
+    return isinstance(leaf, jax.Array) and not is_traced(leaf)
 
 
 def _to_host(leaf: Any) -> np.ndarray:

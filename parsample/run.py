@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.chain_run import evaluate_chain
-from parsample.compilation import outermost_jit
+from parsample.compilation import is_traced, outermost_jit
 from parsample.deer import solve
 from parsample.finish import completed, finish
 from parsample.grid import ceil_div, mesh_of
@@ -131,7 +131,7 @@ def evaluate_inference_algorithm(
     checked_count("num_steps", num_steps)
     rng_key = checked_key(rng_key)
     resolved = checked_method(method, num_steps)
-    traced = _is_traced((rng_key, initial_state, initial_position))
+    traced = is_traced((rng_key, initial_state, initial_position))
     mesh = None if traced and devices is None else mesh_of(devices)
     if (initial_state is None) == (initial_position is None):
         raise ValueError("Exactly one of initial_state and initial_position must be given.")
@@ -156,14 +156,9 @@ def evaluate_inference_algorithm(
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
         finish_it = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         solution = completed(solution, mesh, finish_it)
-    if not _is_traced(solution.status):
+    if not is_traced(solution.status):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
     return solution
-
-
-def _is_traced(tree: PyTree) -> bool:
-    """Whether a transformation of the caller's is looking: values are not known."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def checked_method(method: Any, num_steps: int) -> Method:

@@ -13,61 +13,18 @@ from jaxtyping import Array, PyTree
 from parsample.adaptation import Adaptation
 from parsample.blocks import Segment, evaluate_segment, step_by_step
 from parsample.kernels.base import PERIOD
+from parsample.kernels.whitening import Coordinates
 from parsample.lane_program import LaneProgram
 from parsample.prepare import Prepared, SamplerMethod, SamplerSettings, prepare
 from parsample.processes import is_first
+from parsample.report import Report
 from parsample.sampler_progress import Progress
-from parsample.sampler_report import SamplerReport
 from parsample.status import Status, report
 from parsample.store import Store, checked_scratch_dir
+from parsample.validation import checked_flag
 
 # Segments that take so many times as many rows as a step-by-step evaluation is expected to take are given up.
 PATIENCE = 2.0
-
-
-@dataclass(frozen=True)
-class SegmentRecord:
-    """What happened in one segment of a run.
-
-    Attributes
-    ----------
-    status
-        How it ended.
-    defect
-        Largest jump of any chain, in posterior standard deviations.
-    num_sweeps
-        Sweeps over its blocks.
-    evals_per_step
-        Evaluations of the kernel per step.
-    num_steps
-        Steps of each chain.
-    block_size
-        Steps per block; the whole segment if sequential.
-    block_defects
-        Largest jump to each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
-    """
-
-    status: Status
-    defect: float
-    num_sweeps: int
-    evals_per_step: float
-    num_steps: int
-    block_size: int
-    block_defects: np.ndarray
-
-    @classmethod
-    def of(cls, segment: Segment) -> "SegmentRecord":
-        """What is kept of a segment."""
-        num_chains = len(segment.path)
-        return cls(
-            status=segment.status,
-            defect=segment.defect,
-            num_sweeps=segment.num_sweeps,
-            evals_per_step=segment.num_evaluations / (num_chains * segment.num_steps),
-            num_steps=segment.num_steps,
-            block_size=segment.block_size,
-            block_defects=segment.block_defects,
-        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +42,7 @@ class SampleResult:
     report
         What the check found; None if none was run.
     segments
-        What happened, segment by segment.
+        What happened, segment by segment, without the draws; see `parsample.blocks.Segment`.
     settings
         The arguments of `sample`.
     seconds
@@ -99,8 +56,8 @@ class SampleResult:
     positions: PyTree
     sample_stats: dict[str, np.ndarray]
     adaptation: Adaptation
-    report: SamplerReport | None
-    segments: list[SegmentRecord]
+    report: Report | None
+    segments: list[Segment]
     settings: dict[str, Any]
     seconds: dict[str, float]
     interrupted: bool = field(default=False)
@@ -267,16 +224,16 @@ def sample(
     return result
 
 
-def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple[list[SegmentRecord], bool]:
+def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple[list[Segment], bool]:
     """Run all segments, and store their draws."""
-    records: list[SegmentRecord] = []
+    records: list[Segment] = []
     kernel, parameters = prepared.settings.kernel, prepared.adaptation.parameters
+    coordinates = Coordinates(parameters.center, parameters.factor)
     try:
         for segment in _segments(prepared, progress):
-            position = _positions(segment.path, parameters.center, parameters.factor)
             kept = {name: getattr(segment.outputs, name) for name in kernel.statistics}
-            store.put(segment.first, {"position": position, **kept})
-            records.append(SegmentRecord.of(segment))
+            store.put(segment.first, {"position": coordinates.position(segment.path), **kept})
+            records.append(segment.without_draws())
             progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
             progress.add(len(segment.path) * (min(segment.num_steps, store.num_samples - segment.first)))
     except KeyboardInterrupt:
@@ -285,10 +242,6 @@ def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple
         store.truncate(min(store.num_samples, sum(record.num_steps for record in records)))
         return records, True
     return records, False
-
-
-def _positions(whitened: np.ndarray, center: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    return center + (whitened * factor if factor.ndim == 1 else whitened @ factor.T)
 
 
 def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
@@ -338,8 +291,9 @@ def check_sampler(
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
     exact_meeting: bool = True,
+    lyapunov: bool = False,
     devices: Sequence[jax.Device] | None = None,
-) -> SamplerReport:
+) -> Report:
     """What `sample` would do after its warm-up: how soon its lanes meet, and the plan that follows.
 
     Parameters
@@ -348,10 +302,13 @@ def check_sampler(
         As for `sample`.
     target_acceptance_rate, exact_meeting, devices
         As for `sample`.
+    lyapunov
+        Whether to estimate the Lyapunov exponent by tangents, which takes another compiled program: that of the kernel
+        without its multishift moves, each of which makes one path of nearby ones.
 
     Returns
     -------
-    SamplerReport
+    Report
 
     Raises
     ------
@@ -379,8 +336,10 @@ def check_sampler(
         exact_meeting=exact_meeting,
         devices=devices,
     )
+    if checked_flag("lyapunov", lyapunov) and not settings.kernel.uses_gradient:
+        raise ValueError(f"lyapunov=True: kernel={kernel!r} either jumps or stays, and has no exponent of use.")
     with Progress(0, is_shown=False) as progress:
-        found = prepare(rng_key, logdensity_fn, initial_position, settings, progress).report
+        found = prepare(rng_key, logdensity_fn, initial_position, settings, progress, lyapunov=lyapunov).report
     if found is None:
         raise ValueError(
             f"num_chains={num_chains}: so many chains fill all lanes, each step by step; nothing to check."

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from parsample.deer import solve
 from parsample.grid import Grid
-from parsample.solution import DEER, Solution
+from parsample.solution import DEER, Solution, sequential_solution
 from parsample.status import Status
 from parsample.transition import Inputs, Transition, Vector
 
@@ -30,7 +30,6 @@ class _Windows(NamedTuple):
     num_iters: Int[Array, ""]
     work: Float[Array, ""]
     defect: Float[Array, ""]
-    defect_at: Int[Array, ""]
     exact_prefix: Int[Array, ""]
     status: Int[Array, ""]  # -1 while running
 
@@ -82,41 +81,32 @@ def slide(
         path = jax.lax.dynamic_update_slice_in_dim(loop.path, found.states, loop.first, 0)
         first = jnp.minimum(loop.first + found.exact_prefix, num_steps - window)
         going_on = (found.status == int(Status.CONVERGED)) & ~is_last
-        worse = found.defect > loop.defect
         return _Windows(
             first=jnp.where(going_on, first, loop.first),
             path=path,
             guesses=starts_at(path, first, loop.first + window if guess is None else num_steps),
             num_iters=loop.num_iters + found.num_iters,
             work=loop.work + found.evals_per_step * window,
-            defect=jnp.where(worse, found.defect, loop.defect),
-            defect_at=jnp.where(worse, loop.first + found.defect_at, loop.defect_at),
+            defect=jnp.maximum(found.defect, loop.defect),
             exact_prefix=loop.first + found.exact_prefix,
             status=jnp.where(going_on, -1, found.status),
         )
 
     path = jnp.broadcast_to(start, (num_steps, *start.shape)) if guess is None else guess
     zero, none = jnp.zeros((), dtype), jnp.asarray(0)
-    begin = _Windows(
-        none, path, starts_at(path, none, num_steps), none, zero, zero, jnp.asarray(-1), none, jnp.asarray(-1)
-    )
+    begin = _Windows(none, path, starts_at(path, none, num_steps), none, zero, zero, none, jnp.asarray(-1))
     last = jax.lax.while_loop(lambda loop: loop.status < 0, one_window, begin)
     # A window that stalled counts its own rest; what lies beyond it is evaluated step by step too.
     beyond = jnp.where(last.status == int(Status.STALLED), num_steps - window - last.first, 0)
     ends = Grid(num_steps, method.block_size).places_last()
-    return Solution(
+    final = transition.restore(last.path[jnp.maximum(last.exact_prefix - 1, 0)])
+    return sequential_solution(start, True, num_steps, None, final)._replace(
         states=last.path,
-        outputs=None,
-        final=transition.restore(last.path[jnp.maximum(last.exact_prefix - 1, 0)]),
         block_ends=last.path[ends],
         status=last.status,
         defect=last.defect,
-        defect_at=last.defect_at,
         num_iters=last.num_iters,
         evals_per_step=(last.work + beyond) / num_steps,
-        defect_history=jnp.zeros((0,), dtype),
-        merit_history=jnp.zeros((0,), dtype),
-        prefix_history=jnp.zeros((0,), int),
         exact_prefix=last.exact_prefix,
         block_defects=jnp.zeros((0, ends.size), dtype),
     )

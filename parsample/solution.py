@@ -99,8 +99,6 @@ class Solution(NamedTuple):
     defect
         Largest jump of the path off the chain's own recursion, in standard deviations of the chain. 0: the path is
         bitwise one chain.
-    defect_at
-        Number of steps before that jump; -1 where there is none.
     num_iters
         Sweeps run.
     evals_per_step
@@ -124,7 +122,6 @@ class Solution(NamedTuple):
     block_ends: Float[Array, "C D"]
     status: Int[Array, ""]
     defect: Float[Array, ""]
-    defect_at: Int[Array, ""]
     num_iters: Int[Array, ""]
     evals_per_step: Float[Array, ""]
     defect_history: Float[Array, " H"]
@@ -149,7 +146,7 @@ def rolled_out(transition: Transition, start: Vector, inputs: Inputs) -> Solutio
 
 
 def sequential_solution(
-    end: Vector, is_finite: Bool[Array, ""], num_steps: int, outputs: PyTree, final: PyTree
+    end: Vector, is_finite: Bool[Array, ""] | bool, num_steps: int, outputs: PyTree, final: PyTree
 ) -> Solution:
     """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
     one = jnp.ones((), end.dtype)
@@ -160,7 +157,6 @@ def sequential_solution(
         block_ends=end[None],
         status=jnp.where(is_finite, int(Status.SEQUENTIAL), int(Status.NON_FINITE)),
         defect=0 * one,
-        defect_at=jnp.asarray(-1),
         num_iters=jnp.asarray(0),
         evals_per_step=one,
         defect_history=jnp.zeros((0,), end.dtype),

@@ -170,7 +170,7 @@ class Sweep:
     transition, linearization
         The chain, and what to learn of its block maps.
     inputs
-        What drives the lanes of this device: a sequence with leading axes (b, C), and what is shared.
+        What drives the lanes of this device: a sequence with leading axes (b, C).
     grid, team
         How the chain is cut, and who else evaluates it.
     seeds
@@ -271,13 +271,12 @@ class Sweep:
         return _side_by_side(one, self._tile, starts)
 
     def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
-        local, shared = self.inputs.at(step)
         running = self.grid.running(self.first_lane, step)
 
-        def one(carry: PyTree, tangents: list, local_input: PyTree) -> tuple[PyTree, list, PyTree]:
-            return push_forward(lambda c: self.transition.step(c, (local_input, shared)), carry, tangents)
+        def one(carry: PyTree, tangents: list, driven: PyTree) -> tuple[PyTree, list, PyTree]:
+            return push_forward(lambda c: self.transition.step(c, driven), carry, tangents)
 
-        carries, tangents, outputs = _side_by_side(one, self._tile, *moving, local)
+        carries, tangents, outputs = _side_by_side(one, self._tile, *moving, self.inputs.at(step))
         if self.grid.is_ragged:
             # Idle lanes stand still.
             carries, tangents = _where(running, (carries, tangents), moving)

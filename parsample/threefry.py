@@ -94,14 +94,9 @@ _UNROLLED = define_prng_impl(
 )
 
 
-def is_numbered(rng_key: Array) -> bool:
-    """Whether keys are JAX's default ones, of which the first n are the same however many more are split off."""
-    return jax.config.jax_threefry_partitionable and str(jax.random.key_impl(rng_key)) == "threefry2x32"
-
-
 def unrolled(rng_key: Array) -> Array:
     """The same keys, of a kind that yields the same numbers at less cost; others than JAX's default as they are."""
-    if not is_numbered(rng_key):
+    if not jax.config.jax_threefry_partitionable or str(jax.random.key_impl(rng_key)) != "threefry2x32":
         return rng_key
     is_typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
     return jax.random.wrap_key_data(jax.random.key_data(rng_key) if is_typed else rng_key, impl=_UNROLLED)

@@ -51,37 +51,27 @@ class Transition:
 
 
 class Inputs(NamedTuple):
-    """What drives the chain: one entry per step, and entries that all blocks share.
+    """What drives the chain.
 
     Attributes
     ----------
     sequence
         Pytree with leading axis T: the input of step t is entry t.
-    shared
-        Pytree with leading axis P, or None: step t also receives entry ``t % P``. A block size that is a multiple of
-        P lets every block use the same entry at the same time, which keeps loops of that length in lockstep.
     """
 
     sequence: PyTree
-    shared: PyTree = None
 
     @property
     def num_steps(self) -> int:
         """T."""
         return jax.tree.leaves(self.sequence)[0].shape[0]
 
-    @property
-    def period(self) -> int:
-        """P; 1 if nothing is shared."""
-        leaves = jax.tree.leaves(self.shared)
-        return leaves[0].shape[0] if leaves else 1
-
-    def at(self, t: Array) -> tuple[PyTree, PyTree]:
-        """The input of step `t`: (entry of the sequence, shared entry)."""
-        return entry(self.sequence, t), entry(self.shared, t % self.period)
+    def at(self, t: Array) -> PyTree:
+        """The input of step `t`."""
+        return entry(self.sequence, t)
 
 
-def take(tree: PyTree, indices: Array) -> PyTree:
+def take(tree: PyTree, indices: Any) -> PyTree:
     """Entries `indices` along the leading axis of every leaf."""
     return jax.tree.map(lambda leaf: leaf[indices], tree)
 
@@ -101,13 +91,17 @@ def write(tree: PyTree, values: PyTree, *index: Array | int) -> PyTree:
     return jax.tree.map(one, tree, values)
 
 
+def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """One of two pytrees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 def from_step(step: Callable, initial_state: PyTree) -> tuple[Transition, Vector]:
     """A plain recursion ``step(state, input) -> state`` as a Transition, and its reduced initial state."""
     vector, unravel = ravel_pytree(initial_state)
 
-    def advance(state: PyTree, local_and_shared: tuple) -> tuple[PyTree, None]:
-        local, _ = local_and_shared
-        return step(state, local), None
+    def advance(state: PyTree, driven: PyTree) -> tuple[PyTree, None]:
+        return step(state, driven), None
 
     return Transition(unravel, advance, lambda state: ravel_pytree(state)[0]), vector
 
@@ -144,8 +138,8 @@ def from_algorithm(algorithm: SamplingAlgorithm, state: PyTree, transform: Calla
     def reduce(carry: Any) -> Vector:
         return ravel_pytree({name: getattr(carry, name) for name in exchanged})[0]
 
-    def step(carry: Any, local_and_shared: tuple) -> tuple[Any, Any]:
-        (key, arguments), _ = local_and_shared
+    def step(carry: Any, driven: tuple) -> tuple[Any, Any]:
+        key, arguments = driven
         new_state, info = algorithm.step(key, carry._replace(**arguments))
         return new_state, transform(new_state, info)
 

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import xarray
 
-from parsample import Plan, SamplerReport, Status, __version__
+from parsample import Plan, Report, Status, __version__
 from parsample.adaptation import Adaptation
+from parsample.blocks import Segment
 from parsample.cli import main
 from parsample.compare import KernelComparison, KernelForecast
 from parsample.kernels.whitening import KernelParameters
 from parsample.meeting import MeetingTimes
-from parsample.sampler_report import Measured
-from parsample.sampling import SampleResult, SegmentRecord
+from parsample.plan import Measured
+from parsample.sampling import SampleResult
 from parsample.summary import MAX_SUMMARY_VALUES, summary_table
 
 MODEL = """
@@ -41,18 +42,18 @@ PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16
 ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
 
 
-def report(*, parallel: bool) -> SamplerReport:
+def report(*, parallel: bool) -> Report:
     """What a check might have found."""
     meeting = MeetingTimes(np.full(8, 40.0 if parallel else np.inf), np.ones((50, 8)))
     plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, 0.25, 1.1 if parallel else 1.0)
-    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION)
+    return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
 
 
 @pytest.mark.parametrize(("parallel", "code", "verdict"), [(True, 0, "parallel"), (False, 3, "sequential")])
 def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model, parallel, code, verdict):
     asked: dict[str, Any] = {}
 
-    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
         asked.update(kwargs)
         return report(parallel=parallel)
 
@@ -64,6 +65,9 @@ def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model,
     assert ("8 of 8 pairs did not meet" in out) is not parallel
     assert err == ""
     assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
+    assert asked["lyapunov"] is False
+    assert main(["check", model, *SIZES, "--lyapunov"]) == code
+    assert asked["lyapunov"] is True
 
 
 @pytest.mark.parametrize(
@@ -207,7 +211,8 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     """A result of the model above with a status that is hard to get by."""
     rng = np.random.default_rng(0)
     positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
-    segment = SegmentRecord(status, 0.1, 4, 1.0, 100, 25, np.ones((4, 4)))
+    path = np.zeros((2, 0, 3))
+    segment = Segment(0, 100, path, None, None, status, 0.1, 4, 200, np.ones((4, 4)), 25)
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
     return SampleResult(positions, stats, ADAPTATION, None, [segment], {}, {"warmup": 1.0}, interrupted)
 
@@ -249,7 +254,7 @@ def test_settings_of_the_model_reach_the_sampler(monkeypatch, capsys, tmp_path):
     path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
     asked: list[dict] = []
 
-    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
         asked.append(kwargs)
         return report(parallel=True)
 
@@ -268,7 +273,7 @@ def test_warmup_of_the_model_holds_unless_the_user_says_otherwise(monkeypatch, t
     path.write_text(MODEL + 'settings = {"num_warmup": 2000}\n')
     asked: dict[str, Any] = {}
 
-    def check_sampler(*_: Any, **kwargs: Any) -> SamplerReport:
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
         asked.update(kwargs)
         return report(parallel=True)
 

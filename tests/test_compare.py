@@ -16,7 +16,7 @@ from parsample import (
     KernelComparison,
     KernelForecast,
     Plan,
-    SamplerReport,
+    Report,
     check_sampler,
     compare_kernels,
     sample,
@@ -27,7 +27,7 @@ from parsample.kernels import KERNELS
 from parsample.kernels.whitening import KernelParameters
 from parsample.layout import Layout
 from parsample.meeting import MeetingTimes
-from parsample.sampler_report import Measured
+from parsample.plan import Measured
 
 KEY = jax.random.key(0)
 PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
@@ -155,11 +155,11 @@ def test_why_draws_tell_nothing(monkeypatch, position, words):
     assert math.isnan(forecast.seconds)
 
 
-def report(seconds: float, *, parallel: bool = False) -> SamplerReport:
+def report(seconds: float, *, parallel: bool = False) -> Report:
     """What a check might have found."""
     plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, seconds, 1.1)
     meeting = MeetingTimes(np.full(8, 40.0), np.ones((50, 8)))
-    return SamplerReport(meeting, 64, Measured(1e-3, 2.0), plan, ADAPTATION)
+    return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
 
 
 HMC = KernelForecast("hmc", report(0.5, parallel=True), 40_000, 4000, 0.25, "x[1]", 6.5, 0.0, "")

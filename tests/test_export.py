@@ -16,7 +16,7 @@ from mapped import lies_in_a_file, linux_only, mapped
 
 from parsample import Status, __version__
 from parsample.export import CONSTRAIN_CHUNK, named_leaves, save, to_arviz
-from parsample.plots import plot_ranks, plot_traces
+from parsample.plots import plot_draws
 from parsample.sampling import SampleResult, sample
 from parsample.store import allocate, release
 from parsample.summary import summary_table
@@ -147,8 +147,8 @@ def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
     assert lies_in_a_file(tree["posterior"]["scale"].to_numpy())
     save(tree, tmp_path / name)
     table = summary_table(tree)
-    plot_traces(tree)
-    plot_ranks(tree)
+    plot_draws(arviz.plot_trace, tree)
+    plot_draws(arviz.plot_rank, tree)
     assert mapped(scratch) == [0] * 5
     expected = result().to_arviz(constrain=constrain)
     assert table == summary_table(expected)

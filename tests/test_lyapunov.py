@@ -29,7 +29,7 @@ def growth_and_acceptance(algorithm, position: jax.Array, num_steps: int) -> tup
         _, accepted = jax.lax.scan(
             lambda carry, t: transition.step(carry, inputs.at(t)), transition.restore(start), jnp.arange(num_steps)
         )
-        return growth, accepted
+        return growth[0], accepted
 
     return tuple(map(np.asarray, run(chain_key)))
 

@@ -15,7 +15,7 @@ import pytest
 from parsample import ParallelStallWarning, Status
 from parsample.kernels import KERNELS
 from parsample.model import load_model
-from parsample.sampler_report import Measured
+from parsample.plan import Measured
 from parsample.sampling import SampleResult, sample
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.py"))

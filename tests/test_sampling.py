@@ -217,9 +217,7 @@ def test_chains_have_their_own_randomness():
 
 
 def with_segments(result: SampleResult, **changes: Any) -> SampleResult:
-    return dataclasses.replace(
-        result, segments=[dataclasses.replace(segment, **changes) for segment in result.segments]
-    )
+    return dataclasses.replace(result, segments=[segment._replace(**changes) for segment in result.segments])
 
 
 def test_certificate_says_what_was_done_and_how_exact_it_is():
@@ -235,7 +233,7 @@ def test_certificate_says_what_was_done_and_how_exact_it_is():
 
 def test_the_worst_of_segments_is_the_status():
     result = run("hmc", "deer")
-    stalled = dataclasses.replace(result.segments[0], status=Status.STALLED)
+    stalled = result.segments[0]._replace(status=Status.STALLED)
     assert dataclasses.replace(result, segments=[stalled, *result.segments]).status is Status.STALLED
 
 
@@ -274,6 +272,20 @@ def test_check_sampler_reports_what_auto_would_do():
     assert (found.plan.num_blocks, found.plan.block_size) == (32, 32)
     assert found.parallelizable
     assert found.contraction_rate < -0.05
+
+
+def test_check_sampler_states_the_exponent_that_pairs_show():
+    found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=1000, exact_meeting=False, lyapunov=True)
+    assert found.parallelizable
+    assert found.lle_se < 0.1
+    # Tangents and pairs see the same kernel: linear between its rejections, which are few.
+    assert abs(found.lle - found.contraction_rate) < 5 * found.lle_se
+    assert f"{found.lle:+.3g} +- {found.lle_se:.1g} nats per step" in str(found)
+
+
+def test_the_exponent_needs_a_kernel_with_gradients():
+    with pytest.raises(ValueError, match=r"lyapunov=True: kernel='metropolis' either jumps or stays"):
+        check_sampler(KEY, gaussian, gaussian_start(), kernel="metropolis", lyapunov=True)
 
 
 def outside(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from parsample.kernels.whitening import KernelParameters
 from parsample.multishift import accepted, lattice_point
 from parsample.threefry import step_uniforms
-from parsample.transition import Vector
+from parsample.transition import Vector, select
 
 LogDensity = Callable[[Vector], Float[Array, ""]]
 
@@ -158,8 +158,3 @@ def with_move(
         return state, jnp.full_like(state.logdensity, jnp.nan)
 
     return jax.lax.cond(moves | is_restored, evaluated, kept, state)
-
-
-def select(condition: Bool[Array, ""], yes: LaneState, no: LaneState) -> LaneState:
-    """One of two states."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

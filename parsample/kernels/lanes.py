@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from parsample.kernels.base import PERIOD, Kernel, LaneState, Statistics
 from parsample.kernels.whitening import KernelParameters
 from parsample.layout import Layout
-from parsample.transition import Vector
+from parsample.transition import Inputs, Transition, Vector
 
 # Key data of the chain of each lane, shape (L, 2), and the step of the chain at row 0, a multiple of `PERIOD`.
 KernelInputs = tuple[UInt32[Any, "*lanes two"], Int[Any, "*lanes"]]
@@ -73,6 +73,21 @@ class KernelLanes:
 
         state, found = self.kernel.step(key, state, first_step + row, row % PERIOD, is_restored, target, parameters)
         return state, state.position, found
+
+    def __call__(self, parameters: KernelParameters, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The chain of this key as a state space model, for derivatives along it."""
+        key = jax.random.key_data(rng_key)
+
+        def target(u: Vector) -> Float[Array, ""]:
+            return self.logdensity(parameters.position(u))
+
+        def step(state: LaneState, t: Int[Array, ""]) -> tuple[LaneState, None]:
+            return self.kernel.step(key, state, t, t % PERIOD, jnp.asarray(False), target, parameters)[0], None
+
+        def restore(u: Vector) -> LaneState:
+            return LaneState(u, *jax.value_and_grad(target)(u))
+
+        return Transition(restore, step, lambda state: state.position), Inputs(jnp.arange(num_steps, dtype=jnp.int32))
 
     def met(
         self, parameters: KernelParameters, atol: Any, new: tuple[Any, Statistics], old: tuple[Any, Statistics]

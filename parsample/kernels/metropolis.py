@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics
 from parsample.kernels.whitening import KernelParameters
@@ -63,16 +63,13 @@ class Metropolis:
         begin = (state.position, state.logdensity, jnp.zeros_like(state.logdensity))
         first = -jnp.asarray(is_restored).astype(jnp.int32)
         position, logdensity, total = jax.lax.fori_loop(first, dimension, coordinate, begin)
-        return LaneState(position, logdensity, None), _statistics(logdensity, total / dimension, dimension)
-
-
-def _statistics(logdensity: Float[Array, ""], acceptance_rate: Float[Array, ""], dimension: int) -> Statistics:
-    return Statistics(
-        lp=logdensity,
-        acceptance_rate=acceptance_rate,
-        diverging=jnp.asarray(False),
-        n_steps=jnp.int32(dimension),
-        energy=-logdensity,
-        tree_depth=jnp.int32(0),
-        move_acceptance=acceptance_rate,
-    )
+        statistics = Statistics(
+            lp=logdensity,
+            acceptance_rate=total / dimension,
+            diverging=jnp.asarray(False),
+            n_steps=jnp.int32(dimension),
+            energy=-logdensity,
+            tree_depth=jnp.int32(0),
+            move_acceptance=total / dimension,
+        )
+        return LaneState(position, logdensity, None), statistics

@@ -8,19 +8,18 @@ are counted alike in all, so that of a lane that is done hardly anything is mask
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.mcmc.hmc import HMCState
 from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
 from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, any_lane, with_move
 from parsample.kernels.whitening import KernelParameters
 from parsample.threefry import unrolled
-from parsample.transition import Vector, entry, write
+from parsample.transition import Vector, entry, select, write
 
 # BlackJAX's defaults.
 MAX_DOUBLINGS = 10
@@ -48,7 +47,7 @@ class Proposal(NamedTuple):
         Log of the sum of min(1, exp(initial energy - energy)).
     """
 
-    state: HMCState
+    state: LaneState
     energy: Float[Array, ""]
     log_weight: Float[Array, ""]
     log_sum_acceptance: Float[Array, ""]
@@ -141,33 +140,14 @@ class NUTS:
         """A multishift move at its places, then a tree."""
         scale, value_and_grad = parameters.move_scales[phase], jax.value_and_grad(logdensity_fn)
         state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
-        start = HMCState(state.position, state.logdensity, state.logdensity_grad)
-        new, found = nuts_step(jax.random.fold_in(unrolled(key_data), t), start, logdensity_fn, parameters.step_size)
-        statistics = Statistics(
-            lp=new.logdensity,
-            acceptance_rate=found.acceptance_rate,
-            diverging=found.is_diverging,
-            n_steps=found.num_states,
-            energy=found.energy,
-            tree_depth=found.num_doublings,
-            move_acceptance=move_acceptance,
-        )
-        return LaneState(new.position, new.logdensity, new.logdensity_grad), statistics
-
-
-class Trajectory(NamedTuple):
-    """What is known of a finished step."""
-
-    acceptance_rate: Float[Array, ""]
-    is_diverging: Bool[Array, ""]
-    num_states: Int[Array, ""]
-    energy: Float[Array, ""]
-    num_doublings: Int[Array, ""]
+        key = jax.random.fold_in(unrolled(key_data), t)
+        state, statistics = nuts_step(key, state, logdensity_fn, parameters.step_size)
+        return state, statistics._replace(move_acceptance=move_acceptance)
 
 
 def nuts_step(
-    key: Array, state: HMCState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
-) -> tuple[HMCState, Trajectory]:
+    key: Array, state: LaneState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
+) -> tuple[LaneState, Statistics]:
     """One step, with a unit metric; lanes along the axis `base.LANES` take theirs in lockstep.
 
     Parameters
@@ -195,13 +175,18 @@ def nuts_step(
     tree = jax.lax.while_loop(
         lambda tree: (tree.depth < MAX_DOUBLINGS) & any_lane(~tree.is_done), doubled, _seedling(state, momentum, energy)
     )
-    acceptance_rate = jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states
-    return tree.proposal.state, Trajectory(
-        acceptance_rate, tree.is_diverging, tree.num_states, tree.proposal.energy, tree.num_doublings
+    return tree.proposal.state, Statistics(
+        lp=tree.proposal.state.logdensity,
+        acceptance_rate=jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states,
+        diverging=tree.is_diverging,
+        n_steps=tree.num_states,
+        energy=tree.proposal.energy,
+        tree_depth=tree.num_doublings,
+        move_acceptance=jnp.full_like(energy, jnp.nan),
     )
 
 
-def _seedling(state: HMCState, momentum: Vector, energy: Float[Array, ""]) -> Tree:
+def _seedling(state: LaneState, momentum: Vector, energy: Float[Array, ""]) -> Tree:
     """The tree before its first doubling."""
     here = Point(state.position, momentum, state.logdensity_grad)
     proposal = Proposal(state, energy, jnp.zeros_like(energy), jnp.full_like(energy, -jnp.inf))
@@ -219,7 +204,7 @@ def _grown(
     step_size: Float[Array, ""],
 ) -> Branch:
     """A branch as long as the tree, or until it diverges or turns."""
-    edge = _select(direction > 0, tree.right, tree.left)
+    edge = select(direction > 0, tree.right, tree.left)
     directed = direction * step_size
     no, zero = jnp.asarray(False), jnp.int32(0)
     bud = Branch(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
@@ -238,7 +223,7 @@ def _grown(
             length=branch.length + 1,
             tip=tip,
             momentum_sum=momentum_sum,
-            candidate=_select(growing, _select(is_first, leaf, drawn), branch.candidate),
+            candidate=select(growing, select(is_first, leaf, drawn), branch.candidate),
             num_states=branch.num_states + growing,
             is_diverging=jnp.where(growing, is_diverging, branch.is_diverging),
             is_growing=growing & ~is_diverging & ~is_turning,
@@ -261,7 +246,7 @@ def _leapfrog(
     energy = _energy(logdensity, momentum)
     log_weight = initial_energy - energy
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-    leaf = Proposal(HMCState(position, logdensity, gradient), energy, log_weight, jnp.minimum(log_weight, 0))
+    leaf = Proposal(LaneState(position, logdensity, gradient), energy, log_weight, jnp.minimum(log_weight, 0))
     return Point(position, momentum, gradient), leaf
 
 
@@ -300,18 +285,18 @@ def _grafted(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array
     # What stopped growing before its full length has failed; momentum sums of others were added up to the end.
     is_whole = branch.is_growing
     forward = direction > 0
-    left, right = _select(forward, (tree.left, branch.tip), (branch.tip, tree.right))
+    left, right = select(forward, (tree.left, branch.tip), (branch.tip, tree.right))
     momentum_sum = tree.momentum_sum + branch.momentum_sum
     turns = _is_turning(left.momentum, right.momentum, momentum_sum)
     probability = jnp.minimum(jnp.exp(branch.candidate.log_weight - tree.proposal.log_weight), 1)
     drawn = _draw(key, probability, tree.proposal, branch.candidate)
-    proposal = _select(is_whole, drawn, tree.proposal)._replace(log_sum_acceptance=drawn.log_sum_acceptance)
+    proposal = select(is_whole, drawn, tree.proposal)._replace(log_sum_acceptance=drawn.log_sum_acceptance)
     return Tree(
         depth=tree.depth + 1,
         left=left,
         right=right,
         momentum_sum=momentum_sum,
-        proposal=_select(tree.is_done, tree.proposal, proposal),
+        proposal=select(tree.is_done, tree.proposal, proposal),
         num_doublings=tree.num_doublings + ~tree.is_done,
         num_states=tree.num_states + branch.num_states,
         is_diverging=jnp.where(tree.is_done, tree.is_diverging, branch.is_diverging),
@@ -322,7 +307,7 @@ def _grafted(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array
 
 def _draw(key: Array, probability: Float[Array, ""], old: Proposal, new: Proposal) -> Proposal:
     """The new proposal with this probability, else the old one, with the weight of both."""
-    taken = _select(jax.random.bernoulli(key, probability), new, old)
+    taken = select(jax.random.bernoulli(key, probability), new, old)
     return taken._replace(
         log_weight=jnp.logaddexp(old.log_weight, new.log_weight),
         log_sum_acceptance=jnp.logaddexp(old.log_sum_acceptance, new.log_sum_acceptance),
@@ -337,7 +322,3 @@ def _is_turning(left: Vector, right: Vector, total: Vector) -> Bool[Array, ""]:
 
 def _energy(logdensity: Float[Array, ""], momentum: Vector) -> Float[Array, ""]:
     return -logdensity + 0.5 * jnp.sum(momentum * momentum)
-
-
-def _select(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blackjax.mcmc.hmc import HMCState
 
-from parsample.kernels.base import LANES, any_lane
+from parsample.kernels.base import LANES, LaneState, any_lane
 from parsample.kernels.nuts import nuts_step
 
 NUM_LANES, DIMENSION = 16, 3
@@ -28,19 +29,19 @@ def bounded(x: jax.Array) -> jax.Array:
 
 def by_blackjax(logdensity: Any, step_size: float, key: jax.Array, state: Any) -> tuple:
     kernel = blackjax.nuts.build_kernel()
-    state, info = kernel(key, state, logdensity, step_size, jnp.ones_like(state.position))
+    state, info = kernel(key, HMCState(*state), logdensity, step_size, jnp.ones_like(state.position))
     steps = (info.num_integration_steps, info.num_trajectory_expansions)
-    return state, (info.acceptance_rate, info.is_divergent, steps[0], info.energy, steps[1])
+    return LaneState(*state), (info.acceptance_rate, info.is_divergent, steps[0], info.energy, steps[1])
 
 
 def by_parsample(logdensity: Any, step_size: float, key: jax.Array, state: Any) -> tuple:
     state, known = nuts_step(key, state, logdensity, jnp.asarray(step_size, state.position.dtype))
-    return state, tuple(known)
+    return state, (known.acceptance_rate, known.diverging, known.n_steps, known.energy, known.tree_depth)
 
 
 def begun(logdensity: Any, dtype: Any = jnp.float64) -> Any:
     starts = 0.5 * jax.random.normal(jax.random.key(1), (NUM_LANES, DIMENSION), dtype)
-    return jax.vmap(partial(blackjax.hmc.init, logdensity_fn=logdensity))(starts)
+    return LaneState(*jax.vmap(partial(blackjax.hmc.init, logdensity_fn=logdensity))(starts))
 
 
 def run(step: Any, states: Any, num_steps: int) -> tuple:
