@@ -25,7 +25,7 @@ NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
 
 # Rows of a lane that are kept: as many as fit into so many bytes, within these bounds.
 MAX_RECORD_BYTES = 32 * 2**20
-MIN_ROWS, MAX_ROWS = 4 * PERIOD, 64 * PERIOD
+MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 
 # Seconds of the first call of programs in this process, by dynamics, devices and number of lanes.
 _first_calls: dict[tuple, float] = {}
@@ -86,7 +86,7 @@ class Rows(NamedTuple):
     atol: Float[Any, ""]
 
 
-@outermost_jit(0, 1)
+@outermost_jit(0, 1, donated=(5,))
 def advance_lanes(
     dynamics: LaneDynamics,
     mesh: Mesh | None,
@@ -136,8 +136,9 @@ def advance_lanes(
         def advance(carry: tuple) -> tuple:
             row, state, recorded, _, _ = carry
             state, *found = lanes(inputs, state, row)
-            # The old path is read from its own buffer: reading the one being written would copy it at every row.
-            distance, met = dynamics.met(parameters, rows.atol, tuple(found), entry(old, row))
+            # What the row held is read before it is written: otherwise the whole path would be copied at every row.
+            old_row, recorded = jax.lax.optimization_barrier((entry(recorded, row), recorded))
+            distance, met = dynamics.met(parameters, rows.atol, tuple(found), old_row)
             recorded = write(recorded, tuple(found), row.astype(int))
             return row + 1, state, recorded, rows.may_leave & met.all(), distance
 
@@ -278,8 +279,9 @@ class LaneProgram[Dynamics: LaneDynamics]:
         return self._on_host(self._recorded[0], begin, end)
 
     def _on_host(self, tree: PyTree, begin: int, end: int) -> Any:
+        # Copied: what was only seen here could not be written over by the next call, which would copy all of it.
         values = jax.device_get(whole(self.mesh, tree))
-        return jax.tree.map(lambda leaf: leaf[begin:end, : self.num_lanes], values)
+        return jax.tree.map(lambda leaf: np.array(leaf[begin:end, : self.num_lanes]), values)
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """Entries of all lanes and of the idle ones."""
