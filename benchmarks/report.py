@@ -294,6 +294,29 @@ def end_to_end_banana(file: File) -> str:
     return markdown(("draws", "dtype", "method", "evaluations per step", "sweeps", "defect", "certified"), body)
 
 
+def warmup(file: File) -> str:
+    """What draws are worth after the warm-up of each version, medians over rounds; divergences are those of all."""
+    header = ("model", "warm-up", "rounds", "ESS per draw", "ESS per gradient", "divergences", "R-hat", "CPU seconds")
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in file.table("warmup"):
+        groups.setdefault((row["title"], row["version"]), []).append(row)
+    body = []
+    for (title, version), rows in groups.items():
+        middle = {name: float(np.median([row[name] for row in rows])) for name in ("ess_per_draw", "ess_per_gradient")}
+        body.append(
+            [
+                title,
+                version,
+                str(len(rows)),
+                *(f"{value:.2g}" for value in middle.values()),
+                f"{sum(row['num_diverging'] for row in rows):,}",
+                f"{max(row['r_hat'] for row in rows):.3f}",
+                f"{np.median([row['cpu_seconds'] for row in rows]):.1f}",
+            ]
+        )
+    return markdown(header, body)
+
+
 def limit(file: File) -> str:
     """Distance to one batched evaluation of everything."""
     device = file.table("device")
@@ -363,6 +386,7 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "end_to_end": ("end_to_end", end_to_end),
     "end_to_end_models": ("end_to_end", end_to_end_models),
     "end_to_end_banana": ("end_to_end", end_to_end_banana),
+    "warmup": ("warmup", warmup),
     "limit": ("limit", limit),
     "memory": ("memory", memory),
     "profile": ("profile", profile),

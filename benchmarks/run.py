@@ -2,8 +2,8 @@
 
 Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
 data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
-BlackJAX, NumPyro and nutpie), limit (how far from one batched evaluation of everything), memory, and
-profile (where a sweep spends its time).
+BlackJAX, NumPyro and nutpie), warmup (what it is worth, before and after), limit (how far from one batched evaluation
+of everything), memory, and profile (where a sweep spends its time).
 """
 
 import argparse
@@ -18,10 +18,10 @@ from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
 from benchmarks.timing import environment
 from parsample.compilation import use_cores
 
-GROUPS = ("reference", "models", "scaling", "end_to_end", "limit", "memory", "profile")
+GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "memory", "profile")
 
 # Groups whose work is done by child processes.
-WITH_CHILDREN = ("end_to_end", "memory")
+WITH_CHILDREN = ("end_to_end", "warmup", "memory")
 
 # What a group may take by default, on two CPU cores.
 BUDGET = 540.0

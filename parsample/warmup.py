@@ -46,7 +46,7 @@ MIN_ROUND = 8
 MIN_WARMUP = 100
 
 # A multishift move is accepted with about this probability; larger moves merge lanes from further away.
-MOVE_ACCEPTANCE = 0.7
+MOVE_ACCEPTANCE = 0.5
 MIN_MOVE_SCALE, MAX_MOVE_SCALE = 1e-3, 1.0
 
 # Random-walk Metropolis in one dimension moves best by this many standard deviations (Gelman, Roberts and Gilks 1996).
