@@ -15,8 +15,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
-from benchmarks.timing import environment
-from parsample.compilation import use_cores
+from benchmarks.timing import environment, use_cores
 
 GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "memory", "profile")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.backend import clear_backends
 
 import parsample
 
@@ -27,6 +28,12 @@ COMPILE_EVENTS = (
 )
 
 PACKAGES = ("jax", "jaxlib", "blackjax", "numpy", "arviz", "parsample", "numpyro", "nutpie")
+
+
+def use_cores(number: int) -> None:
+    """Make so many CPU cores JAX devices, in a process that holds no arrays yet."""
+    clear_backends()  # importing BlackJAX has started JAX, with one
+    jax.config.update("jax_num_cpu_devices", number)
 
 
 class CompileTime:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from parsample.lane_program import Advanced, LaneProgram, Rows
+from parsample.lane_program import Advanced, LaneProgram, Rows, of_lanes
 from parsample.status import Status
 from parsample.transition import take
 
@@ -206,10 +206,10 @@ def evaluate_segment(
         if met.all() or rows_used > max_rows:
             break
         # Blocks that start near enough keep their starts: moving them would undo what has met.
-        starts = _where(met, starts, arrivals)
+        starts = of_lanes(met, starts, arrivals)
         swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
         reached_end = swept.ends == block_size
-        ends = _where(reached_end & ~swept.has_left, swept.state, ends)
+        ends = of_lanes(reached_end & ~swept.has_left, swept.state, ends)
         defect = max(defect, float(np.max(swept.distance[swept.has_left], initial=0)))
         rows_used, num_sweeps = rows_used + int(swept.ends.max()), num_sweeps + 1
         evaluations += int(swept.ends.sum())
@@ -253,7 +253,3 @@ def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
         block_defects=np.zeros((0, 1)),
         block_size=num_steps,
     )
-
-
-def _where(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)

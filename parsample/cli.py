@@ -6,7 +6,6 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 import warnings
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 
 from parsample.compare import WITH_TRAJECTORIES, compare_kernels
-from parsample.compilation import keep_compiled_programs, use_cores
+from parsample.compilation import keep_compiled_programs
 from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
@@ -31,13 +30,11 @@ OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
 
 def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
-    """Run the command line; returns the exit code. Who owns the process may choose JAX's devices."""
+    """Run the command line; returns the exit code. Who owns the process may keep what it compiles."""
     options = _parser().parse_args(arguments)
-    if owns_process:
-        use_cores(options.cores or len(os.sched_getaffinity(0)))
-        if not options.no_compilation_cache:
-            with contextlib.suppress(OSError):  # where nothing can be kept, programs are compiled anew
-                keep_compiled_programs()
+    if owns_process and not options.no_compilation_cache:
+        with contextlib.suppress(OSError):  # where nothing can be kept, programs are compiled anew
+            keep_compiled_programs()
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     try:
@@ -85,7 +82,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
-        command.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to share the work (default: all)")
     sampling.add_argument(
         "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
     )
@@ -98,13 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """How the programmes that this library starts are compiled."""
 
+import os
 from collections.abc import Callable
 from functools import cache, update_wrapper
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import platformdirs
-from jax.extend.backend import clear_backends
 from jaxtyping import PyTree
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
@@ -32,6 +32,10 @@ class Programme:
     def __call__(self, *arguments: Any) -> Any:
         """Run it."""
         return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
+
+    def traced(self, *arguments: Any) -> Any:
+        """What would run, as `jax.stages.Traced`: compiled from there, it can be run in threads of other settings."""
+        return self._jit.trace(*arguments)
 
     @property
     def _jit(self) -> Any:
@@ -68,10 +72,9 @@ def outermost_jit(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callab
     return lambda function: Programme(function, static_argnums, donated)
 
 
-def use_cores(number: int) -> None:
-    """Make so many CPU cores JAX devices, in a process that holds no arrays yet."""
-    clear_backends()  # importing BlackJAX has started JAX, with one
-    jax.config.update("jax_num_cpu_devices", number)
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_compiled_programs() -> Path:

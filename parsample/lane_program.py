@@ -6,6 +6,9 @@ call it with other arguments; nothing is compiled again for another key, length 
 """
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -14,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from parsample.compilation import outermost_jit
+from parsample.compilation import num_cores, outermost_jit
 from parsample.grid import SPLIT, SPLIT_SECOND, WHOLE, Team, round_up
 from parsample.kernels.base import LANES, PERIOD
 from parsample.processes import agreed, whole
@@ -27,6 +30,9 @@ NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
 MAX_RECORD_BYTES = 32 * 2**20
 MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 
+# Lanes of a CPU thread, at least: fewer would not fill its vector units.
+LANES_OF_THREAD = 16
+
 # Seconds of the first call of programs in this process, by dynamics, devices and number of lanes.
 _first_calls: dict[tuple, float] = {}
 
@@ -37,6 +43,18 @@ SECONDS_PER_CALL = 0.5
 def default_num_lanes() -> int:
     """Lanes for JAX's default device."""
     return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
+
+
+def num_threads(num_lanes: int) -> int:
+    """Threads that share the lanes of one device: on a CPU as many as cores, if each has enough to do."""
+    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
+        return 1
+    return max(1, min(num_cores(), num_lanes // LANES_OF_THREAD))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_cores())
 
 
 @runtime_checkable
@@ -164,6 +182,11 @@ def _one_lane(step: Any) -> Any:
     return lanes
 
 
+def of_lanes(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
+    """The entries of one pytree for some lanes, and of the other for the rest."""
+    return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
+
+
 class Advanced(NamedTuple):
     """What one call of the program did, on the host.
 
@@ -193,9 +216,9 @@ class LaneProgram[Dynamics: LaneDynamics]:
     dynamics
         What lanes evaluate.
     num_lanes
-        L. Where devices do not divide it, idle copies of the last lane fill up.
+        L. Where devices, or threads, do not divide it, idle copies of the last lane fill up.
     mesh
-        Devices that share the lanes; None: one.
+        Devices that share the lanes; None: one. On a CPU its cores then share them, each as a device would.
     records
         Shapes of the position and the output of one row of one lane.
     max_rows
@@ -218,16 +241,22 @@ class LaneProgram[Dynamics: LaneDynamics]:
         max_rows: int = MAX_ROWS,
     ) -> None:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
-        self.num_devices = Team(mesh).num_devices
-        self._padded = round_up(num_lanes, self.num_devices)
         self.dtype = np.dtype(records[0].dtype)
+        self._share(num_threads(num_lanes) if mesh is None else 1)
         row_bytes = self._padded * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(records))
         self.num_rows = int(np.clip(MAX_RECORD_BYTES // row_bytes // PERIOD * PERIOD, MIN_ROWS, max_rows))
-        self._recorded = self._blank()
+        self._recorded = [self._blank() for _ in range(self._num_threads)]
+        self._executable: Any = None
         self.seconds_per_row, self._most_timed, self._is_new = np.nan, 0, True
 
+    def _share(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        num_parts = num_threads * Team(self.mesh).num_devices
+        self._padded = round_up(self.num_lanes, num_parts)
+        self._lanes_of_part = self._padded // num_parts
+
     def _blank(self) -> tuple[Any, PyTree]:
-        shape = (self.num_rows, self._padded)
+        shape = (self.num_rows, self._padded // self._num_threads)
         position, output = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), self.records)
         # Placed as the program leaves it: another placement would be another program.
         sharding = None if self.mesh is None else jax.NamedSharding(self.mesh, SPLIT_SECOND)
@@ -247,18 +276,17 @@ class LaneProgram[Dynamics: LaneDynamics]:
 
     def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
         """Evaluate some rows of all lanes; `rows.begin` may differ from lane to lane as far as devices differ."""
-        lanes_per_device = self._padded // self.num_devices
         begins = self._filled(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
-        begins = begins[::lanes_per_device]
+        begins = begins[:: self._lanes_of_part]
         asked = Rows(
             begins, np.int32(rows.end), np.bool_(rows.is_restored), np.bool_(rows.may_leave), self.dtype.type(rows.atol)
         )
         started = time.perf_counter()
         inputs, state = jax.tree.map(self._filled, (inputs, state))
-        state, self._recorded, *outcome = advance_lanes(
-            self.dynamics, self.mesh, parameters, inputs, asked, self._recorded, state
-        )
-        state, ends, has_left, distance = jax.device_get(whole(self.mesh, (state, *outcome)))
+        if self._num_threads > 1 and self._executable is None and not self._compile(parameters, inputs, asked, state):
+            return self.advance(parameters, inputs, state, rows)
+        run = self._on_devices if self._num_threads == 1 else self._in_threads
+        state, ends, has_left, distance = run(parameters, inputs, asked, state)
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - begins).max())
         if self._is_new:
             self._is_new = False
@@ -267,21 +295,59 @@ class LaneProgram[Dynamics: LaneDynamics]:
             # Short calls spend their time on what every call does.
             self._most_timed = max(num_rows, self._most_timed)
             self.seconds_per_row = float(agreed(self.mesh, seconds / num_rows))
-        advanced = Advanced(state, np.repeat(ends, lanes_per_device), np.repeat(has_left, lanes_per_device), distance)
-        return jax.tree.map(lambda leaf: np.array(leaf[: self.num_lanes]), advanced)
+        ends, has_left = (np.repeat(values, self._lanes_of_part) for values in (ends, has_left))
+        return jax.tree.map(lambda leaf: np.array(leaf[: self.num_lanes]), Advanced(state, ends, has_left, distance))
+
+    def _on_devices(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
+        (recorded,) = self._recorded
+        state, recorded, *outcome = advance_lanes(self.dynamics, self.mesh, parameters, inputs, asked, recorded, state)
+        self._recorded = [recorded]
+        return jax.device_get(whole(self.mesh, (state, *outcome)))
+
+    def _in_threads(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
+        is_double = jax.config.jax_enable_x64  # which may be so in the caller's thread only
+
+        def run(number: int) -> Any:
+            with jax.enable_x64(is_double):
+                *before, own = self._part(number, parameters, inputs, asked, state)
+                own, recorded, *outcome = self._executable(*before, self._recorded[number], own)
+                return recorded, jax.device_get((own, *outcome))
+
+        recorded, found = zip(*_pool().map(run, range(self._num_threads)), strict=True)
+        self._recorded = list(recorded)
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    def _part(self, number: int, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> tuple[Any, ...]:
+        """What one of the threads is given, beside what is recorded."""
+        lanes = slice(number * self._lanes_of_part, (number + 1) * self._lanes_of_part)
+        inputs, state = jax.tree.map(lambda leaf: leaf[lanes], (inputs, state))
+        return parameters, inputs, asked._replace(begin=asked.begin[number : number + 1]), state
+
+    def _compile(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> bool:
+        """Compile what threads run; False, and one thread, if that calls back to Python, which may not expect it."""
+        *before, own = self._part(0, parameters, inputs, asked, state)
+        traced = advance_lanes.traced(self.dynamics, None, *before, self._recorded[0], own)
+        if "callback" in str(traced.jaxpr):
+            self._share(1)
+            self._recorded = [self._blank()]
+            return False
+        self._executable = traced.lower().compile()
+        return True
 
     def recorded(self, begin: int, end: int) -> tuple[Float[np.ndarray, "n L D"], Any]:
         """Positions and outputs of some rows, on the host."""
-        return self._on_host(self._recorded, begin, end)
+        return self._on_host(lambda recorded: recorded, begin, end)
 
     def path(self, begin: int, end: int) -> Float[np.ndarray, "n L D"]:
         """Positions of some rows, on the host."""
-        return self._on_host(self._recorded[0], begin, end)
+        return self._on_host(lambda recorded: recorded[0], begin, end)
 
-    def _on_host(self, tree: PyTree, begin: int, end: int) -> Any:
+    def _on_host(self, which: Callable[[Any], Any], begin: int, end: int) -> Any:
         # Copied: what was only seen here could not be written over by the next call, which would copy all of it.
-        values = jax.device_get(whole(self.mesh, tree))
-        return jax.tree.map(lambda leaf: np.array(leaf[begin:end, : self.num_lanes]), values)
+        parts = [jax.device_get(whole(self.mesh, which(recorded))) for recorded in self._recorded]
+        return jax.tree.map(
+            lambda *leaves: np.concatenate([leaf[begin:end] for leaf in leaves], axis=1)[:, : self.num_lanes], *parts
+        )
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """Entries of all lanes and of the idle ones."""

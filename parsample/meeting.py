@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from parsample.lane_program import LaneProgram, Rows
+from parsample.lane_program import LaneProgram, Rows, of_lanes
 
 # Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -156,7 +156,8 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
         distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), before)
         distances.append(distance)
         flags.append(met)
-        begin, behind = begin + size, run.state
+        # Lanes that have left are where those lanes are which they have met.
+        begin, behind = begin + size, of_lanes(run.has_left, ahead, run.state)
         if run.has_left.all() or begin + size > min(max_steps, program.num_rows):
             break
         further = program.advance(

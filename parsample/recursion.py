@@ -17,12 +17,11 @@ from parsample.finish import completed, finish
 from parsample.grid import Grid, mesh_of
 from parsample.linearize import Dense, Linearization
 from parsample.processes import agreed
-from parsample.sliding import slide
 from parsample.solution import DEER, Solution
 from parsample.status import Status, report
 from parsample.transition import Inputs, as_inputs, from_step
 from parsample.transition import rollout as sequential_rollout
-from parsample.validation import checked_count, checked_recursion
+from parsample.validation import checked_recursion
 
 
 def deer(
@@ -41,7 +40,6 @@ def deer(
     clip: float | None = 1.0,
     max_step: float | None = 8.0,
     correction: Correction | None = None,
-    window: int | None = None,
     rng_key: Array | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Solution:
@@ -72,8 +70,6 @@ def deer(
         See `parsample.DEER`.
     correction
         How block starts are corrected; None: `Newton`.
-    window
-        Steps that are solved at a time, sliding on as leading ones are found; on one device. None: all T.
     rng_key
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
@@ -104,28 +100,22 @@ def deer(
     method = DEER(block_size, linearization or Dense(), *settings, correction or Newton())
     if block_size > num_steps:
         raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
-    if window is not None and checked_count("window", window, block_size) > num_steps:
-        raise ValueError(f"window={window} exceeds the T={num_steps} steps of inputs.")
     guess = None if initial_guess is None else _checked_guess(initial_guess, initial_state, num_steps)
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
-    alone = devices is None and (is_being_compiled() or window is not None)
-    mesh = None if alone else mesh_of(devices)
-    if window is not None and mesh is not None:
-        raise ValueError(f"window={window} slides on one device; got {mesh.size} devices. Name one, or leave it out.")
+    mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     initial_state, entries, guess, units, key = agreed(mesh, (initial_state, entries, guess, units, key))
-    solution = _deer(step, method, window, mesh, initial_state, entries, guess, units, key)
+    solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
     if not isinstance(solution.status, jax.core.Tracer):
         report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
-@outermost_jit(0, 1, 2, 3)
+@outermost_jit(0, 1, 2)
 def _deer(
     step: Callable,
     method: DEER,
-    window: int | None,
     mesh: Mesh | None,
     initial_state: PyTree,
     inputs: Inputs,
@@ -135,14 +125,9 @@ def _deer(
 ) -> Solution:
     transition, start = from_step(step, initial_state)
     path = None if guess is None else jax.vmap(transition.reduce)(guess)
-    if window is not None:
-        solution = slide(transition, start, inputs, method, window, guess=path, scale=scale, probe_key=rng_key)
-    else:
-        places = jnp.maximum(Grid(inputs.num_steps, method.block_size).places_before(), 0)
-        starts = None if path is None else path[places]
-        solution = solve(
-            transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh
-        )
+    places = jnp.maximum(Grid(inputs.num_steps, method.block_size).places_before(), 0)
+    starts = None if path is None else path[places]
+    solution = solve(transition, start, inputs, method, block_starts=starts, scale=scale, probe_key=rng_key, mesh=mesh)
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 

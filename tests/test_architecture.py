@@ -32,7 +32,6 @@ ORDER = [
     "progress",
     "deer",
     "finish",
-    "sliding",
     "recursion",
     "gibbs",
     "adapters",

@@ -132,7 +132,6 @@ print(code, *(found.count(f"/jax/compilation_cache/{name}") for name in ("cache_
 )
 def test_compiled_programs_are_kept(monkeypatch, model, option, owns_process, kept):
     calls: list[str] = []
-    monkeypatch.setattr("parsample.cli.use_cores", lambda _: None)
     monkeypatch.setattr("parsample.cli.keep_compiled_programs", lambda: calls.append("kept"))
     monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.CONVERGED))
     monkeypatch.setattr("parsample.cli.check_sampler", lambda *_, **__: report(parallel=True))
@@ -145,7 +144,6 @@ def test_compiled_programs_are_kept(monkeypatch, model, option, owns_process, ke
 def test_a_cache_that_cannot_be_written_stops_nobody(monkeypatch, capsys, tmp_path, model):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr("parsample.cli.use_cores", lambda _: None)
     monkeypatch.setattr("parsample.cli.sample", lambda *_, **__: fabricated(Status.CONVERGED))
     assert main(["sample", model, "--num-chains", "2"], owns_process=True) == 0
     assert capsys.readouterr().err == ""

@@ -16,12 +16,13 @@ from jax.flatten_util import ravel_pytree
 
 import parsample
 from benchmarks import problems
-from benchmarks.papers.common import finite, main, number, size_of, solve
+from benchmarks.papers.common import PLAIN, finite, main, number, size_of, solve
 from benchmarks.papers.tools.coordinates import Coordinates
 from benchmarks.papers.tools.corrections import NewtonIn
 from benchmarks.papers.tools.leapfrog import PhasePoint, leapfrog_step
 from benchmarks.papers.tools.linearizations import BlockDiagonal, DiagonalIn
 from benchmarks.papers.tools.predictability import sweeps_for
+from benchmarks.papers.tools.sliding import deer_in_windows
 from benchmarks.problems import Problem
 from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
@@ -236,6 +237,11 @@ def batch_row(num_chains: int, num_steps: int, options: Options) -> Row:
     return {"num_chains": num_chains, "work": {"T": num_steps, "D": 25}, "runs": options.measure(runs)}
 
 
+def in_windows(recursion: parsample.Recursion, window: int, **settings: Any) -> parsample.Solution:
+    """`solve` of a window at a time, at most 300 sweeps for each."""
+    return deer_in_windows(*recursion, window=window, **{**PLAIN, "stall_after": 300, **settings})
+
+
 def window_row(num_features: int, num_rows: int, num_steps: int, options: Options) -> Row:
     """MALA on embeddings by a probed diagonal, all at once and in sliding windows."""
     problem = problems.embeddings_mala(num_steps, num_rows, num_features)
@@ -244,10 +250,10 @@ def window_row(num_features: int, num_rows: int, num_steps: int, options: Option
     settings = {"linearization": Diagonal(1), **SAFE}
     runs: dict[str, Any] = {"sequential": partial(parsample.rollout, *recursion)}
     for window in (num_steps // 16, num_steps // 4):
-        runs[f"window_{window}"] = partial(solve, recursion, 300, window=window, **settings)
+        runs[f"window_{window}"] = partial(in_windows, recursion, window, **settings)
     runs["whole"] = partial(solve, recursion, 300, **settings)
     rotated = {**settings, **diagonal_in("orthogonal", laplace_covariance(problem), 1)}
-    runs["rotated"] = partial(solve, recursion, 300, window=num_steps // 4, **rotated)
+    runs["rotated"] = partial(in_windows, recursion, num_steps // 4, **rotated)
     return {"work": {"T": num_steps, "D": num_features, "num_rows": num_rows}, "runs": once.measure(runs)}
 
 

@@ -15,8 +15,8 @@ import parsample
 from benchmarks.report import load, section
 from benchmarks.run import run_group
 from benchmarks.suite import RESULTS, Options, is_measured
+from benchmarks.timing import use_cores
 from parsample import Recursion
-from parsample.compilation import use_cores
 
 # Of the merit function over T, below which the published solver stops; and the difference of states, each coordinate in
 # its own units, that comes to about the same.

@@ -17,6 +17,7 @@ from benchmarks.papers.tools.predictability import (
     spectral_norms,
     sweeps_for,
 )
+from benchmarks.papers.tools.sliding import deer_in_windows
 from models.recursions.flows import flow
 from parsample import ParallelStallWarning, Solution, Status, deer, lyapunov_exponent, rollout
 
@@ -270,7 +271,7 @@ def test_what_a_stopped_solve_did_not_reach_takes_for_ever():
 
 
 def test_a_solve_without_histories_says_so():
-    solution = deer(fade, jnp.array(0.0), noise(40), window=20)
+    solution = deer_in_windows(fade, jnp.array(0.0), noise(40), window=20)
     assert Status(int(solution.status)) is Status.CONVERGED
     with pytest.raises(ValueError, match="kept no prefix_history"):
         sweeps_for(solution, [10])

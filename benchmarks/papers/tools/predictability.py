@@ -173,7 +173,7 @@ def sweeps_for(solution: Solution, lengths: Any) -> Any:
         If the solve kept no histories.
     """
     if not solution.prefix_history.shape[-1]:
-        raise ValueError("this solution kept no prefix_history: solve without window=, and not sequentially.")
+        raise ValueError("this solution kept no prefix_history: solve it whole, and not sequentially.")
     done = np.asarray(solution.prefix_history)[..., None] >= np.ravel(lengths)
     sweeps = np.where(done.any(-2), done.argmax(-2) + 1, np.inf)
     return sweeps.reshape((*sweeps.shape[:-1], *np.shape(lengths)))

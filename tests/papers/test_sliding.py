@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from chains import Recursion, contraction, logistic_map, noise
 
-from parsample import Diagonal, ParallelStallWarning, Status, Zero, deer, rollout
+from benchmarks.papers.tools.sliding import deer_in_windows
+from parsample import Dense, Diagonal, ParallelStallWarning, Status, Zero, deer, rollout
 
 T = 120
 
@@ -35,8 +36,8 @@ def largest_difference(states, expected) -> float:
 def test_windows_of_any_size_find_the_rollout_and_count_their_work(
     chain, truth, window, block_size, linearization, tangents
 ):
-    settings = {"block_size": block_size, "linearization": linearization, "stall_after": 1000}
-    solution = deer(*chain, window=window, **settings)
+    settings = {"block_size": block_size, "linearization": linearization or Dense(), "stall_after": 1000}
+    solution = deer_in_windows(*chain, window=window, **settings)
     assert Status(int(solution.status)) is Status.CONVERGED
     assert largest_difference(solution.states, truth) < 1e-8
     assert float(solution.defect) < 2e-10
@@ -48,7 +49,7 @@ def test_windows_of_any_size_find_the_rollout_and_count_their_work(
 
 
 def test_coalescing_blocks_slide_too_and_a_guess_that_is_the_path_costs_one_sweep_a_window(chain, truth):
-    solution = deer(*chain, window=60, block_size=20, linearization=Zero(), initial_guess=truth)
+    solution = deer_in_windows(*chain, window=60, block_size=20, linearization=Zero(), initial_guess=truth)
     assert Status(int(solution.status)) is Status.CONVERGED
     assert int(solution.num_iters) == 2
     assert largest_difference(solution.states, truth) < 1e-12
@@ -56,7 +57,7 @@ def test_coalescing_blocks_slide_too_and_a_guess_that_is_the_path_costs_one_swee
 
 @pytest.mark.slow
 def test_a_window_as_long_as_the_path_is_the_plain_solve(chain):
-    plain, slid = (deer(*chain, block_size=3, window=window) for window in (None, T))
+    plain, slid = deer(*chain, block_size=3), deer_in_windows(*chain, block_size=3, window=T)
     assert int(plain.status) == int(slid.status) == Status.CONVERGED
     assert int(plain.num_iters) == int(slid.num_iters)
     for first, second in zip(*map(jax.tree.leaves, (plain.states, slid.states)), strict=True):
@@ -71,7 +72,7 @@ def jumps_of_chaos(solution, chaos: Recursion) -> np.ndarray:
 def test_chaos_stalls_in_a_window_and_is_finished_step_by_step():
     chaos = logistic_map(600)
     with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
-        solution = deer(*chaos, window=100)
+        solution = deer_in_windows(*chaos, window=100)
     assert Status(int(solution.status)) is Status.STALLED
     prefix, jumps = int(solution.exact_prefix), jumps_of_chaos(solution, chaos)
     assert 1 <= prefix < 600
@@ -85,7 +86,7 @@ def test_chaos_stalls_in_a_window_and_is_finished_step_by_step():
 
 def test_windows_of_few_blocks_get_through_chaos_within_tolerance():
     chaos = logistic_map(600)
-    solution = deer(*chaos, block_size=16, window=64)
+    solution = deer_in_windows(*chaos, block_size=16, window=64)
     assert Status(int(solution.status)) is Status.CONVERGED
     # Any difference doubles at every step, so that the path is another one soon, but one of this map all the same.
     assert jumps_of_chaos(solution, chaos).max() < 1e-9
@@ -98,19 +99,9 @@ def test_what_lies_beyond_the_part_that_is_wanted_may_overflow():
     settings = {"window": 80, "block_size": 10, "initial_guess": jnp.full((160, 1), 3.0), "clip": None}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        solution = deer(*chain, **settings, stall_after=1000)
+        solution = deer_in_windows(*chain, **settings, stall_after=1000)
     assert Status(int(solution.status)) is Status.CONVERGED
     np.testing.assert_allclose(solution.states, rollout(*chain), atol=1e-9)
-
-
-@pytest.mark.slow
-def test_vmap_over_chains():
-    inputs = noise(2, 60)
-    solutions = jax.vmap(lambda drive: deer(lambda s, u: jnp.sin(s) / 2 + u, jnp.array(2.0), drive, window=20))(inputs)
-    for index in range(2):
-        assert Status(int(solutions.status[index])) is Status.CONVERGED
-        expected = rollout(lambda s, u: jnp.sin(s) / 2 + u, jnp.array(2.0), inputs[index])
-        np.testing.assert_allclose(solutions.states[index], expected, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +111,9 @@ def test_vmap_over_chains():
         ({"window": 7, "block_size": 8}, "window must be a whole number of at least 8; got 7"),
         ({"window": 121}, "window=121 exceeds the T=120 steps"),
         ({"window": 10, "max_iters": 3}, "max_iters does not go with window="),
-        ({"window": 10, "devices": jax.devices()[:2]}, "window=10 slides on one device; got 2 devices"),
     ],
     ids=str,
 )
 def test_settings_that_do_not_go_together(chain, settings, words):
     with pytest.raises(ValueError, match=words):
-        deer(*chain, **settings)
+        deer_in_windows(*chain, **settings)

@@ -5,20 +5,70 @@ still wrong (Zoltowski et al., arXiv 2508.18413). What a window found of steps b
 the next one begins with.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from parsample.compilation import outermost_jit
 from parsample.deer import solve
+from parsample.finish import completed, finish
 from parsample.grid import Grid
 from parsample.solution import DEER, Solution, sequential_solution
-from parsample.status import Status
-from parsample.transition import Inputs, Transition, Vector
+from parsample.status import Status, report
+from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step
+from parsample.validation import checked_count, checked_recursion
 
 # A window slides on once this part of it has met.
 SLIDE_AT = 0.5
+
+
+def deer_in_windows(
+    step: Callable,
+    initial_state: PyTree,
+    inputs: PyTree,
+    *,
+    window: int,
+    initial_guess: PyTree = None,
+    rng_key: Array | None = None,
+    **settings: Any,
+) -> Solution:
+    """`parsample.deer` of `window` steps at a time, on one device; other settings are those of `parsample.DEER`."""
+    entries, method = as_inputs(inputs), DEER(**settings)
+    checked_recursion(step, initial_state, entries.sequence)
+    if checked_count("window", window, method.block_size) > entries.num_steps:
+        raise ValueError(f"window={window} exceeds the T={entries.num_steps} steps of inputs.")
+    solution = _deer_in_windows(step, method, window, initial_state, entries, initial_guess, rng_key)
+    solution = completed(solution, None, partial(_finish, step, method.block_size, initial_state, entries))
+    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    return solution
+
+
+@outermost_jit(0, 1, 2)
+def _deer_in_windows(
+    step: Callable,
+    method: DEER,
+    window: int,
+    initial_state: PyTree,
+    inputs: Inputs,
+    guess: PyTree,
+    rng_key: Array | None,
+) -> Solution:
+    transition, start = from_step(step, initial_state)
+    path = None if guess is None else jax.vmap(transition.reduce)(guess)
+    solution = slide(transition, start, inputs, method, window, guess=path, probe_key=rng_key)
+    return solution._replace(states=jax.vmap(transition.restore)(solution.states))
+
+
+@outermost_jit(0, 1)
+def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
+    transition, _ = from_step(step, initial_state)
+    solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
+    solution = finish(transition, inputs, solution, block_size)
+    return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
 class _Windows(NamedTuple):
