@@ -5,15 +5,17 @@ So that whatever takes ``step(state, input)`` can look at a sampler, and `parsam
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, PyTree
 
 from parsample.transition import AlgorithmDynamics, Inputs, Transition, as_inputs, begin, from_step, take
 from parsample.validation import checked_count, checked_key, checked_position, checked_start
+
+if TYPE_CHECKING:
+    import blackjax.base
 
 
 class Recursion(NamedTuple):
@@ -40,7 +42,7 @@ class Recursion(NamedTuple):
 
 
 def as_recursion(
-    rng_key: Array, inference_algorithm: SamplingAlgorithm, initial_position: PyTree, num_steps: int
+    rng_key: Array, inference_algorithm: "blackjax.base.SamplingAlgorithm", initial_position: PyTree, num_steps: int
 ) -> Recursion:
     """The chain of a BlackJAX algorithm as a recursion of its reduced state, for `parsample.deer` and its relatives.
 

@@ -7,11 +7,10 @@ times and from the time that a row of lanes took, and so does the explanation wh
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from blackjax.base import SamplingAlgorithm
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
@@ -30,6 +29,9 @@ from parsample.random_keys import as_words
 from parsample.report import Report
 from parsample.transition import AlgorithmDynamics, Dynamics, as_inputs, begin
 from parsample.validation import checked_count, checked_key, checked_position, checked_recursion, checked_start
+
+if TYPE_CHECKING:
+    import blackjax.base
 
 # Steps in which lanes leave the start, and of the stretch that they are compared with.
 LEAVING_STEPS, STRETCH_STEPS = 256, 64
@@ -50,7 +52,7 @@ _A_FORGETFUL_RECURSION = "a recursion that forgets sooner, such as a stable obse
 
 def check(
     rng_key: Array,
-    inference_algorithm: SamplingAlgorithm | Callable,
+    inference_algorithm: "blackjax.base.SamplingAlgorithm | Callable",
     initial_position: PyTree,
     *,
     num_steps: int | None = None,
@@ -102,7 +104,7 @@ def check(
     mesh = mesh_of(devices)
     rng_key = checked_key(rng_key)
     dynamics: Dynamics
-    if isinstance(inference_algorithm, SamplingAlgorithm):
+    if hasattr(inference_algorithm, "init") and hasattr(inference_algorithm, "step"):
         if inputs is not None:
             raise ValueError("inputs drive a function step(state, input); a BlackJAX algorithm draws its own.")
         num_steps = checked_count("num_steps", 100_000 if num_steps is None else num_steps)

@@ -7,16 +7,17 @@ paths are equal from then on. The move leaves the target invariant by itself, an
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.base import SamplingAlgorithm
-from blackjax.mcmc.random_walk import RWInfo, RWState
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from parsample.transition import DETERMINED_FIELDS, select
+
+if TYPE_CHECKING:
+    import blackjax.base
 
 # Share of the steps of `with_exact_meeting` that make the move. A move that does not merge two paths parts them a
 # little, and it costs an evaluation: one in four to eight steps lets paths meet soonest.
@@ -69,7 +70,7 @@ def accepted(uniform: Float[Array, ""], log_ratio: Float[Array, ""]) -> tuple[Bo
     return uniform < probability, probability
 
 
-def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> SamplingAlgorithm:
+def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> "blackjax.base.SamplingAlgorithm":
     """Random-walk Metropolis whose normal proposals are multishift-coupled, as a BlackJAX algorithm.
 
     All coordinates move at once: up to about five dimensions, two paths with common keys soon become equal. No
@@ -95,6 +96,9 @@ def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> SamplingAl
     >>> state.position.shape
     (2,)
     """
+    # Importing BlackJAX takes a second, which `parsample.sample` does without.
+    from blackjax.base import SamplingAlgorithm  # noqa: PLC0415
+    from blackjax.mcmc.random_walk import RWInfo, RWState  # noqa: PLC0415
 
     def init(position: PyTree, rng_key: Array | None = None) -> RWState:
         del rng_key
@@ -126,7 +130,9 @@ class ExactMeetingInfo(NamedTuple):
     is_moved: Bool[Array, ""]
 
 
-def with_exact_meeting(algorithm: SamplingAlgorithm, logdensity_fn: Callable, scale: PyTree) -> SamplingAlgorithm:
+def with_exact_meeting(
+    algorithm: "blackjax.base.SamplingAlgorithm", logdensity_fn: Callable, scale: PyTree
+) -> "blackjax.base.SamplingAlgorithm":
     """Compose a BlackJAX algorithm with multishift moves, so that its paths with common keys meet exactly.
 
     After one step in four, chosen by the key, a random-walk Metropolis step with multishift-coupled proposals follows.
@@ -178,7 +184,7 @@ def with_exact_meeting(algorithm: SamplingAlgorithm, logdensity_fn: Callable, sc
         determined = {name: getattr(fresh, name) for name in state._fields if name in DETERMINED_FIELDS}
         return select(accept, state._replace(position=position, **determined), state), accept
 
-    return SamplingAlgorithm(algorithm.init, step)
+    return algorithm._replace(step=step)
 
 
 def _proposal(rng_key: Array, position: PyTree, scale: PyTree) -> PyTree:

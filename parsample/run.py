@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-from blackjax.base import SamplingAlgorithm
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -21,6 +20,9 @@ from parsample.status import Status, report
 from parsample.transition import AlgorithmDynamics, Vector, begin, from_algorithm
 from parsample.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
 
+if TYPE_CHECKING:
+    import blackjax.base
+
 # Blocks of a chain under a transformation, where nothing can be measured.
 NUM_BLOCKS = 64
 
@@ -34,7 +36,7 @@ def state_and_info(state: Any, info: Any) -> tuple[Any, Any]:
 
 def run_inference_algorithm(
     rng_key: Array,
-    inference_algorithm: SamplingAlgorithm,
+    inference_algorithm: "blackjax.base.SamplingAlgorithm",
     num_steps: int,
     initial_state: PyTree = None,
     initial_position: PyTree = None,
@@ -97,7 +99,7 @@ def run_inference_algorithm(
 
 def evaluate_inference_algorithm(
     rng_key: Array,
-    inference_algorithm: SamplingAlgorithm,
+    inference_algorithm: "blackjax.base.SamplingAlgorithm",
     num_steps: int,
     initial_state: PyTree = None,
     initial_position: PyTree = None,

@@ -8,15 +8,17 @@ state, a flat vector that determines the future of the chain; inside a block the
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from blackjax.base import SamplingAlgorithm
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from parsample.threefry import unrolled
+
+if TYPE_CHECKING:
+    import blackjax.base
 
 Vector = Float[Array, " D"]
 
@@ -106,7 +108,9 @@ def from_step(step: Callable, initial_state: PyTree) -> tuple[Transition, Vector
     return Transition(unravel, advance, lambda state: ravel_pytree(state)[0]), vector
 
 
-def from_algorithm(algorithm: SamplingAlgorithm, state: PyTree, transform: Callable) -> tuple[Transition, Vector]:
+def from_algorithm(
+    algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree, transform: Callable
+) -> tuple[Transition, Vector]:
     """A BlackJAX algorithm as a Transition, and its reduced initial state.
 
     Parameters
@@ -151,7 +155,7 @@ def exchanged_fields(state: PyTree) -> dict[str, PyTree]:
     return {name: getattr(state, name) for name in _known_fields(state) if name in EXCHANGED_FIELDS}
 
 
-def algorithm_inputs(algorithm: SamplingAlgorithm, state: PyTree, rng_keys: Array) -> Inputs:
+def algorithm_inputs(algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree, rng_keys: Array) -> Inputs:
     """The inputs of a BlackJAX chain: its keys, and the fields that advance without looking at the position.
 
     dhmc's ``random_generator_arg`` is such a field. Only its own update is kept of the step traced here, so
@@ -216,7 +220,7 @@ class AlgorithmDynamics:
     The parameters are the initial state, of which only what advances by itself matters here.
     """
 
-    algorithm: SamplingAlgorithm
+    algorithm: "blackjax.base.SamplingAlgorithm"
     transform: Callable
 
     def transition(self, state: PyTree) -> Transition:

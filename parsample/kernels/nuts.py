@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.util import generate_gaussian_noise
 from jaxtyping import Array, Bool, Float, Int
 
 from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, any_lane, with_move
@@ -162,7 +161,7 @@ def nuts_step(
         Of a leapfrog.
     """
     key_momentum, key = jax.random.split(key)
-    momentum = generate_gaussian_noise(key_momentum, state.position)
+    momentum = jax.random.normal(key_momentum, state.position.shape, state.position.dtype)
     energy = _energy(state.logdensity, momentum)
     value_and_grad = jax.value_and_grad(logdensity_fn)
 

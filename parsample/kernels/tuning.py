@@ -1,10 +1,11 @@
 """Step sizes from mean acceptance rates of an ensemble, by the laws that acceptance follows."""
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtri
 
 # The latest estimates that are averaged: steps between updates and these together cover a period of trajectory lengths.
 NUM_ESTIMATES = 4
@@ -55,4 +56,5 @@ class StepSize:
 
     @staticmethod
     def _factor(rate: float, target: float) -> float:
-        return float(np.sqrt(ndtri(1 - target / 2) / ndtri(1 - np.clip(rate, *ACCEPTANCE_BOUNDS) / 2)))
+        aimed, measured = (NormalDist().inv_cdf(1 - share / 2) for share in (target, np.clip(rate, *ACCEPTANCE_BOUNDS)))
+        return math.sqrt(aimed / measured)
