@@ -6,6 +6,7 @@ is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was fi
 
 import argparse
 import contextlib
+import importlib.util
 import shutil
 import sys
 import warnings
@@ -17,14 +18,15 @@ import numpy as np
 
 from parsample.compare import WITH_TRAJECTORIES, compare_kernels
 from parsample.compilation import keep_compiled_programs
-from parsample.export import SUFFIXES, save
 from parsample.kernels import KERNELS
 from parsample.model import Model, ModelError, load_model
-from parsample.sampling import SampleResult, check_sampler, sample
+from parsample.sampling import check_sampler, sample
 from parsample.status import ParallelStallWarning
-from parsample.store import MAX_BYTES_IN_MEMORY, pieces
-from parsample.summary import summary_table
+from parsample.store import MAX_BYTES_IN_MEMORY
 from parsample.version import __version__
+
+# Endings of --out.
+SUFFIXES = (".nc", ".zarr")
 
 OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
@@ -101,6 +103,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.out is not None:
         if options.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
+        if options.out.suffix == ".zarr":
+            _check_extra("zarr", "zarr", f"--out {options.out}")
         _check_parent(options.out, "--out")
         if options.out.suffix == ".nc":
             if options.out.is_dir():
@@ -108,8 +112,14 @@ def _check_outputs(options: argparse.Namespace) -> None:
             if options.out.exists():
                 options.out.open("ab").close()
     if options.plots is not None:
+        _check_extra("matplotlib", "plots", f"--plots {options.plots}")
         options.plots.mkdir(parents=True, exist_ok=True)
         _probe_writable(options.plots, "--plots")
+
+
+def _check_extra(module: str, extra: str, option: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{option} needs {module}, which is not installed: pip install 'parsample[{extra}]'.")
 
 
 def _check_parent(path: Path, option: str) -> None:
@@ -194,11 +204,15 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),
     )
+    # ArviZ takes seconds to import, which `check` does without, and no bad argument waits for.
+    from parsample.export import save  # noqa: PLC0415
+    from parsample.summary import summary_table  # noqa: PLC0415
+
     tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)
     if options.out is not None:
         save(tree, options.out)
     print(summary_table(tree, full=options.full_summary))
-    print(_account(model, options, result))
+    print(f"{model.name}: {result}")
     if options.plots is not None:
         from parsample.plots import save_plots  # noqa: PLC0415 - matplotlib is an extra
 
@@ -208,24 +222,6 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED
     return OK if result.status.is_exact else NOT_CERTIFIED
-
-
-def _account(model: Model, options: argparse.Namespace, result: SampleResult) -> str:
-    """What was run, what was planned against what happened, and the certificate."""
-    is_diverging = result.sample_stats.get("diverging", np.zeros((1, 1), bool))
-    diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
-    lines = [
-        f"{model.name}: {options.num_chains} chains x {result.num_draws} draws, kernel {options.kernel}"
-        + (" (interrupted)" if result.interrupted else ""),
-    ]
-    if result.report is not None:
-        lines.append(str(result.report))
-    seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in result.seconds.items())
-    lines.append(f"{'took':<18} {seconds}")
-    if diverging:
-        lines.append(f"{'divergences':<18} {diverging} of {is_diverging.size} draws: mistrust the tails")
-    lines.append(f"{'certificate':<18} {result.certificate}")
-    return "\n".join(lines)
 
 
 def run() -> None:

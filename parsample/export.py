@@ -30,8 +30,6 @@ CONSTRAIN_CHUNK = 16_384
 CHUNK_BYTES = 8 * 2**20
 CHUNKS_AT_ONCE = 4
 
-SUFFIXES = (".nc", ".zarr")
-
 
 def to_arviz(
     result: "SampleResult",

@@ -20,16 +20,16 @@ from parsample.processes import is_first
 from parsample.report import Report
 from parsample.sampler_progress import Progress
 from parsample.status import Status, report
-from parsample.store import Store, checked_scratch_dir
+from parsample.store import Store, checked_scratch_dir, pieces
 from parsample.validation import checked_flag
 
 # Segments that take so many times as many rows as a step-by-step evaluation is expected to take are given up.
 PATIENCE = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SampleResult:
-    """Draws, what is known of them, and their certificate.
+    """Draws, what is known of them, and their certificate; printed, all of it but the draws.
 
     Attributes
     ----------
@@ -96,6 +96,21 @@ class SampleResult:
         how = "in part step by step, " if self.status is Status.STALLED else ""
         return f"certified: every step is the kernel's own, {what}, {how}{work}"
 
+    def __repr__(self) -> str:
+        lines = [f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"]
+        if self.interrupted:
+            lines[0] += " (interrupted)"
+        if self.report is not None:
+            lines.append(str(self.report))
+        seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items())
+        lines.append(f"{'took':<18} {seconds}")
+        is_diverging = self.sample_stats.get("diverging", np.zeros((1, 1), bool))
+        diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
+        if diverging:
+            lines.append(f"{'divergences':<18} {diverging} of {is_diverging.size} draws: mistrust the tails")
+        lines.append(f"{'certificate':<18} {self.certificate}")
+        return "\n".join(lines)
+
     def to_arviz(
         self,
         *,
@@ -159,8 +174,9 @@ def sample(
     progress_bar
         Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
     devices
-        JAX devices that share the lanes; None: all local ones. If they belong to several processes, each must make this
-        call and gets all draws, those of the first one's arguments.
+        JAX devices that share the lanes; None: all local ones. A CPU is one device, all cores of which share its lanes.
+        If they belong to several processes, each must make this call and gets all draws, those of the first one's
+        arguments.
     scratch_dir
         A directory on disk for draws of more than 64 MiB: still numpy arrays, but in files without names, which vanish
         with them, so that memory does not grow with their number (nor does it in `parsample.export.save`). None: all

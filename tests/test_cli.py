@@ -1,5 +1,6 @@
 """The command line: exit codes, files, one line on stderr where something is wrong."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -190,6 +191,24 @@ def test_sample_writes_draws_summary_and_pictures(capsys, tmp_path, model):
         assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
         assert tree.attrs["status"] == "SEQUENTIAL"
         assert abs(float(tree["posterior"]["x"][..., 0].std()) - 1) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(("--out", "draws.zarr"), "zarr"), (("--plots", "pictures"), "matplotlib")]
+)
+def test_a_missing_extra_is_named_before_the_run(capsys, tmp_path, monkeypatch, model, arguments, module):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["sample", model, *SIZES, *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"needs {module}, which is not installed: pip install 'parsample[" in err
+
+
+def test_starting_imports_no_library_that_takes_a_second():
+    script = "import sys, parsample.cli; print(*{'arviz', 'blackjax', 'pandas', 'scipy', 'xarray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
 
 
 def test_seed_and_zarr(capsys, tmp_path, model):

@@ -231,6 +231,21 @@ def test_certificate_says_what_was_done_and_how_exact_it_is():
     assert broken.certificate.startswith(f"NOT certified: {Status.NON_FINITE.message}")
 
 
+def test_a_printed_result_shows_everything_but_the_draws():
+    result = run("hmc")
+    lines = repr(result).splitlines()
+    assert lines[0] == "2 chains x 1000 draws, kernel hmc"
+    assert "\n".join(lines[1:-2]) == str(result.report)
+    assert lines[-2].startswith("took")
+    assert "compilation" in lines[-2]
+    assert lines[-1].endswith(result.certificate)
+    is_diverging = np.zeros((2, 1000), bool)
+    is_diverging[1, :3] = True
+    diverging = dataclasses.replace(result, sample_stats={**result.sample_stats, "diverging": is_diverging})
+    assert "divergences        3 of 2000 draws: mistrust the tails" in repr(diverging)
+    assert repr(dataclasses.replace(result, interrupted=True)).splitlines()[0].endswith("(interrupted)")
+
+
 def test_the_worst_of_segments_is_the_status():
     result = run("hmc", "deer")
     stalled = result.segments[0]._replace(status=Status.STALLED)
