@@ -270,7 +270,8 @@ def _pair_cells(auto: Summary, sequential: Summary) -> list[str]:
     measures = ("wall_seconds", "seconds_after_imports", "cpu_seconds")
     ratios = (ratio_of_medians(auto, sequential, measure) for measure in measures)
     times = [_seconds_of_rounds(case, "wall_seconds") for case in (auto, sequential)]
-    return [*times, *(f"{ratio:.2f}" for ratio in ratios)]
+    # Of runs that exceeded the limit no ratio is known.
+    return [*times, *(f"{ratio:.2f}" if 0 < ratio < np.inf else "-" for ratio in ratios)]
 
 
 def _work_cells(summary: Summary) -> list[str]:

@@ -329,6 +329,10 @@ def test_rounds_are_summarized_by_median_and_extremes():
     assert end_to_end.ratio_of_medians(auto, sequential, "wall_seconds") == 2.0
     written = reporting.end_to_end(reporting.File("end_to_end", {}, rows))
     assert "| mixture | 100 | 4 s (2 s to >60 s) | 2 s (1 s to 3 s) | - |" in written
+    models = reporting.end_to_end_models(reporting.File("end_to_end", {}, [{**row, "table": "models"} for row in rows]))
+    assert "| mixture | 100 | 4 s (2 s to >60 s) | 2 s (1 s to 3 s) | 2.00 | - | - |" in models
+    slow = [{**row, "table": "models"} for row in [{**over, "sampler": "sequential"}, *process_rows("auto", 1.0)]]
+    assert "| >60 s | - | - | - |" in reporting.end_to_end_models(reporting.File("end_to_end", {}, slow))
     only_over = reporting.end_to_end(reporting.File("end_to_end", {}, [over, *process_rows("sequential", 1.0)]))
     assert "| mixture | 100 | >60 s | 1 s (1 s to 1 s) |" in only_over
 
