@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.end_to_end import SAMPLERS, Summary, summaries
 from benchmarks.report import CURVES, File, curve, median, paper
@@ -28,6 +29,9 @@ NAMES = {
     "floor": "one batch",
 }
 
+
+# Axes of the bars of whole processes.
+MEASURES = {"wall_seconds": "seconds to draws", "ess_per_second": "smallest bulk ESS per second"}
 
 # Every run has its colour, whichever others are drawn beside it.
 COLOURS = {run: f"C{i}" for i, run in enumerate(NAMES)}
@@ -127,7 +131,10 @@ def _mark_crossover(file: File, table: str, axis: Any) -> None:
 
 
 def end_to_end(file: File) -> Any:
-    """Seconds of whole processes and effective sample size per second of them; one column per number of draws."""
+    """Seconds of whole processes and effective sample size per second of them; one column per number of draws.
+
+    Pale bars are samplers that were stopped at the time limit.
+    """
     found = summaries(file.table("samplers"))
     if not found:
         return None
@@ -138,8 +145,14 @@ def end_to_end(file: File) -> Any:
         for axis, measure in zip(column, ("wall_seconds", "ess_per_second"), strict=True):
             rows = {key[0::3]: summary for key, summary in found.items() if key[1] == draws}
             _sampler_bars(axis, rows, posteriors, measure)
-            axis.set(xscale="log", xlabel=f"{measure.replace('_', ' ')}, {draws:,} draws per chain")
-    axes[0, 0].legend(fontsize=6)
+            axis.set(xscale="log")
+            axis.set_xlabel(f"{MEASURES[measure]}, {draws:,} draws per chain", fontsize=8)
+            axis.tick_params("x", labelsize=6)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
@@ -149,7 +162,14 @@ def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: l
     for i, (sampler, title) in enumerate(SAMPLERS.items()):
         cases = [rows.get((posterior, sampler)) for posterior in posteriors]
         values = [np.nan if case is None else case.spread(measure, missing=np.nan).median for case in cases]
-        axis.barh(np.arange(len(posteriors)) + i * thick, values, thick, label=title)
+        places = np.arange(len(posteriors)) + i * thick
+        axis.barh(places, values, thick, color=f"C{i}", label=title)
+        if measure == "wall_seconds":
+            limits = [
+                case.limit if case is not None and np.isnan(value) else np.nan
+                for case, value in zip(cases, values, strict=True)
+            ]
+            axis.barh(places, limits, thick, color=f"C{i}", alpha=0.25)
     axis.set_yticks(np.arange(len(posteriors)) + 0.4 - thick / 2, posteriors, fontsize=7)
     axis.invert_yaxis()
 
