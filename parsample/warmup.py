@@ -256,7 +256,7 @@ class Ensemble:
                 coordinates = from_gradients(positions[finite], slopes[finite], flat.mean(0))
                 self.settings = replace(self.settings, coordinates=coordinates)
                 return
-        coordinates = from_draws(flat, num_good * max(1, num_draws // 4))
+        coordinates = from_draws(flat, num_good * max(1, num_draws // 4), self.settings.coordinates)
         step_size = self.settings.step_size
         if not self.kernel.uses_gradient:
             step_size = np.full(dimension, METROPOLIS_SCALE)

@@ -150,27 +150,44 @@ def sampled(num_draws: int, dimension: int) -> np.ndarray:
     return 5 + 0.1 * (shared + 0.3 * noise)
 
 
-def test_factor_is_that_of_the_covariance_shrunk_by_five_draws():
-    draws = sampled(400, 4)
-    center, factor = from_draws(draws, 400)
-    covariance = np.cov(draws.T, bias=True)
-    shrunk = (400 * covariance + 5 * np.diag(np.diag(covariance))) / 405
-    np.testing.assert_allclose(center, draws.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(factor @ factor.T, shrunk, rtol=1e-9, atol=1e-12)
-    np.testing.assert_array_equal(np.triu(factor, 1), 0)
+@pytest.mark.parametrize("former", [np.eye(3), np.array([[2.0, 0.0, 0.0], [-1.0, 0.1, 0.0], [5.0, 0.3, 7.0]])])
+def test_factor_is_that_of_the_covariance_shrunk_by_five_draws_of_the_former_one(former):
+    draws = np.random.default_rng(0).standard_normal((5000, 3)) @ FACTOR.T + MEAN
+    center, factor = from_draws(draws, 400, Coordinates(np.ones(3), former))
+    covariance, there = np.cov(draws.T, bias=True), np.linalg.inv(former)
+    whitened = there @ covariance @ there.T
+    shrunk = (400 * whitened + 5 * np.diag(np.diag(whitened))) / 405
+    np.testing.assert_allclose(center, draws.mean(0))
+    np.testing.assert_allclose(factor @ factor.T, former @ shrunk @ former.T, rtol=1e-8)
 
 
-def test_too_few_draws_leave_the_diagonal_and_many_dimensions_a_vector():
-    draws = sampled(400, 6)
-    np.testing.assert_allclose(from_draws(draws, 5).factor, np.diag(draws.std(0)), rtol=1e-10)
-    wide = sampled(400, MAX_DENSE_DIMENSION + 1)
-    np.testing.assert_allclose(from_draws(wide, 400).factor, wide.std(0), rtol=1e-10)
+def test_what_shrinking_leaves_of_strong_correlations_vanishes_from_round_to_round():
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0]
+    true = rotation * np.logspace(-3, 0, 20)
+    draws = np.random.default_rng(0).standard_normal((20_000, 20)) @ true.T
+    found, conditions = identity(np.zeros(20)), []
+    for _ in range(5):
+        found = from_draws(draws, 128, found)
+        conditions.append(np.linalg.cond(np.linalg.solve(found.factor, true)))
+    assert conditions[0] > 50
+    assert conditions[-1] < 1.3
+
+
+def test_too_few_draws_leave_correlations_and_many_dimensions_a_vector():
+    draws = np.random.default_rng(0).standard_normal((5, 8)) * np.arange(1, 9)
+    np.testing.assert_allclose(from_draws(draws, 5, identity(np.zeros(8))).factor, np.diag(draws.std(0)), rtol=1e-10)
+    former = Coordinates(np.zeros(8), np.tri(8))
+    scale = former.whiten(draws).std(0)
+    np.testing.assert_allclose(from_draws(draws, 5, former).factor, np.tri(8) * scale, rtol=1e-10)
+    wide = np.random.default_rng(0).standard_normal((50, MAX_DENSE_DIMENSION + 1)) * 3
+    start = identity(np.zeros(MAX_DENSE_DIMENSION + 1))
+    np.testing.assert_allclose(from_draws(wide, 400, start).factor, wide.std(0), rtol=1e-10)
 
 
 def test_a_coordinate_that_never_moved_leaves_the_factor_invertible():
     draws = sampled(400, 3)
     draws[:, 1] = 2.0
-    center, factor = from_draws(draws, 400)
+    center, factor = from_draws(draws, 400, identity(np.zeros(draws.shape[1])))
     np.testing.assert_allclose(factor[1], [0, 1, 0], atol=1e-12)
     assert center[1] == 2
     assert np.isfinite(np.linalg.inv(factor)).all()

@@ -85,26 +85,25 @@ def identity(center: Float[np.ndarray, " D"]) -> Coordinates:
     return Coordinates(center, np.eye(dimension) if dimension <= MAX_DENSE_DIMENSION else np.ones(dimension))
 
 
-def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int) -> Coordinates:
+def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int, former: Coordinates) -> Coordinates:
     """Centre and factor from draws that are worth `num_effective` independent ones.
 
-    The covariance is shrunk towards its diagonal as by five extra draws (Stan's rule of thumb); where there are too few
-    draws for correlations, only the diagonal is used.
+    The covariance is shrunk, as by five extra draws, towards what it would be if the former coordinates were right, so
+    that what shrinking leaves of strong correlations vanishes from round to round. Where there are too few draws for
+    correlations, the former ones are kept, and scales alone adapted.
     """
     dimension = draws.shape[1]
-    center = draws.mean(0)
-    scale = draws.std(0)
+    center, whitened = draws.mean(0), former.whiten(draws)
+    scale = whitened.std(0)
     scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
-    if dimension > MAX_DENSE_DIMENSION:
-        return Coordinates(center, scale)
-    if num_effective <= dimension:
-        return Coordinates(center, np.diag(scale))
+    if dimension > MAX_DENSE_DIMENSION or num_effective <= dimension:
+        return Coordinates(center, former.factor * scale)
     # Correlations, not covariances, are factored: scales may differ by many orders of magnitude.
-    scaled = (draws - center) / scale
+    scaled = (whitened - whitened.mean(0)) / scale
     correlations = scaled.T @ scaled / len(draws)
     np.fill_diagonal(correlations, 1)
     shrunk = (num_effective * correlations + 5 * np.eye(dimension)) / (num_effective + 5)
-    return Coordinates(center, scale[:, None] * np.linalg.cholesky(shrunk))
+    return Coordinates(center, former.factor @ (scale[:, None] * np.linalg.cholesky(shrunk)))
 
 
 def from_gradients(
