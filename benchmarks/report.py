@@ -299,7 +299,7 @@ def warmup(file: File) -> str:
     """What draws are worth after the warm-up of each version, medians over rounds; divergences are those of all."""
     header = ("model", "warm-up", "rounds", "ESS per draw", "ESS per gradient", "divergences", "R-hat", "CPU seconds")
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in file.table("warmup"):
+    for row in sorted(file.table("warmup"), key=lambda row: row["title"]):
         groups.setdefault((row["title"], row["version"]), []).append(row)
     body = []
     for (title, version), rows in groups.items():

@@ -58,7 +58,7 @@ START_SCALES = (1.0, 0.1, 0.01, 0.0)
 # The warm-up has settled when lanes agree this well in a round with fixed parameters, acceptance is at most this far
 # below its target, and no more than this share of transitions diverges; else the step size is reduced.
 MAX_R_HAT, MAX_ACCEPTANCE_ERROR = 1.2, 0.1
-MAX_DIVERGING, STEP_REDUCTION = 0.002, 0.7
+MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
 
 
 @dataclass(frozen=True)
