@@ -231,7 +231,9 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     path = np.zeros((2, 0, 3))
     segment = Segment(0, 100, path, None, None, status, 0.1, 4, 200, np.ones((4, 4)), 25)
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
-    return SampleResult(positions, stats, ADAPTATION, None, [segment], {}, {"warmup": 1.0}, interrupted)
+    return SampleResult(
+        positions, stats, ADAPTATION, None, [segment], {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}, interrupted
+    )
 
 
 @pytest.mark.parametrize(
