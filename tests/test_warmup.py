@@ -152,13 +152,14 @@ def sampled(num_draws: int, dimension: int) -> np.ndarray:
 
 @pytest.mark.parametrize("former", [np.eye(3), np.array([[2.0, 0.0, 0.0], [-1.0, 0.1, 0.0], [5.0, 0.3, 7.0]])])
 def test_factor_is_that_of_the_covariance_shrunk_by_five_draws_of_the_former_one(former):
-    draws = np.random.default_rng(0).standard_normal((5000, 3)) @ FACTOR.T + MEAN
+    draws = sampled(400, 3)
     center, factor = from_draws(draws, 400, Coordinates(np.ones(3), former))
     covariance, there = np.cov(draws.T, bias=True), np.linalg.inv(former)
     whitened = there @ covariance @ there.T
     shrunk = (400 * whitened + 5 * np.diag(np.diag(whitened))) / 405
-    np.testing.assert_allclose(center, draws.mean(0))
-    np.testing.assert_allclose(factor @ factor.T, former @ shrunk @ former.T, rtol=1e-8)
+    np.testing.assert_allclose(center, draws.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(factor @ factor.T, former @ shrunk @ former.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(np.triu(factor, 1), 0)
 
 
 def test_what_shrinking_leaves_of_strong_correlations_vanishes_from_round_to_round():
@@ -174,12 +175,12 @@ def test_what_shrinking_leaves_of_strong_correlations_vanishes_from_round_to_rou
 
 
 def test_too_few_draws_leave_correlations_and_many_dimensions_a_vector():
-    draws = np.random.default_rng(0).standard_normal((5, 8)) * np.arange(1, 9)
-    np.testing.assert_allclose(from_draws(draws, 5, identity(np.zeros(8))).factor, np.diag(draws.std(0)), rtol=1e-10)
-    former = Coordinates(np.zeros(8), np.tri(8))
+    draws = sampled(400, 6)
+    np.testing.assert_allclose(from_draws(draws, 5, identity(np.zeros(6))).factor, np.diag(draws.std(0)), rtol=1e-10)
+    former = Coordinates(np.zeros(6), np.tri(6))
     scale = former.whiten(draws).std(0)
-    np.testing.assert_allclose(from_draws(draws, 5, former).factor, np.tri(8) * scale, rtol=1e-10)
-    wide = np.random.default_rng(0).standard_normal((50, MAX_DENSE_DIMENSION + 1)) * 3
+    np.testing.assert_allclose(from_draws(draws, 5, former).factor, np.tri(6) * scale, rtol=1e-10)
+    wide = sampled(400, MAX_DENSE_DIMENSION + 1)
     start = identity(np.zeros(MAX_DENSE_DIMENSION + 1))
     np.testing.assert_allclose(from_draws(wide, 400, start).factor, wide.std(0), rtol=1e-10)
 
