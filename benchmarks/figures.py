@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.end_to_end import SAMPLERS, Summary, summaries
-from benchmarks.report import CURVES, File, curve, median, paper
+from benchmarks.report import CURVES, MEASURES, File, curve, median, paper
 from benchmarks.scaling import crossover
 
 NAMES = {
@@ -29,9 +29,6 @@ NAMES = {
     "floor": "one batch",
 }
 
-
-# Axes of the bars of whole processes.
-MEASURES = {"wall_seconds": "seconds to draws", "ess_per_second": "smallest bulk ESS per second"}
 
 # Every run has its colour, whichever others are drawn beside it.
 COLOURS = {run: f"C{i}" for i, run in enumerate(NAMES)}
@@ -133,7 +130,7 @@ def _mark_crossover(file: File, table: str, axis: Any) -> None:
 def end_to_end(file: File) -> Any:
     """Seconds of whole processes and effective sample size per second of them; one column per number of draws.
 
-    Pale bars are samplers that were stopped at the time limit.
+    Pale bars end at the time limit that the median exceeded.
     """
     found = summaries(file.table("samplers"))
     if not found:
@@ -146,7 +143,8 @@ def end_to_end(file: File) -> Any:
             rows = {key[0::3]: summary for key, summary in found.items() if key[1] == draws}
             _sampler_bars(axis, rows, posteriors, measure)
             axis.set(xscale="log")
-            axis.set_xlabel(f"{MEASURES[measure]}, {draws:,} draws per chain", fontsize=8)
+            axis.set_title(f"{draws:,} draws per chain", fontsize=8)
+            axis.set_xlabel(MEASURES[measure][0], fontsize=7)
             axis.tick_params("x", labelsize=6)
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -159,17 +157,14 @@ def end_to_end(file: File) -> Any:
 def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: list[str], measure: str) -> None:
     """Medians of every posterior (first of the key) by every sampler (second)."""
     thick = 0.8 / len(SAMPLERS)
+    missing = np.inf if measure == "wall_seconds" else np.nan
     for i, (sampler, title) in enumerate(SAMPLERS.items()):
         cases = [rows.get((posterior, sampler)) for posterior in posteriors]
-        values = [np.nan if case is None else case.spread(measure, missing=np.nan).median for case in cases]
+        medians = np.array([np.nan if case is None else case.spread(measure, missing).median for case in cases])
+        limits = [case.limit if np.isinf(time) else np.nan for case, time in zip(cases, medians, strict=True)]
         places = np.arange(len(posteriors)) + i * thick
-        axis.barh(places, values, thick, color=f"C{i}", label=title)
-        if measure == "wall_seconds":
-            limits = [
-                case.limit if case is not None and np.isnan(value) else np.nan
-                for case, value in zip(cases, values, strict=True)
-            ]
-            axis.barh(places, limits, thick, color=f"C{i}", alpha=0.25)
+        axis.barh(places, np.where(np.isinf(medians), np.nan, medians), thick, color=f"C{i}", label=title)
+        axis.barh(places, limits, thick, color=f"C{i}", alpha=0.25)
     axis.set_yticks(np.arange(len(posteriors)) + 0.4 - thick / 2, posteriors, fontsize=7)
     axis.invert_yaxis()
 

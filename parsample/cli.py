@@ -204,7 +204,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),
     )
-    # ArviZ takes seconds to import, which `check` does without, and no bad argument waits for.
+    # Imported late: ArviZ takes seconds, `check` does not need it, and bad arguments are refused before.
     from parsample.export import save  # noqa: PLC0415
     from parsample.summary import summary_table  # noqa: PLC0415
 

@@ -96,7 +96,7 @@ def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> "blackjax.
     >>> state.position.shape
     (2,)
     """
-    # Importing BlackJAX takes a second, which `parsample.sample` does without.
+    # Imported late: BlackJAX takes a second, and `parsample.sample` does not need it.
     from blackjax.base import SamplingAlgorithm  # noqa: PLC0415
     from blackjax.mcmc.random_walk import RWInfo, RWState  # noqa: PLC0415
 

@@ -110,7 +110,7 @@ class Report:
         rows.append(("plan", str(self.plan)))
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
-        return "\n".join(f"{name:<18} {text}" for name, text in rows)
+        return aligned(rows)
 
     def warn(self, stacklevel: int = 3) -> None:
         """A `ParallelStallWarning` with cause and remedy, if blocks will not pay."""
@@ -118,6 +118,11 @@ class Report:
             chains = "This chain" if self.plan.num_chains == 1 else "These chains"
             message = f"{chains} will be evaluated sequentially: {self.cause}. Try: {self.remedy}."
             warnings.warn(message, ParallelStallWarning, stacklevel=stacklevel)
+
+
+def aligned(rows: list[tuple[str, str]]) -> str:
+    """One line for each name and its text."""
+    return "\n".join(f"{name:<18} {text}" for name, text in rows)
 
 
 def _exponent_row(lle: float, lle_se: float) -> str:

@@ -17,7 +17,7 @@ from parsample.kernels.whitening import Coordinates
 from parsample.lane_program import LaneProgram
 from parsample.prepare import Prepared, SamplerMethod, SamplerSettings, prepare
 from parsample.processes import is_first
-from parsample.report import Report
+from parsample.report import Report, aligned
 from parsample.sampler_progress import Progress
 from parsample.status import Status, report
 from parsample.store import Store, checked_scratch_dir, pieces
@@ -29,7 +29,9 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True, repr=False)
 class SampleResult:
-    """Draws, what is known of them, and their certificate; printed, all of it but the draws.
+    """Draws, what is known of them, and their certificate.
+
+    Printed, a result shows the check's report, times, divergences and the certificate.
 
     Attributes
     ----------
@@ -97,19 +99,16 @@ class SampleResult:
         return f"certified: every step is the kernel's own, {what}, {how}{work}"
 
     def __repr__(self) -> str:
-        lines = [f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"]
-        if self.interrupted:
-            lines[0] += " (interrupted)"
+        run = f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"
+        lines = [run + " (interrupted)" if self.interrupted else run]
         if self.report is not None:
             lines.append(str(self.report))
-        seconds = ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items())
-        lines.append(f"{'took':<18} {seconds}")
+        rows = [("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items()))]
         is_diverging = self.sample_stats.get("diverging", np.zeros((1, 1), bool))
         diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
         if diverging:
-            lines.append(f"{'divergences':<18} {diverging} of {is_diverging.size} draws: mistrust the tails")
-        lines.append(f"{'certificate':<18} {self.certificate}")
-        return "\n".join(lines)
+            rows.append(("divergences", f"{diverging} of {is_diverging.size} draws: mistrust the tails"))
+        return "\n".join([*lines, aligned([*rows, ("certificate", self.certificate)])])
 
     def to_arviz(
         self,

@@ -88,9 +88,9 @@ def identity(center: Float[np.ndarray, " D"]) -> Coordinates:
 def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int, former: Coordinates) -> Coordinates:
     """Centre and factor from draws that are worth `num_effective` independent ones.
 
-    The covariance is shrunk, as by five extra draws, towards what it would be if the former coordinates were right, so
-    that what shrinking leaves of strong correlations vanishes from round to round. Where there are too few draws for
-    correlations, the former ones are kept, and scales alone adapted.
+    The covariance is shrunk, as by five extra draws, towards the correlations of the former coordinates. Shrinking
+    towards a diagonal would hide strong correlations for good; this error contracts from round to round. With too few
+    draws for correlations, only the scales of the former coordinates change.
     """
     dimension = draws.shape[1]
     center, whitened = draws.mean(0), former.whiten(draws)
