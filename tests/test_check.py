@@ -214,6 +214,7 @@ def test_the_exponent_of_slow_similar_directions_is_right_within_its_error():
         assert found.lle == pytest.approx(np.log(1 - 0.0025), abs=0.002)
 
 
+@pytest.mark.slow
 def test_directions_that_contract_alike_need_not_turn():
     mala = blackjax.mala(lambda x: -0.5 * jnp.sum(x**2), 0.01)
     with warnings.catch_warnings():

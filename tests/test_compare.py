@@ -91,6 +91,7 @@ def test_a_short_pilot_does_not_decide_how_a_long_run_is_evaluated():
     assert "did not meet" in never.cause
 
 
+@pytest.mark.slow
 def test_chains_that_fill_all_lanes_are_compared_step_by_step():
     found = compare_kernels(KEY, gaussian, gaussian_start(), **SETTINGS | {"num_samples": 2000, "num_chains": 64})
     assert [each.kernel for each in found.forecasts] == ["hmc", "nuts"]

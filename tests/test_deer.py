@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,12 @@ from parsample.deer import solve
 from parsample.finish import finish
 from parsample.transition import as_inputs, from_step
 
+
+def slow(*values: Any) -> Any:
+    """Parameters that the slow run has."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 T = 50
 LINEARIZATIONS = [Dense(), Diagonal(), Diagonal(3), Identity(), Zero()]
 BLOCK_SIZES = [1, 7, 16, T - 1, T]
@@ -38,10 +45,7 @@ DEFAULT = [
     (Zero(), T - 1),
     (Dense(), T),
 ]
-CORNERS = [
-    pytest.param(*corner, marks=[] if corner in DEFAULT else [pytest.mark.slow])
-    for corner in itertools.product(LINEARIZATIONS, BLOCK_SIZES)
-]
+CORNERS = [corner if corner in DEFAULT else slow(*corner) for corner in itertools.product(LINEARIZATIONS, BLOCK_SIZES)]
 PATIENT = {"stall_after": 10_000}
 
 
@@ -89,8 +93,8 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
     assert float(solution.defect) < 2e-10
 
 
-@pytest.mark.parametrize("linearization", [Dense(), Diagonal(3), Identity(), Zero()], ids=str)
-@pytest.mark.parametrize(("block_size", "sweeps"), [(1, 3), pytest.param(3, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("linearization", [Dense(), slow(Diagonal(3)), slow(Identity()), Zero()], ids=str)
+@pytest.mark.parametrize(("block_size", "sweeps"), [(1, 3), slow(3, 4)])
 def test_after_k_sweeps_k_blocks_are_exact_whatever_the_linearization(linearization, block_size, sweeps):
     chaos = logistic_map(60)
     with pytest.warns(ParallelStallWarning, match="stopped at max_iters"):
@@ -123,7 +127,7 @@ def test_no_guess_is_so_far_off_that_more_sweeps_than_blocks_are_needed(chain, t
     ],
     ids=["newton-affine", "diagonal", "hutchinson-diagonal", "picard-walk"],
 )
-@pytest.mark.parametrize("block_size", [1, 7])
+@pytest.mark.parametrize("block_size", [slow(1), 7])
 def test_a_linearization_that_is_right_everywhere_needs_two_sweeps(chain, linearization, block_size):
     solution = deer(*chain, block_size=block_size, linearization=linearization, max_step=None)
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
@@ -150,7 +154,7 @@ def test_the_path_does_not_depend_on_the_guess(chain, truth, guess, linearizatio
     assert_same_path(solution.states, truth)
 
 
-@pytest.mark.parametrize("linearization", LINEARIZATIONS, ids=str)
+@pytest.mark.parametrize("linearization", [Dense(), *map(slow, (Diagonal(), Diagonal(3), Identity())), Zero()], ids=str)
 def test_a_guess_that_is_the_path_converges_in_one_sweep(chain, truth, linearization):
     solution = deer(*chain, block_size=7, linearization=linearization, initial_guess=truth)
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 1)
@@ -165,7 +169,9 @@ def test_the_path_does_not_depend_on_the_probes(chain, truth):
         assert_same_path(solution.states, truth)
 
 
-@pytest.mark.parametrize("settings", [{"clip": None}, {"max_step": None}, {"clip": 0.5, "max_step": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"clip": None}, slow({"max_step": None}), {"clip": 0.5, "max_step": 0.1}], ids=str
+)
 def test_the_path_does_not_depend_on_the_safeguards(chain, truth, settings):
     solution = deer(*chain, block_size=3, **settings, **PATIENT)
     assert Status(int(solution.status)) is Status.CONVERGED
@@ -209,7 +215,7 @@ def test_jumps_inside_blocks_are_within_tolerance_too_when_guesses_are_far_off()
     assert_same_path(solution.states, rollout(*chain))
 
 
-@pytest.mark.parametrize("block_size", [32, 50])
+@pytest.mark.parametrize("block_size", [32, slow(50)])
 def test_coalescing_blocks_are_bitwise_one_chain_in_float32(block_size, float32):
     chain = contraction(500)
     solution = deer(*chain, block_size=block_size, linearization=Zero(), atol=0.0, rtol=0.0)
@@ -219,7 +225,7 @@ def test_coalescing_blocks_are_bitwise_one_chain_in_float32(block_size, float32)
     assert_same_path(solution.states, rollout(*chain), atol=1e-6)
 
 
-@pytest.mark.parametrize("linearization", [Dense(), Diagonal(3)], ids=str)
+@pytest.mark.parametrize("linearization", [slow(Dense()), Diagonal(3)], ids=str)
 def test_float32_finds_the_path_to_its_own_rounding(linearization, float32):
     chain = contraction(T)
     solution = deer(*chain, block_size=4, linearization=linearization, **PATIENT)
@@ -303,7 +309,7 @@ def test_coalescing_blocks_that_forget_within_a_block_cost_little_more_than_one(
 # How a solve ends
 
 
-@pytest.mark.parametrize("start", [0.2345, 0.77])
+@pytest.mark.parametrize("start", [0.2345, slow(0.77)])
 @pytest.mark.parametrize(("linearization", "block_size"), [(Dense(), 1), (Dense(), 16), (Zero(), 16)], ids=str)
 def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, start):
     chaos = logistic_map(600, start)
@@ -316,7 +322,7 @@ def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, st
     assert float(solution.defect) == 0.0
 
 
-@pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), (Identity(), 0), (Dense(), 2)], ids=str)
+@pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str)
 def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(linearization, num_tangents):
     # Neutral, not chaotic: no difference shrinks, none grows, so that the path is well defined to rounding.
     def rotate(state: jax.Array, drive: jax.Array) -> jax.Array:
@@ -346,7 +352,7 @@ def test_max_iters_warns_and_says_how_far_the_path_is_exact(chain, truth):
 
 
 @pytest.mark.parametrize(
-    ("linearization", "block_size"), [(Dense(), 1), (Identity(), 1), (Diagonal(), 8), (Zero(), 8)], ids=str
+    ("linearization", "block_size"), [(Dense(), 1), slow(Identity(), 1), slow(Diagonal(), 8), (Zero(), 8)], ids=str
 )
 def test_a_path_that_is_truly_nan_is_reported_not_repaired(linearization, block_size):
     def step(state: jax.Array, drive: tuple) -> jax.Array:
@@ -382,6 +388,7 @@ def test_under_jit_the_status_is_returned_and_nothing_warns(truth, chain):
 
 
 @pytest.mark.parametrize("linearization", [Dense(), Zero()], ids=str)
+@pytest.mark.slow
 def test_vmap_over_chains(linearization):
     chains = [contraction(T, seed=seed) for seed in range(3)]
     inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chain.inputs for chain in chains))
@@ -395,7 +402,7 @@ def test_vmap_over_chains(linearization):
 @pytest.mark.parametrize(
     "method",
     [
-        DEER(10, Zero()),
+        slow(DEER(10, Zero())),
         DEER(3, Dense()),
         DEER(10, Zero(), stall_after=2),
     ],

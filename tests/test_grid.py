@@ -68,7 +68,14 @@ def test_alone_one_is_the_whole_team():
 
 @pytest.mark.parametrize(
     ("linearization", "block_size", "num_devices"),
-    [(Dense(), 1, 2), (Dense(), 7, 8), (Diagonal(), 10, 3), (Zero(), 10, 8), (Zero(), 60, 2)],
+    [
+        (Dense(), 7, 8),
+        (Zero(), 10, 8),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((Dense(), 1, 2), (Diagonal(), 10, 3), (Zero(), 60, 2))
+        ),
+    ],
     ids=str,
 )
 def test_the_path_is_the_same_on_any_number_of_devices(linearization, block_size, num_devices):
@@ -92,6 +99,7 @@ def test_each_device_leaves_its_blocks_as_soon_as_they_have_met():
     assert float(shared.evals_per_step) < float(alone.evals_per_step)
 
 
+@pytest.mark.slow
 def test_idle_lanes_hold_up_nobody():
     # Five blocks on four devices: eight lanes, of which three are idle and meet at once.
     solution = deer(*contraction(2000), block_size=400, linearization=Zero(), devices=DEVICES[:4])
@@ -99,7 +107,9 @@ def test_idle_lanes_hold_up_nobody():
     assert 8 / 5 < float(solution.evals_per_step) < 1.2 * 8 / 5
 
 
-@pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), (Dense(), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("linearization", "block_size"), [(Zero(), 10), pytest.param(Dense(), 1, marks=pytest.mark.slow)], ids=str
+)
 def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block_size):
     chain = logistic_map(403)
     with pytest.warns(ParallelStallWarning, match="step by step"):
@@ -165,7 +175,8 @@ def test_draws_do_not_depend_on_devices(method):
     np.testing.assert_allclose(shared.positions["x"], alone.positions["x"], atol=1e-8)
 
 
-@pytest.mark.parametrize("place", [pytest.param(DEVICES[0], marks=pytest.mark.slow), DEVICES[3]], ids=str)
+@pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+@pytest.mark.slow
 def test_arguments_may_lie_anywhere(place):
     algorithm = blackjax.mala(gaussian, 0.1)
     start = jax.device_put(gaussian_start(), place)

@@ -64,7 +64,9 @@ def algorithms() -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["walk", "hmc", "mala", "ghmc"])
+@pytest.mark.parametrize(
+    "name", ["walk", "hmc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mala", "ghmc"))]
+)
 def test_a_step_from_exact_draws_leaves_the_target_as_it_is(name):
     algorithm = algorithms()[name]
     starts = jax.random.normal(jax.random.key(5), (len(KEYS), 2))

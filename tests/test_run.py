@@ -42,15 +42,12 @@ METHODS = {
     "deer": "deer",
     "auto": "auto",
 }
-# The default run has every kernel, target and method.
+# The default run has every target and method, and the kernels that do not take long to compile.
 DEFAULT = {
     ("mala", "gaussian", "zero-128"),
     ("mala", "gaussian", "dense-16"),
     ("mala", "schools", "sequential"),
     ("hmc", "logistic", "zero-50"),
-    ("mala", "gaussian", "deer"),
-    ("dhmc", "gaussian", "deer"),
-    ("nuts", "logistic", "zero-128"),
     ("mala", "gaussian", "auto"),
 }
 
@@ -58,7 +55,7 @@ DEFAULT = {
 def marked(kernel: str, target: str, method: str) -> Any:
     """Of those that are not run by default, the slow run has some; the exhaustive one has every combination."""
     place = list(KERNELS).index(kernel) + list(METHODS).index(method) - list(TARGETS).index(target)
-    is_rare = place % len(TARGETS) or kernel == "nuts" or method == "deer"  # these take long to compile
+    is_rare = place % len(TARGETS)
     slow = pytest.mark.exhaustive if is_rare else pytest.mark.slow
     return pytest.param(kernel, target, method, marks=[] if (kernel, target, method) in DEFAULT else [slow])
 
@@ -146,9 +143,10 @@ def first_and_acceptance(state: Any, info: Any) -> dict:
 
 @pytest.mark.parametrize(
     "method",
-    [DEER(128, Zero()), pytest.param(DEER(16, Diagonal(1)), marks=pytest.mark.slow)],
+    [DEER(128, Zero()), DEER(16, Diagonal(1))],
     ids=["zero", "hutchinson"],
 )
+@pytest.mark.slow
 def test_transform_is_what_the_history_holds(method):
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
@@ -285,8 +283,16 @@ def test_float32_runs_are_certified(float32):
     np.testing.assert_allclose(steps.position, states.position[1:], atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["sequential", "auto", DEER(50, Zero())], ids=["sequential", "auto", "blocks"])
-@pytest.mark.parametrize("by_state", [False, True])
+BLOCKS = DEER(50, Zero())
+BY_DEFAULT = [("sequential", True), ("auto", False), (BLOCKS, True)]
+OTHERS = [("sequential", False), ("auto", True), (BLOCKS, False)]
+
+
+@pytest.mark.parametrize(
+    ("method", "by_state"),
+    [*BY_DEFAULT, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+    ids=str,
+)
 def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
     algorithm = blackjax.hmc(chains.isotropic, 0.5, jnp.ones(2), 5)
     keys, start = jax.random.split(KEY, 3), jnp.array([1.0, -0.5])

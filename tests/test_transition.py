@@ -50,11 +50,12 @@ MORE_KERNELS: dict[str, Callable] = {
     "coordinate_slice": lambda: blackjax.coordinate_slice(target),
     "adjusted_mclmc_dynamic": lambda: blackjax.adjusted_mclmc_dynamic(target, 0.3),
 }
-LONG_TO_COMPILE = ("nuts", "mclmc", "adjusted_mclmc", *MORE_KERNELS)
-MOST_KERNELS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in LONG_TO_COMPILE else []) for name in KERNELS | MORE_KERNELS
-]
-ALL_KERNELS = [*KERNELS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_KERNELS)]
+
+
+def by_default(*names: str) -> list:
+    """All kernels, of which the default run has those named."""
+    kernels = KERNELS | MORE_KERNELS
+    return [pytest.param(name, marks=[] if name in names else [pytest.mark.slow]) for name in kernels]
 
 
 def keep_all(state: Any, info: Any) -> tuple[Any, Any]:
@@ -72,7 +73,7 @@ def comparable(tree: Any) -> list[np.ndarray]:
     return [np.asarray(jax.random.key_data(x) if key else x) for x, key in zip(leaves, is_key, strict=True)]
 
 
-@pytest.mark.parametrize("name", ALL_KERNELS)
+@pytest.mark.parametrize("name", by_default("mala", "hmc", "random_walk", "elliptical_slice", "ghmc"))
 def test_rollout_is_blackjax_own_chain(name):
     algorithm = build(name)
     expected = blackjax.util.run_inference_algorithm(KEY, algorithm, NUM_STEPS, initial_position=POSITION)
@@ -96,7 +97,7 @@ def test_blocks_exchange_what_determines_the_future_and_no_more(name, size):
     assert start.shape == (size,)
 
 
-@pytest.mark.parametrize("name", MOST_KERNELS)
+@pytest.mark.parametrize("name", by_default("mala", "random_walk", "ghmc"))
 def test_reduced_map_has_the_derivative_of_the_branch_taken(name):
     dynamics = AlgorithmDynamics(build(name), keep_all)
     chain_key, state, start = begin(dynamics, KEY, POSITION)

@@ -48,8 +48,9 @@ def test_coordinates_are_compared_by_content():
 
 @pytest.mark.parametrize(
     ("make", "num_probes"),
-    [(Coordinates.orthogonal, None), pytest.param(Coordinates.whitening, 1, marks=pytest.mark.slow)],
+    [(Coordinates.orthogonal, None), (Coordinates.whitening, 1)],
 )
+@pytest.mark.slow
 def test_a_diagonal_says_all_where_the_axes_are_those_of_the_map(make, num_probes):
     # Langevin dynamics of a Gaussian: the Jacobian I - eps S^-1 has the eigenvectors of the covariance S.
     jacobian = np.eye(3) - 0.3 * np.linalg.inv(COVARIANCE)

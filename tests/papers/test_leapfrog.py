@@ -27,6 +27,7 @@ def recursion(logdensity, start, momentum, step_size, metric):
     return of_vector, leapfrog_step(of_vector, step_size, metric), PhasePoint(position, ahead)
 
 
+@pytest.mark.slow
 def test_trajectories_end_where_blackjax_ends():
     metric, momentum = jnp.array([0.5, 1.0, 2.0, 0.7]), jnp.array([1.0, 0.3, -2.0, -0.7])
     target, step, first = recursion(logistic_regression, logistic_regression_start(), momentum, 0.03, metric)

@@ -111,9 +111,8 @@ def solved(name: str, num_steps: int) -> Solution:
     return deer(*chain, scale=jax.tree.map(jnp.ones_like, chain.initial_state), stall_after=10_000)
 
 
-@pytest.mark.parametrize(
-    ("name", "least", "most"), [pytest.param("contraction", 1.0, 1.25, marks=pytest.mark.slow), ("chaos", 1.6, 2.05)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least", "most"), [("contraction", 1.0, 1.25), ("chaos", 1.6, 2.05)])
 def test_sweeps_of_a_path_twice_as_long_are_foretold(name, least, most):
     """Sweeps grow with the length of chaotic paths, and hardly with that of predictable ones."""
     short, long = solved(name, 200), solved(name, 400)

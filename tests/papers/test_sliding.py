@@ -30,7 +30,11 @@ def largest_difference(states, expected) -> float:
 
 @pytest.mark.parametrize(
     ("window", "block_size", "linearization", "tangents"),
-    [(30, 1, None, 3), pytest.param(64, 8, Diagonal(1), 1, marks=pytest.mark.slow), (16, 16, None, 3)],
+    [
+        (30, 1, None, 3),
+        pytest.param(64, 8, Diagonal(1), 1, marks=pytest.mark.slow),
+        pytest.param(16, 16, None, 3, marks=pytest.mark.slow),
+    ],
     ids=["newton", "blocks", "one-block"],
 )
 def test_windows_of_any_size_find_the_rollout_and_count_their_work(
@@ -69,6 +73,7 @@ def jumps_of_chaos(solution, chaos: Recursion) -> np.ndarray:
     return np.abs(jax.vmap(chaos.step)(before, chaos.inputs) - solution.states)[:, 0]
 
 
+@pytest.mark.slow
 def test_chaos_stalls_in_a_window_and_is_finished_step_by_step():
     chaos = logistic_map(600)
     with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
@@ -93,6 +98,7 @@ def test_windows_of_few_blocks_get_through_chaos_within_tolerance():
     np.testing.assert_allclose(solution.states[:16], rollout(*chaos)[:16], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_the_part_that_is_wanted_may_overflow():
     # Attracted from near and repelled from afar: guesses of 3 are infinite within a block until the front gets there.
     chain = Recursion(lambda s, u: 0.5 * s + s**3 + 0.01 * u, jnp.zeros(1), noise(160, 1))

@@ -87,9 +87,10 @@ def soft(position: jax.Array, proposal: jax.Array, log_ratio: jax.Array, key: ja
 
 @pytest.mark.parametrize(
     ("algorithm", "mixture"),
-    [(MALA, soft_mala), pytest.param(HMC, soft_hmc, marks=pytest.mark.slow)],
+    [(MALA, soft_mala), (HMC, soft_hmc)],
     ids=["mala", "hmc"],
 )
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_soft_mixture(algorithm, mixture):
     @jax.jit
     def both(position: jax.Array, key: jax.Array) -> tuple:
