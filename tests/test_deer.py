@@ -2,7 +2,6 @@
 
 import itertools
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +18,13 @@ from chains import (
     noise,
     walk_step,
 )
+from marks import slow
 
 import parsample
 from parsample import DEER, Dense, Diagonal, Identity, ParallelStallWarning, Status, Zero, deer, rollout
 from parsample.deer import solve
 from parsample.finish import finish
 from parsample.transition import as_inputs, from_step
-
-
-def slow(*values: Any) -> Any:
-    """Parameters that the slow run has."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
 
 T = 50
 LINEARIZATIONS = [Dense(), Diagonal(), Diagonal(3), Identity(), Zero()]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from chains import contraction, gaussian, gaussian_start, logistic_map
 from jax.sharding import PartitionSpec
+from marks import slow
 
 import parsample
 from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Status, Zero, deer, rollout
@@ -71,10 +72,9 @@ def test_alone_one_is_the_whole_team():
     [
         (Dense(), 7, 8),
         (Zero(), 10, 8),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in ((Dense(), 1, 2), (Diagonal(), 10, 3), (Zero(), 60, 2))
-        ),
+        slow(Dense(), 1, 2),
+        slow(Diagonal(), 10, 3),
+        slow(Zero(), 60, 2),
     ],
     ids=str,
 )
@@ -107,9 +107,7 @@ def test_idle_lanes_hold_up_nobody():
     assert 8 / 5 < float(solution.evals_per_step) < 1.2 * 8 / 5
 
 
-@pytest.mark.parametrize(
-    ("linearization", "block_size"), [(Zero(), 10), pytest.param(Dense(), 1, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), slow(Dense(), 1)], ids=str)
 def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block_size):
     chain = logistic_map(403)
     with pytest.warns(ParallelStallWarning, match="step by step"):

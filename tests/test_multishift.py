@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import isotropic
+from marks import slow
 from scipy import stats
 
 import parsample
@@ -64,9 +65,7 @@ def algorithms() -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["walk", "hmc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mala", "ghmc"))]
-)
+@pytest.mark.parametrize("name", ["walk", "hmc", slow("mala"), slow("ghmc")])
 def test_a_step_from_exact_draws_leaves_the_target_as_it_is(name):
     algorithm = algorithms()[name]
     starts = jax.random.normal(jax.random.key(5), (len(KEYS), 2))

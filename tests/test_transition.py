@@ -73,7 +73,7 @@ def comparable(tree: Any) -> list[np.ndarray]:
     return [np.asarray(jax.random.key_data(x) if key else x) for x, key in zip(leaves, is_key, strict=True)]
 
 
-@pytest.mark.parametrize("name", by_default("mala", "hmc", "random_walk", "elliptical_slice", "ghmc"))
+@pytest.mark.parametrize("name", by_default("mala", "hmc", "dhmc", "nuts", "random_walk", "elliptical_slice", "ghmc"))
 def test_rollout_is_blackjax_own_chain(name):
     algorithm = build(name)
     expected = blackjax.util.run_inference_algorithm(KEY, algorithm, NUM_STEPS, initial_position=POSITION)

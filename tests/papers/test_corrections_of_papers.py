@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import MATRIX, Recursion, noise
+from marks import slow
 from matrices import FORMS, full, random_matrices
 
 from benchmarks.papers.tools.coordinates import Coordinates
@@ -96,12 +97,12 @@ TURNED = Coordinates.orthogonal(np.eye(4) + 0.5)
 # The sweeps that each may take; 40 are what any rule needs at most.
 PAIRS = [
     (Dense(), TrustRegion(0.1), 1, 20),
-    pytest.param(Dense(), GradientDescent(0.5), 1, 40, marks=pytest.mark.slow),
-    pytest.param(DiagonalIn(TURNED), NewtonIn(TURNED), 1, 39, marks=pytest.mark.slow),
-    pytest.param(BlockDiagonal(2), TrustRegion(0.1), 1, 39, marks=pytest.mark.slow),
-    pytest.param(BlockDiagonal(2, 1), Newton(0.2), 7, 6, marks=pytest.mark.slow),
-    pytest.param(Identity(), TrustRegion(2.0), 7, 6, marks=pytest.mark.slow),
-    pytest.param(Zero(), GradientDescent(1.0), 7, 6, marks=pytest.mark.slow),
+    slow(Dense(), GradientDescent(0.5), 1, 40),
+    slow(DiagonalIn(TURNED), NewtonIn(TURNED), 1, 39),
+    slow(BlockDiagonal(2), TrustRegion(0.1), 1, 39),
+    slow(BlockDiagonal(2, 1), Newton(0.2), 7, 6),
+    slow(Identity(), TrustRegion(2.0), 7, 6),
+    slow(Zero(), GradientDescent(1.0), 7, 6),
 ]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import Recursion, contraction, logistic_map, noise
+from marks import slow
 
 from benchmarks.papers.tools.sliding import deer_in_windows
 from parsample import Dense, Diagonal, ParallelStallWarning, Status, Zero, deer, rollout
@@ -32,8 +33,8 @@ def largest_difference(states, expected) -> float:
     ("window", "block_size", "linearization", "tangents"),
     [
         (30, 1, None, 3),
-        pytest.param(64, 8, Diagonal(1), 1, marks=pytest.mark.slow),
-        pytest.param(16, 16, None, 3, marks=pytest.mark.slow),
+        slow(64, 8, Diagonal(1), 1),
+        slow(16, 16, None, 3),
     ],
     ids=["newton", "blocks", "one-block"],
 )
