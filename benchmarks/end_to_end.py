@@ -188,7 +188,12 @@ def summaries(rows: Iterable[Row]) -> dict[tuple[Any, ...], Summary]:
     return {key: Summary(group) for key, group in found.items()}
 
 
-def ratio_of_medians(ours: Summary, theirs: Summary, measure: str) -> float:
-    """Median of one case over that of another; NaN if both exceeded the limit."""
-    top, bottom = ours.spread(measure).median, theirs.spread(measure).median
-    return math.nan if math.isinf(top) and math.isinf(bottom) else top / bottom
+def ratio_within_rounds(ours: Summary, theirs: Summary, measure: str) -> float:
+    """Median over rounds of the ratio of two cases; NaN unless both finished in most rounds.
+
+    Cases of one round have the same seed, and how long a warm-up takes depends more on the seed than on the case.
+    """
+    others = {row["round"]: row for row in theirs.rows}
+    pairs = [(row, others[row["round"]]) for row in ours.rows if row["round"] in others]
+    ratios = [row[measure] / other[measure] for row, other in pairs if measure in row and measure in other]
+    return float(np.median(ratios)) if 2 * len(ratios) > len(pairs) else math.nan

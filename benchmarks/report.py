@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import targets as goals
 from benchmarks.end_to_end import SAMPLERS as SAMPLER_TITLES
-from benchmarks.end_to_end import Summary, ratio_of_medians, summaries
+from benchmarks.end_to_end import Summary, ratio_within_rounds, summaries
 from benchmarks.scaling import crossover, exponent
 from benchmarks.suite import RESULTS, Row, device_label, is_measured
 
@@ -247,7 +247,7 @@ def end_to_end(file: File) -> str:
 
 
 def end_to_end_models(file: File) -> str:
-    """Whole processes on model files, as planned against step by step."""
+    """Whole processes on model files, as planned against step by step; ratios are medians of those of each round."""
     found = summaries(file.table("models"))
     body = []
     for *work, sampler in found:
@@ -268,10 +268,9 @@ def end_to_end_models(file: File) -> str:
 
 def _pair_cells(auto: Summary, sequential: Summary) -> list[str]:
     measures = ("wall_seconds", "seconds_after_imports", "cpu_seconds")
-    ratios = (ratio_of_medians(auto, sequential, measure) for measure in measures)
+    ratios = (ratio_within_rounds(auto, sequential, measure) for measure in measures)
     times = [_seconds_of_rounds(case, "wall_seconds") for case in (auto, sequential)]
-    # Of runs that exceeded the limit no ratio is known.
-    return [*times, *(f"{ratio:.2f}" if 0 < ratio < np.inf else "-" for ratio in ratios)]
+    return [*times, *("-" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios)]
 
 
 def _work_cells(summary: Summary) -> list[str]:
