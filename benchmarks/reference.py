@@ -69,11 +69,11 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     measured_steps = options.sequential_steps(problem.num_steps)
     short = Chains(problem, measured_steps)
     report = chains.check()
-    best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains, report)
+    best, tried = best_of(candidates(problem.num_steps, problem.num_chains, options), chains)
     runs: dict[str, Callable[[], Any]] = {"blackjax": short.blackjax, "sequential": short.sequential}
     if problem.num_chains == 1:
         runs["auto"] = partial(auto, problem, chains)
-    runs["blocks"] = partial(chains.in_blocks, best, chains.mesh, report.block_starts)
+    runs["blocks"] = partial(chains.in_blocks, best, chains.mesh)
     if published and problem.dimension <= MAX_DENSE:  # what the published figures are of
         runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
     note = {}
@@ -127,14 +127,9 @@ def candidates(num_steps: int, num_chains: int, options: Options) -> list[parsam
     return [parsample.DEER(ceil_div(num_steps, count), Zero()) for count in sorted(counts) if 2 * count <= num_steps]
 
 
-def best_of(
-    methods: list[parsample.DEER], chains: Chains, report: parsample.Report
-) -> tuple[parsample.DEER, list[Row]]:
+def best_of(methods: list[parsample.DEER], chains: Chains) -> tuple[parsample.DEER, list[Row]]:
     """The fastest of some settings, by the better of two runs each, and what each took."""
-    tried = []
-    for method in methods:
-        run = partial(chains.in_blocks, method, chains.mesh, report.block_starts)
-        tried.append(_tried(describe(method), run))
+    tried = [_tried(describe(method), partial(chains.in_blocks, method, chains.mesh)) for method in methods]
     fastest = min(range(len(methods)), key=lambda i: tried[i]["seconds"])
     return methods[fastest], tried
 
