@@ -27,7 +27,7 @@ from parsample.transition import Vector, entry, write
 NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
 
 # Rows of a lane that are kept: as many as fit into so many bytes, within these bounds.
-MAX_RECORD_BYTES = 32 * 2**20
+MAX_RECORD_BYTES = 128 * 2**20
 MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 
 # Lanes of a CPU thread, at least: fewer would not fill its vector units.

@@ -13,6 +13,9 @@ from parsample.meeting import MAX_UNMET, MeetingTimes
 # step of a cheap log density is mostly overhead until lanes fill the vector units.
 SHARE_OF_OVERHEAD = 0.25
 
+# Single steps are timed before the choice if compiling their program takes at most this share of the predicted time.
+MAX_SHARE_OF_TRIAL = 0.1
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,7 +62,7 @@ class Measured:
     seconds_per_row
         Of a step of all lanes.
     seconds_to_compile
-        Of the program.
+        What the program for single steps is taken to need: as much as that of the lanes, or 0 once it is there.
     share_of_chains
         Cost of a row of one lane per chain, as a share of that of all lanes.
     """
@@ -98,6 +101,14 @@ def make_plan(
     if blocks.seconds <= sequential_seconds:
         return blocks
     return Plan(False, num_chains, num_steps, 1, num_steps, sequential_seconds, 1.0)
+
+
+def depends_on_single_steps(plan: Plan, measured: Measured, num_lanes: int) -> bool:
+    """Whether blocks would lose if a row of single steps cost no more than its lanes, and finding out costs little."""
+    least_share = plan.num_chains / num_lanes
+    least_seconds = measured.seconds_to_compile + plan.num_steps * least_share * measured.seconds_per_row
+    is_cheap = measured.seconds_to_compile <= MAX_SHARE_OF_TRIAL * plan.seconds
+    return plan.is_parallel and is_cheap and least_seconds < plan.seconds
 
 
 def why_apart(meeting: MeetingTimes, num_lanes: int) -> str:

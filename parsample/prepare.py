@@ -12,16 +12,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.adaptation import Adaptation, Reference
-from parsample.blocks import Run
+from parsample.blocks import Run, step_by_step
 from parsample.grid import Team, mesh_of
 from parsample.kernels import KERNELS, Kernel
 from parsample.kernels.base import PERIOD, LaneState
 from parsample.kernels.lanes import KernelLanes
 from parsample.lane_program import LaneProgram, default_num_lanes
 from parsample.layout import Layout
-from parsample.meeting import MEETING_DISTANCE, Stretch, meeting_times
+from parsample.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.pilot import NUM_TANGENTS, exponent
-from parsample.plan import SHARE_OF_OVERHEAD, Measured, block_size_of, make_plan
+from parsample.plan import SHARE_OF_OVERHEAD, Measured, Plan, block_size_of, depends_on_single_steps, make_plan
 from parsample.processes import agreed
 from parsample.random_keys import as_words
 from parsample.report import Report
@@ -46,6 +46,9 @@ from parsample.warmup import MIN_WARMUP, Ensemble
 # A log density that takes all lanes so many seconds is tried with fewer lanes, which are kept if a lane then costs less
 # than this many times what it costs among all.
 SECONDS_OF_EXPENSIVE_ROW, FEW_LANES, MAX_COST_OF_LANES = 0.2, 16, 1.5
+
+# Share of the predicted time in which single steps are timed.
+SHARE_OF_TIMING = 0.02
 
 # Steps of the first and last window of the tangents.
 TANGENT_STEPS = (64, 1024)
@@ -175,6 +178,8 @@ class Prepared:
         What the check found; None if none was asked for.
     clock
         Seconds so far.
+    single_steps
+        The program for single steps of every chain, if these were timed.
     """
 
     settings: SamplerSettings
@@ -184,6 +189,7 @@ class Prepared:
     adaptation: Adaptation
     report: Report | None
     clock: Clock
+    single_steps: LaneProgram[KernelLanes] | None = None
 
     @property
     def atol(self) -> float:
@@ -238,7 +244,7 @@ def prepare(
         return keys[chain], first_step.astype(np.int32)
 
     run = Run(adaptation.parameters, inputs, take(ends, slice(0, settings.num_chains)))
-    report = None
+    report, single_steps = None, None
     if settings.method != "sequential" and settings.num_lanes > settings.num_chains:
         progress.phase("check: pairs of lanes with common keys")
         measured = _measured(program, settings, clock, share)
@@ -246,8 +252,28 @@ def prepare(
         if lyapunov:
             lle, lle_se = agreed(settings.mesh, _exponent(program.dynamics, reference.stretch, rng_key))
             report = replace(report, lle=float(lle), lle_se=float(lle_se))
+        if settings.method == "auto" and depends_on_single_steps(report.plan, measured, settings.num_lanes):
+            progress.phase("check: time of single steps")
+            single_steps = single_step_program(program, settings)
+            share = _share_of_chains(single_steps, run, report)
+            measured = replace(measured, seconds_to_compile=0.0, share_of_chains=share)
+            plan = planned(report.meeting, settings, report.plan.block_size, measured)
+            report = replace(report, measured=measured, plan=plan)
         clock.lap("check")
-    return Prepared(settings, program, run, ends, adaptation, report, clock)
+    return Prepared(settings, program, run, ends, adaptation, report, clock, single_steps)
+
+
+def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSettings) -> LaneProgram[KernelLanes]:
+    """The program whose lanes are one for each chain."""
+    return LaneProgram(program.dynamics, settings.num_chains, settings.mesh, program.records)
+
+
+def _share_of_chains(single_steps: LaneProgram, run: Run, report: Report) -> float:
+    """Cost of a row of one lane per chain as a share of that of all lanes, measured."""
+    rows = SHARE_OF_TIMING * report.plan.seconds / report.measured.seconds_per_row
+    rows = int(np.clip(rows, 4 * PERIOD, single_steps.num_rows)) // PERIOD * PERIOD
+    step_by_step(single_steps, run, rows)
+    return single_steps.seconds_per_row / report.measured.seconds_per_row
 
 
 def _dispersed(
@@ -327,10 +353,15 @@ def _check(
     block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
     meeting = meeting_times(program, reference.stretch, block_size, atol)
-    plan = make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
+    plan = planned(meeting, settings, block_size, measured)
     another = OTHER_KERNEL if settings.kernel.name != "metropolis" else "another kernel"
     remedies = f"{another}, or another parametrisation"
     return Report(meeting, settings.num_lanes, measured, plan, remedies, atol, adaptation=adaptation)
+
+
+def planned(meeting: MeetingTimes, settings: SamplerSettings, block_size: int, measured: Measured) -> Plan:
+    """The faster evaluation of the chains of these settings."""
+    return make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
 
 
 def _exponent(dynamics: KernelLanes, stretch: Stretch, rng_key: Array) -> tuple[Any, Any]:

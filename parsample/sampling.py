@@ -14,8 +14,7 @@ from parsample.adaptation import Adaptation
 from parsample.blocks import Segment, evaluate_segment, step_by_step
 from parsample.kernels.base import PERIOD
 from parsample.kernels.whitening import Coordinates
-from parsample.lane_program import LaneProgram
-from parsample.prepare import Prepared, SamplerMethod, SamplerSettings, prepare
+from parsample.prepare import Prepared, SamplerMethod, SamplerSettings, prepare, single_step_program
 from parsample.processes import is_first
 from parsample.report import Report, aligned
 from parsample.sampler_progress import Progress
@@ -287,7 +286,7 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
 def _step_by_step(prepared: Prepared, run: Any) -> Iterator[Segment]:
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
-        program = LaneProgram(program.dynamics, settings.num_chains, settings.mesh, program.records)
+        program = prepared.single_steps or single_step_program(program, settings)
     while run.first < settings.num_samples:
         left = -(-(settings.num_samples - run.first) // PERIOD) * PERIOD
         segment = step_by_step(program, run, min(program.num_rows, left))

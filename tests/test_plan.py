@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parsample.meeting import MeetingTimes
-from parsample.plan import Measured, block_size_of, make_plan, why_apart
+from parsample.plan import Measured, block_size_of, depends_on_single_steps, make_plan, why_apart
 
 
 def meeting(times: np.ndarray, num_steps: int = 500) -> MeetingTimes:
@@ -53,3 +53,14 @@ def test_blocks_do_not_pay_where_lanes_cost_as_much_as_as_many_single_ones():
     linear = Measured(1.0, 2.0, share_of_chains=4 / 64)
     assert not make_plan(soon, 64, 4, 10_000, 640, linear).is_parallel
     assert make_plan(soon, 64, 4, 10_000, 640, Measured(1.0, 2.0)).is_parallel
+
+
+def test_single_steps_are_timed_where_the_plan_depends_on_them_and_finding_out_is_cheap():
+    late, soon = meeting(np.full(64, 600.0)), meeting(np.full(64, 20.0))
+    costs = Measured(1e-3, 0.5)
+    close, clear = (make_plan(times, 64, 4, 100_000, 640, costs) for times in (late, soon))
+    assert close.is_parallel and clear.is_parallel
+    assert depends_on_single_steps(close, costs, 64)
+    assert not depends_on_single_steps(clear, costs, 64)
+    assert not depends_on_single_steps(close, Measured(1e-3, 5.0), 64)
+    assert not make_plan(late, 64, 4, 100_000, 640, Measured(1e-3, 0.0, share_of_chains=0.08)).is_parallel

@@ -16,6 +16,7 @@ from chains import gaussian, gaussian_start, logistic_regression, logistic_regre
 
 from parsample import DEER, ParallelStallWarning, Sequential, Status, Zero
 from parsample.kernels import KERNELS
+from parsample.prepare import _share_of_chains
 from parsample.sampler_progress import Progress
 from parsample.sampling import SampleResult, check_sampler, sample
 
@@ -267,6 +268,20 @@ def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monke
 def modes(x: jax.Array) -> jax.Array:
     """Two modes that no lane leaves."""
     return jnp.logaddexp(-0.5 * jnp.sum((x - 8) ** 2), -0.5 * jnp.sum((x + 8) ** 2))
+
+
+@pytest.mark.parametrize(("cost", "status"), [(10.0, Status.CONVERGED), (1e-3, Status.SEQUENTIAL)])
+def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatch):
+    expected = run("hmc", "sequential", 4000)
+    monkeypatch.setattr("parsample.prepare.depends_on_single_steps", lambda *_: True)
+    monkeypatch.setattr(
+        "parsample.prepare._share_of_chains", lambda *found, whole=_share_of_chains: cost * whole(*found)
+    )
+    with pytest.warns(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
+        result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
+    assert result.status is status
+    assert result.report.measured.seconds_to_compile == 0
+    assert_same_draws(result, expected)
 
 
 def test_auto_says_beforehand_that_lanes_do_not_meet():
