@@ -59,7 +59,8 @@ def test_single_steps_are_timed_where_the_plan_depends_on_them_and_finding_out_i
     late, soon = meeting(np.full(64, 600.0)), meeting(np.full(64, 20.0))
     costs = Measured(1e-3, 0.5)
     close, clear = (make_plan(times, 64, 4, 100_000, 640, costs) for times in (late, soon))
-    assert close.is_parallel and clear.is_parallel
+    assert close.is_parallel
+    assert clear.is_parallel
     assert depends_on_single_steps(close, costs, 64)
     assert not depends_on_single_steps(clear, costs, 64)
     assert not depends_on_single_steps(close, Measured(1e-3, 5.0), 64)
