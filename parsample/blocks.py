@@ -6,6 +6,7 @@ When every block starts where the one before it ends, the segment is one chain. 
 exact whatever the guesses were.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -164,7 +165,13 @@ class BlockLayout(NamedTuple):
 
 
 def evaluate_segment(
-    program: LaneProgram, run: Run, guesses: PyTree, block_size: int, atol: float, max_rows: float
+    program: LaneProgram,
+    run: Run,
+    guesses: PyTree,
+    block_size: int,
+    atol: float,
+    max_rows: float,
+    max_seconds: float = math.inf,
 ) -> tuple[Segment, PyTree]:
     """One segment of every chain in blocks.
 
@@ -182,6 +189,8 @@ def evaluate_segment(
         Largest difference of states that count as equal, in standard deviations; 0: bitwise.
     max_rows
         Rows after which a step-by-step evaluation is cheaper: then only the exact part is returned.
+    max_seconds
+        Seconds that these rows may take: for a program whose rows have not been timed before.
 
     Returns
     -------
@@ -203,7 +212,7 @@ def evaluate_segment(
         jumps, met = program.dynamics.joined(parameters, atol, arrivals, starts)
         fronts.append(jumps[: layout.num_blocks])
         num_exact = layout.num_exact(met)
-        if met.all() or rows_used > max_rows:
+        if met.all() or rows_used > max_rows or rows_used * program.seconds_per_row > max_seconds:
             break
         # Blocks that start near enough keep their starts: moving them would undo what has met.
         starts = of_lanes(met, starts, arrivals)

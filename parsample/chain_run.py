@@ -33,8 +33,9 @@ from parsample.transition import Dynamics
 # Steps of a block in the first segment, which shows how soon lanes meet.
 FIRST_BLOCK = 64
 
-# A segment is given up once it has taken this multiple of the time that single steps are expected to take.
-PATIENCE = 2.0
+# A segment is given up once it has taken this multiple of the time that single steps are expected to take; the first
+# one also after this share of the time that they need for the whole rest of the chain.
+PATIENCE, MAX_SHARE_OF_FIRST = 2.0, 0.2
 
 # Single steps taken first, in three rounds: to compile, to find how many fit into a call, to time them. After
 # this many seconds no further round begins.
@@ -218,12 +219,14 @@ def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: floa
     guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
     block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
     limit = math.inf if math.isinf(seconds_per_step) else PATIENCE * SHARE_OF_OVERHEAD * program.num_lanes * block_size
+    max_seconds = SECONDS_BESIDE + MAX_SHARE_OF_FIRST * (chain.num_steps - run.first) * seconds_per_step
     while run.first < chain.num_steps:
-        segment, guesses = evaluate_segment(program, run, guesses, block_size, atol, limit)
+        segment, guesses = evaluate_segment(program, run, guesses, block_size, atol, limit, max_seconds)
         yield segment
         run = run.after(segment)
         if segment.status is Status.STALLED:
-            tolerance = atol if knows_noise else _noise_tolerance(program, run, guesses, atol)
+            is_final = knows_noise or program.num_rows * program.seconds_per_row > max_seconds
+            tolerance = atol if is_final else _noise_tolerance(program, run, guesses, atol)
             if tolerance == atol:
                 return
             atol, knows_noise = tolerance, True
@@ -236,6 +239,7 @@ def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: floa
                 _warn_of_little_gain(program.seconds_per_row / seconds_per_step)
             return
         limit = PATIENCE * seconds_per_step / program.seconds_per_row * program.num_lanes * block_size
+        max_seconds = math.inf
 
 
 def _block_size(program: LaneProgram, num_steps: int) -> int:
