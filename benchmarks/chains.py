@@ -12,15 +12,16 @@ from jax.sharding import Mesh
 
 import parsample
 from benchmarks.problems import Problem
-from parsample.check import examine
-from parsample.compilation import outermost_jit
-from parsample.deer import solve
-from parsample.finish import completed, finish
-from parsample.grid import ceil_div, mesh_of
-from parsample.linearize import Zero
-from parsample.report import Report
-from parsample.solution import rolled_out
-from parsample.transition import AlgorithmDynamics, begin
+from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
+from parsample.internal.arithmetic import ceil_div
+from parsample.internal.compilation import outermost_jit
+from parsample.internal.devices import mesh_of
+from parsample.planning.check import examine
+from parsample.planning.report import Report
+from parsample.solver.finish import completed, finish
+from parsample.solver.linearization import Zero
+from parsample.solver.newton import solve
+from parsample.solver.solution import rolled_out
 
 
 def position_and_acceptance(state: Any, info: Any) -> tuple[Any, Any]:

@@ -16,9 +16,9 @@ from benchmarks.problems import Problem
 from benchmarks.reference import describe
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import extrapolated
-from parsample.compilation import outermost_jit
-from parsample.grid import SPLIT
-from parsample.transition import AlgorithmDynamics
+from parsample.chain.blackjax_chain import AlgorithmDynamics
+from parsample.internal.compilation import outermost_jit
+from parsample.internal.devices import SPLIT
 
 # Bytes that one batched evaluation may hold beside its arguments; longer chains are evaluated in equal pieces.
 MAX_BATCH_BYTES = 2 * 2**30

@@ -72,7 +72,7 @@ def _child(arguments: list[str]) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """What the child process does and prints."""
     from benchmarks.timing import resident_peak  # noqa: PLC0415 - as the command itself would begin
-    from parsample.cli import main as command  # noqa: PLC0415
+    from parsample.cli.main import main as command  # noqa: PLC0415
 
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     baseline = resident_peak()

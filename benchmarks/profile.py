@@ -14,10 +14,10 @@ from benchmarks import posteriors, problems
 from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
-from parsample import affine
-from parsample.compilation import outermost_jit
-from parsample.linearize import Dense, Zero
-from parsample.transition import AlgorithmDynamics
+from parsample.chain.blackjax_chain import AlgorithmDynamics
+from parsample.internal.compilation import outermost_jit
+from parsample.solver import affine
+from parsample.solver.linearization import Dense, Zero
 
 # Lane counts whose step is timed, and the number of steps timed together.
 LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": (1, 64, 1024, 16_384, 131_072)}

@@ -16,10 +16,10 @@ from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import better_of_two, certificate, extrapolated
 from models.recursions.eight_schools_gibbs import eight_schools
-from parsample.adapters import Recursion
-from parsample.compilation import outermost_jit
-from parsample.grid import ceil_div
-from parsample.linearize import Dense, Diagonal, Zero
+from parsample.chain.recursion import Recursion
+from parsample.internal.arithmetic import ceil_div
+from parsample.internal.compilation import outermost_jit
+from parsample.solver.linearization import Dense, Diagonal, Zero
 
 # Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
 # its authors published them.

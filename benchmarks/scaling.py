@@ -15,8 +15,8 @@ from benchmarks.problems import Problem
 from benchmarks.reference import describe
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import extrapolated
-from parsample.grid import ceil_div
-from parsample.linearize import Dense, Diagonal, Zero
+from parsample.internal.arithmetic import ceil_div
+from parsample.solver.linearization import Dense, Diagonal, Zero
 
 # Longer chains are evaluated in windows of so many steps, each from where the one before ended.
 WINDOW = 1_000_000

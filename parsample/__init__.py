@@ -1,21 +1,23 @@
 """One long Markov chain, evaluated in parallel over its own length: the same chain, sooner, and certified."""
 
-from parsample.adapters import Recursion, as_recursion
-from parsample.check import check
-from parsample.coalescence import Coalescence, coalescence_times
-from parsample.compare import KernelComparison, KernelForecast, compare_kernels
-from parsample.corrections import Newton
-from parsample.gibbs import Conditional, Gibbs
-from parsample.linearize import Dense, Diagonal, Identity, Zero
-from parsample.lyapunov import LyapunovExponent, lyapunov_exponent
-from parsample.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
-from parsample.plan import Plan
-from parsample.recursion import deer, rollout
-from parsample.report import Report
-from parsample.run import evaluate_inference_algorithm, run_inference_algorithm
-from parsample.sampling import SampleResult, check_sampler, sample
-from parsample.solution import DEER, Sequential, Solution
-from parsample.status import ParallelStallWarning, Status
+from parsample.chain.gibbs import Conditional, Gibbs
+from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
+from parsample.chain.recursion import Recursion, as_recursion
+from parsample.planning.check import check
+from parsample.planning.plan import Plan
+from parsample.planning.report import Report
+from parsample.predictability.coalescence import Coalescence, coalescence_times
+from parsample.predictability.lyapunov import LyapunovExponent, lyapunov_exponent
+from parsample.samplers.blackjax_run import evaluate_inference_algorithm, run_inference_algorithm
+from parsample.samplers.compare import KernelComparison, KernelForecast, compare_kernels
+from parsample.samplers.result import SampleResult
+from parsample.samplers.sample import check_sampler, sample
+from parsample.solver.corrections import Newton
+from parsample.solver.entry import deer, rollout
+from parsample.solver.linearization import Dense, Diagonal, Identity, Zero
+from parsample.solver.method import DEER, Sequential
+from parsample.solver.solution import Solution
+from parsample.solver.status import ParallelStallWarning, Status
 from parsample.version import __version__
 
 __all__ = [

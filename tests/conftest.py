@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def one_device_unasked():
     """Programmes for several devices take longer to compile: only the tests of devices ask for them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("parsample.grid.default_devices", lambda: jax.local_devices()[:1])
+        patch.setattr("parsample.internal.devices.default_devices", lambda: jax.local_devices()[:1])
         yield
 
 

@@ -10,108 +10,97 @@ import pytest
 import parsample
 
 PACKAGE = Path(parsample.__file__).parent
-FILES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+TESTS = Path(__file__).parent
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in ALL_FILES if path.parent != PACKAGE and path.stem != "__init__"]
 
-# Data flows down this list: a module imports only from those above it.
+# Data flows down this list: a package imports only from itself and from those above it.
 ORDER = [
-    "version",
-    "status",
-    "validation",
-    "random_keys",
-    "compilation",
-    "threefry",
-    "transition",
-    "grid",
-    "processes",
-    "affine",
-    "linearize",
-    "corrections",
-    "sweep",
-    "solution",
-    "progress",
-    "deer",
-    "finish",
-    "recursion",
-    "gibbs",
-    "adapters",
-    "lyapunov",
-    "coalescence",
-    "pilot",
-    "multishift",
-    "layout",
+    "internal",
+    "chain",
+    "draws",
+    "solver",
+    "predictability",
+    "lanes",
     "kernels",
-    "lane_program",
-    "chain_lanes",
-    "meeting",
-    "plan",
-    "adaptation",
-    "report",
-    "blocks",
-    "chain_run",
-    "check",
-    "run",
     "warmup",
-    "store",
-    "sampler_progress",
-    "prepare",
-    "sampling",
-    "summary",
-    "model",
-    "export",
-    "compare",
-    "plots",
+    "planning",
+    "samplers",
+    "models",
     "cli",
 ]
 
 
 def imports(body: list[ast.stmt]) -> set[str]:
-    """Modules of this package that some statements import."""
+    """Modules of this package that some statements import, as "package.module"."""
     names: set[str] = set()
     for node in body:
-        if isinstance(node, ast.ImportFrom) and node.module == "parsample":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parsample."):
+            names.add(node.module.removeprefix("parsample."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "parsample":
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parsample."):
-            names.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("parsample.")}
+            names |= {alias.name.removeprefix("parsample.") for alias in node.names if "parsample" in alias.name}
         elif isinstance(node, ast.If | ast.Try):  # TYPE_CHECKING and the like
             names |= imports([*node.body, *node.orelse])
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_module_imports_only_from_those_above_it(path):
-    assert path.stem in ORDER, f"{path.name} has no place in the order of the design"
-    above = set(ORDER[: ORDER.index(path.stem)])
-    assert imports(ast.parse(path.read_text()).body) <= above
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-KERNEL_ORDER = ["whitening", "base", "tuning", "lanes", "hmc", "nuts", "metropolis"]
+IMPORTS = {module_name(path): imports(ast.parse(path.read_text()).body) for path in ALL_FILES if path.parent != PACKAGE}
 
 
-@pytest.mark.parametrize("name", KERNEL_ORDER)
-def test_a_kernel_imports_what_kernels_share_and_what_is_above_them(name):
-    body = ast.parse((PACKAGE / "kernels" / f"{name}.py").read_text()).body
-    assert {path.stem for path in (PACKAGE / "kernels").glob("*.py")} == {"__init__", *KERNEL_ORDER}
-    assert imports(body) <= {*ORDER[: ORDER.index("kernels")], "kernels"}
-    assert kernel_imports(body) <= {"whitening", "base"} & set(KERNEL_ORDER[: KERNEL_ORDER.index(name)])
+def test_every_package_has_its_place():
+    assert {path.parent.name for path in MODULES} == set(ORDER)
 
 
-def kernel_imports(body: list[ast.stmt]) -> set[str]:
-    """Modules of kernels/ that some statements import; "kernels" for the package itself."""
-    modules = [getattr(node, "module", "") or "" for node in body]
-    return {module.split(".")[-1] for module in modules if module.startswith("parsample.kernels")}
+@pytest.mark.parametrize("module", IMPORTS)
+def test_a_module_imports_only_from_its_package_and_those_above_it(module):
+    package = module.split(".")[0]
+    allowed = {*ORDER[: ORDER.index(package) + 1], "version"}
+    assert {name.split(".")[0] for name in IMPORTS[module]} <= allowed
+
+
+def test_imports_have_no_circles():
+    left = {module: {name for name in names if name in IMPORTS} for module, names in IMPORTS.items()}
+    while left:
+        free = {module for module, names in left.items() if not names & set(left)}
+        assert free, f"these import each other: {sorted(left)}"
+        left = {module: names for module, names in left.items() if module not in free}
 
 
 def test_the_package_of_kernels_only_collects_them():
-    body = ast.parse((PACKAGE / "kernels" / "__init__.py").read_text()).body
-    assert imports(body) == {"kernels"}
-    assert kernel_imports(body) == set(KERNEL_ORDER) - {"whitening", "tuning", "lanes"}
+    assert IMPORTS["kernels"] == {"kernels.base", "kernels.hmc", "kernels.metropolis", "kernels.nuts"}
+
+
+@pytest.mark.parametrize("name", ["hmc", "metropolis", "nuts"])
+def test_a_kernel_imports_no_other(name):
+    shared = {"kernels.base", "kernels.whitening"}
+    assert {module for module in IMPORTS[f"kernels.{name}"] if module.startswith("kernels")} <= shared
+
+
+def test_no_public_name_is_that_of_a_module():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | set(ORDER)
+    assert not modules & set(parsample.__all__)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def _every_module_with_code_has_its_own_tests(path):
+    name = f"test_{path.stem}.py"
+    assert (TESTS / path.parent.name / name).exists() or f"{path.parent.name}.{path.stem}" in TESTED_ELSEWHERE
 
 
 def test_imports_inside_functions_are_of_slow_and_optional_parts_only():
-    allowed = {("sampling", "export"), ("compare", "export"), ("cli", "export"), ("cli", "summary"), ("cli", "plots")}
+    allowed = {
+        ("result", "draws.datatree"),
+        ("compare", "draws.datatree"),
+        ("main", "draws.datatree"),
+        ("main", "draws.summary"),
+        ("main", "samplers.plots"),
+    }
     inside = set()
     for path in ALL_FILES:
         tree = ast.parse(path.read_text())

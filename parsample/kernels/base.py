@@ -8,18 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from parsample.chain.multishift import accepted, lattice_point
+from parsample.chain.transition import Vector
+from parsample.internal.threefry import step_uniforms
+from parsample.internal.trees import select
 from parsample.kernels.whitening import KernelParameters
-from parsample.multishift import accepted, lattice_point
-from parsample.threefry import step_uniforms
-from parsample.transition import Vector, select
+from parsample.lanes.program import LANES
 
 LogDensity = Callable[[Vector], Float[Array, ""]]
 
-# Name of the axis along which lanes lie side by side.
-LANES = "lanes"
-
-# Steps after which trajectory lengths and moves repeat. Blocks start at multiples of it.
-PERIOD = 16
 
 # Steps of a period that begin with a multishift move. It is never the first one, at which a restored lane has its log
 # density evaluated.

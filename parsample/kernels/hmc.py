@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, with_move
+from parsample.chain.multishift import accepted, normal
+from parsample.chain.transition import Vector
+from parsample.internal.threefry import step_uniforms
+from parsample.internal.trees import select
+from parsample.kernels.base import LaneState, LogDensity, Statistics, with_move
 from parsample.kernels.whitening import KernelParameters
-from parsample.multishift import accepted, normal
-from parsample.threefry import step_uniforms
-from parsample.transition import Vector, select
+from parsample.lanes.program import PERIOD
 
 # One cycle of trajectory lengths, as fractions of pi: the first points of the base-2 Halton sequence.
 _BITS = (np.arange(1, PERIOD + 1)[:, None] >> np.arange(5)) & 1

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics
+from parsample.chain.multishift import accepted, lattice_point
+from parsample.chain.transition import Vector
+from parsample.internal.threefry import step_uniforms
+from parsample.kernels.base import LaneState, LogDensity, Statistics
 from parsample.kernels.whitening import KernelParameters
-from parsample.multishift import accepted, lattice_point
-from parsample.threefry import step_uniforms
-from parsample.transition import Vector
+from parsample.lanes.program import PERIOD
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from parsample.kernels.base import PERIOD, LaneState, LogDensity, Statistics, any_lane, with_move
+from parsample.chain.transition import Vector
+from parsample.internal.threefry import unrolled
+from parsample.internal.trees import entry, select, write
+from parsample.kernels.base import LaneState, LogDensity, Statistics, any_lane, with_move
 from parsample.kernels.whitening import KernelParameters
-from parsample.threefry import unrolled
-from parsample.transition import Vector, entry, select, write
+from parsample.lanes.program import PERIOD
 
 # BlackJAX's defaults.
 MAX_DOUBLINGS = 10

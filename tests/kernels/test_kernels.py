@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from parsample.chain.multishift import normal
+from parsample.internal.threefry import step_uniforms
 from parsample.kernels import HMC, KERNELS, MALA
-from parsample.kernels.base import MOVE_STEPS, PERIOD, LaneState
+from parsample.kernels.base import MOVE_STEPS, LaneState
 from parsample.kernels.hmc import HALTON, trajectory
 from parsample.kernels.whitening import KernelParameters
-from parsample.multishift import normal
-from parsample.threefry import step_uniforms
+from parsample.lanes.program import PERIOD
 
 NUM_LANES = 20_000
 KEYS = np.random.default_rng(0).integers(0, 2**32, (NUM_LANES, 2), np.uint32)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from blackjax.mcmc.hmc import HMCState
 
-from parsample.kernels.base import LANES, LaneState, any_lane
+from parsample.kernels.base import LaneState, any_lane
 from parsample.kernels.nuts import nuts_step
+from parsample.lanes.program import LANES
 
 NUM_LANES, DIMENSION = 16, 3
 KEYS = jax.random.split(jax.random.key(7), NUM_LANES)

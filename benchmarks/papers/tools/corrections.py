@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 
 from benchmarks.papers.tools import kalman
 from benchmarks.papers.tools.coordinates import Coordinates
-from parsample import affine
-from parsample.affine import BlockMatrices
-from parsample.transition import Vector
+from parsample.chain.transition import Vector
+from parsample.solver import affine
+from parsample.solver.affine import BlockMatrices
 
 
 @dataclass(frozen=True)

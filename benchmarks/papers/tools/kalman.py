@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from parsample.affine import BlockMatrices, multiply
+from parsample.solver.affine import BlockMatrices, multiply
 
 
 def transpose(matrices: Array, is_diagonal: bool) -> Array:

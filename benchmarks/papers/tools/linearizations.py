@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from benchmarks.papers.tools.coordinates import Coordinates
 from parsample import Diagonal
-from parsample.linearize import Tangents, check_probes
+from parsample.solver.linearization import Tangents, check_probes
 
 
 @dataclass(frozen=True)

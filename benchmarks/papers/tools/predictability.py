@@ -16,11 +16,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from parsample import LyapunovExponent, Solution, Status
-from parsample.compilation import outermost_jit
-from parsample.linearize import push_forward
-from parsample.lyapunov import batch_means, check_batches, check_dt
-from parsample.transition import Inputs, as_inputs, from_step, rollout
-from parsample.validation import checked_count, checked_recursion
+from parsample.chain.transition import Inputs, as_inputs, from_step, rollout
+from parsample.internal.compilation import outermost_jit
+from parsample.internal.validation import checked_count, checked_recursion
+from parsample.predictability.lyapunov import batch_means, check_batches, check_dt
+from parsample.solver.linearization import push_forward
 
 
 class Conditioning(NamedTuple):

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from parsample.compilation import outermost_jit
-from parsample.deer import solve
-from parsample.finish import completed, finish
-from parsample.grid import Grid
-from parsample.solution import DEER, Solution, sequential_solution
-from parsample.status import Status, report
-from parsample.transition import Inputs, Transition, Vector, as_inputs, from_step
-from parsample.validation import checked_count, checked_recursion
+from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step
+from parsample.internal.compilation import outermost_jit
+from parsample.internal.validation import checked_count, checked_recursion
+from parsample.solver.finish import completed, finish
+from parsample.solver.grid import Grid
+from parsample.solver.method import DEER
+from parsample.solver.newton import solve
+from parsample.solver.solution import Solution, sequential_solution
+from parsample.solver.status import Status, report
 
 # A window slides on once this part of it has met.
 SLIDE_AT = 0.5

@@ -1,0 +1,139 @@
+"""Any BlackJAX algorithm as a state space model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from parsample.internal.threefry import unrolled
+
+if TYPE_CHECKING:
+    import blackjax.base
+from parsample.chain.transition import Inputs, Transition, Vector
+
+# What BlackJAX's state fields are to a chain. Fields that the position determines are recomputed by `init`;
+# fields that the kernel hands on are exchanged between blocks; fields that advance by themselves are precomputed.
+DETERMINED_FIELDS = frozenset({"logdensity", "logdensity_grad", "U_x", "U_grad_x"})
+
+
+EXCHANGED_FIELDS = frozenset({"position", "momentum", "slice"})
+
+
+AUTONOMOUS_FIELDS = frozenset({"random_generator_arg"})
+
+
+def from_algorithm(
+    algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree, transform: Callable
+) -> tuple[Transition, Vector]:
+    """A BlackJAX algorithm as a Transition, and its reduced initial state.
+
+    Parameters
+    ----------
+    algorithm
+        Any BlackJAX sampling algorithm whose state consists of known fields.
+    state
+        The initial state of the chain, as ``algorithm.init`` gives it.
+    transform
+        ``transform(state, info)`` is the output of each step.
+
+    Raises
+    ------
+    TypeError
+        If the state has a field of unknown meaning: such a kernel cannot be reduced to what blocks exchange.
+    """
+    fields, exchanged = _known_fields(state), exchanged_fields(state)
+    autonomous = {name: getattr(state, name) for name in fields if name in AUTONOMOUS_FIELDS}
+    vector, unravel = ravel_pytree(exchanged)
+    # Only shapes matter here: `init` may want a key, or the first value of what advances by itself; both are replaced.
+    init_argument = next(iter(autonomous.values()), None)
+    if init_argument is None:
+        init_argument = jax.random.key_data(jax.random.key(0))
+
+    def restore(reduced: Vector) -> Any:
+        parts = unravel(reduced)
+        return algorithm.init(parts["position"], init_argument)._replace(**parts, **autonomous)
+
+    def reduce(carry: Any) -> Vector:
+        return ravel_pytree({name: getattr(carry, name) for name in exchanged})[0]
+
+    def step(carry: Any, driven: tuple) -> tuple[Any, Any]:
+        key, arguments = driven
+        new_state, info = algorithm.step(key, carry._replace(**arguments))
+        return new_state, transform(new_state, info)
+
+    return Transition(restore, step, reduce), vector
+
+
+def exchanged_fields(state: PyTree) -> dict[str, PyTree]:
+    """The fields of a BlackJAX state that blocks exchange."""
+    return {name: getattr(state, name) for name in _known_fields(state) if name in EXCHANGED_FIELDS}
+
+
+def algorithm_inputs(algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree, rng_keys: Array) -> Inputs:
+    """The inputs of a BlackJAX chain: its keys, and the fields that advance without looking at the position.
+
+    dhmc's ``random_generator_arg`` is such a field. Only its own update is kept of the step traced here, so
+    that the compiler drops everything else.
+    """
+    names = [name for name in _known_fields(state) if name in AUTONOMOUS_FIELDS]
+    if not names:
+        return Inputs((rng_keys, {}))
+
+    def advance(arguments: dict, key: Array) -> tuple[dict, dict]:
+        new_state, _ = algorithm.step(key, state._replace(**arguments))
+        return {name: getattr(new_state, name) for name in names}, arguments
+
+    start = {name: getattr(state, name) for name in names}
+    _, arguments = jax.lax.scan(advance, start, rng_keys)
+    return Inputs((rng_keys, arguments))
+
+
+@dataclass(frozen=True)
+class AlgorithmDynamics:
+    """Chains of a BlackJAX algorithm, keyed as ``blackjax.util.run_inference_algorithm`` keys them.
+
+    The parameters are the initial state, of which only what advances by itself matters here.
+    """
+
+    algorithm: "blackjax.base.SamplingAlgorithm"
+    transform: Callable
+
+    def transition(self, state: PyTree) -> Transition:
+        """A step of the algorithm."""
+        return from_algorithm(self.algorithm, state, self.transform)[0]
+
+    def exchanged(self, state: PyTree) -> PyTree:
+        """The position, and whatever else the kernel hands on."""
+        return exchanged_fields(state)
+
+    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The chain of `rng_key`, and what drives it for `num_steps` steps."""
+        transition = self.transition(parameters)
+        return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(unrolled(rng_key), num_steps))
+
+
+@partial(jax.jit, static_argnums=0)
+def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tuple[Array, PyTree, Vector]:
+    """Key of the chain, initial state and reduced initial state, with the key split as BlackJAX splits it."""
+    chain_key, init_key = jax.random.split(rng_key, 2)
+    state = dynamics.algorithm.init(position, init_key)
+    _, start = from_algorithm(dynamics.algorithm, state, dynamics.transform)
+    return chain_key, state, start
+
+
+def _known_fields(state: PyTree) -> tuple[str, ...]:
+    fields = getattr(state, "_fields", ())
+    known = DETERMINED_FIELDS | EXCHANGED_FIELDS | AUTONOMOUS_FIELDS
+    unknown = [name for name in fields if name not in known]
+    if "position" not in fields or unknown:
+        what = f"fields {unknown}" if unknown else "no field 'position'"
+        raise TypeError(
+            f"inference_algorithm: a state of type {type(state).__name__} has {what}, of which parsample does not "
+            "know whether they follow from the position; this kernel cannot be run in parallel. Use "
+            "blackjax.util.run_inference_algorithm, or write the chain as step(state, input) for parsample.deer."
+        )
+    return cast(tuple[str, ...], fields)

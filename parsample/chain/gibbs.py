@@ -1,0 +1,105 @@
+"""Gibbs samplers as recursions, by conditionals that are functions of fixed random variates.
+
+A sweep updates the blocks of a state one after another, each from its conditional given all others. Drawn as functions
+of variates whose distribution does not depend on the state (a normal as mean + sd z, a gamma as g / rate), updates are
+differentiable, and the sampler is a state space model like any other (Zoltowski et al., arXiv 2508.18413).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, PyTree
+
+from parsample.internal.validation import checked_count
+
+State = dict[str, Any]
+
+
+class Conditional(NamedTuple):
+    """How one block of a Gibbs sampler's state is drawn.
+
+    Attributes
+    ----------
+    variate
+        ``variate(rng_key)``: random numbers whose distribution does not depend on the state.
+    update
+        ``update(state, variate)``: the block's new value, given the newest of all blocks.
+    """
+
+    variate: Callable[[Array], PyTree]
+    update: Callable[[State, PyTree], PyTree]
+
+
+class Gibbs:
+    """A Gibbs sampler: ``step`` for `parsample.deer` and its relatives, and `variates` for its inputs.
+
+    Parameters
+    ----------
+    conditionals
+        A `Conditional` for every block of the state, by name, in the order in which they are updated.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there are none, or they are not conditionals.
+    """
+
+    def __init__(self, conditionals: Mapping[str, Conditional]) -> None:
+        if not isinstance(conditionals, Mapping):
+            raise TypeError(f"conditionals must map names to a Conditional each; got {conditionals!r}.")
+        if not conditionals:
+            raise ValueError("conditionals must hold at least one Conditional.")
+        for name, conditional in conditionals.items():
+            if not isinstance(conditional, Conditional):
+                raise TypeError(f"conditionals[{name!r}] must be a Conditional; got {conditional!r}.")
+        self.conditionals = dict(conditionals)
+
+    def step(self, state: State, variates: State) -> State:
+        """One sweep through all blocks.
+
+        Parameters
+        ----------
+        state
+            The value of every block, by name.
+        variates
+            Those of this step, by name.
+
+        Returns
+        -------
+        The new state.
+
+        Raises
+        ------
+        ValueError
+            If the blocks of the state are not those of the conditionals.
+        """
+        if set(state) != set(self.conditionals):
+            raise ValueError(
+                f"the state has blocks {sorted(state)}; there are conditionals of {list(self.conditionals)}."
+            )
+        for name, conditional in self.conditionals.items():
+            state = {**state, name: conditional.update(state, variates[name])}
+        return state
+
+    def variates(self, rng_key: Array, num_steps: int) -> State:
+        """Variates of so many steps.
+
+        Parameters
+        ----------
+        rng_key
+            Their key.
+        num_steps
+            T.
+
+        Returns
+        -------
+        By name, with leading axis T.
+        """
+        keys = jax.random.split(rng_key, checked_count("num_steps", num_steps))
+
+        def draw(key: Array) -> State:
+            of_blocks = jax.random.split(key, len(self.conditionals))
+            return {name: each.variate(k) for k, (name, each) in zip(of_blocks, self.conditionals.items(), strict=True)}
+
+        return jax.vmap(draw)(keys)

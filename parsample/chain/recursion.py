@@ -1,0 +1,106 @@
+"""Chains of a BlackJAX algorithm as plain recursions, and recursions as families of chains.
+
+So that whatever takes ``step(state, input)`` can look at a sampler, and `parsample.check` at any recursion.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
+from parsample.chain.transition import Inputs, Transition, as_inputs, from_step
+from parsample.internal.trees import take
+from parsample.internal.validation import checked_count, checked_key, checked_position, checked_start
+
+if TYPE_CHECKING:
+    import blackjax.base
+
+
+class Recursion(NamedTuple):
+    """``state = step(state, input)``, from a state, for as many steps as there are inputs.
+
+    Attributes
+    ----------
+    step
+        ``step(state, input) -> state``.
+    initial_state
+        Pytree of floating-point arrays.
+    inputs
+        Pytree with leading axis T.
+    """
+
+    step: Callable
+    initial_state: PyTree
+    inputs: PyTree
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return as_inputs(self.inputs).num_steps
+
+
+def as_recursion(
+    rng_key: Array, inference_algorithm: "blackjax.base.SamplingAlgorithm", initial_position: PyTree, num_steps: int
+) -> Recursion:
+    """The chain of a BlackJAX algorithm as a recursion of its reduced state, for `parsample.deer` and its relatives.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the chain, used exactly as ``blackjax.util.run_inference_algorithm`` uses it.
+    inference_algorithm
+        A BlackJAX sampling algorithm.
+    initial_position
+        Pytree of floating-point arrays.
+    num_steps
+        T.
+
+    Returns
+    -------
+    Recursion
+        Of the flat position, shape (D,) (of position and momentum for kernels that keep it). A step computes the log
+        density and its gradient anew, which `parsample.run_inference_algorithm` does not.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+    """
+    checked_count("num_steps", num_steps)
+    dynamics = AlgorithmDynamics(inference_algorithm, nothing)
+    chain_key, state, start = begin(dynamics, checked_key(rng_key), checked_position(initial_position))
+    checked_start(state)
+    transition, inputs = dynamics(state, chain_key, num_steps)
+
+    return Recursion(transition.reduced_step, start, inputs.sequence)
+
+
+def nothing(_state: Any, _info: Any) -> None:
+    """A transform that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class RecursionDynamics:
+    """Stretches of a recursion's own inputs, a key saying where they begin; the parameters are (state, inputs)."""
+
+    step: Callable
+
+    def transition(self, state: PyTree) -> Transition:
+        """A step of the recursion."""
+        return from_step(self.step, state)[0]
+
+    def exchanged(self, state: PyTree) -> PyTree:
+        """All of the state."""
+        return state
+
+    def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The recursion, and the inputs of `num_steps` steps; beyond the last one, the first ones again."""
+        state, sequence = parameters
+        transition = self.transition(state)
+        total = Inputs(sequence).num_steps
+        first = jax.random.randint(rng_key, (), 0, max(total - num_steps, 0) + 1)
+        return transition, Inputs(take(sequence, (first + jnp.arange(num_steps)) % total))

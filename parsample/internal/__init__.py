@@ -1,0 +1,1 @@
+"""Tools that know JAX and NumPy, not chains."""

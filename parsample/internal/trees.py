@@ -1,0 +1,42 @@
+"""Entries of pytrees of arrays along their leading axis."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+if TYPE_CHECKING:
+    pass
+
+
+def take(tree: PyTree, indices: Any) -> PyTree:
+    """Entries `indices` along the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[indices], tree)
+
+
+def entry(tree: PyTree, index: Array | int) -> PyTree:
+    """Entry `index` along the leading axis of every leaf, as a slice, which is cheaper than a gather."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree)
+
+
+def write(tree: PyTree, values: PyTree, *index: Array | int) -> PyTree:
+    """The tree with entry `index` of every leaf replaced; in a loop the compiler does this in place."""
+
+    def one(leaf: Array, value: Any) -> Array:
+        block = jnp.reshape(jnp.asarray(value, leaf.dtype), (*[1] * len(index), *leaf.shape[len(index) :]))
+        return jax.lax.dynamic_update_slice(leaf, block, (*index, *[0] * (leaf.ndim - len(index))))
+
+    return jax.tree.map(one, tree, values)
+
+
+def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """One of two pytrees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array to be written, which may be one of keys."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), shape)
+    return jnp.zeros(shape, dtype)

@@ -1,0 +1,118 @@
+"""What the lanes of `sample` evaluate: a kernel on a log density, in whitened coordinates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from parsample.chain.transition import Inputs, Transition, Vector
+from parsample.draws.layout import Layout
+from parsample.kernels.base import Kernel, LaneState, Statistics
+from parsample.kernels.whitening import KernelParameters
+from parsample.lanes.program import PERIOD
+
+# Key data of the chain of each lane, shape (L, 2), and the step of the chain at row 0, a multiple of `PERIOD`.
+KernelInputs = tuple[UInt32[Any, "*lanes two"], Int[Any, "*lanes"]]
+
+
+@dataclass(frozen=True)
+class KernelLanes:
+    """A kernel of `sample` on a log density, as `LaneDynamics`.
+
+    Attributes
+    ----------
+    logdensity_fn
+        The user's log density, of a position pytree.
+    layout
+        Of that pytree.
+    kernel
+        What steps.
+    is_batched
+        Whether the log density can be evaluated for all lanes at once; if not, it is evaluated for one after another.
+    """
+
+    logdensity_fn: Callable
+    layout: Layout
+    kernel: Kernel
+    is_batched: bool = True
+
+    @property
+    def records(self) -> tuple[jax.ShapeDtypeStruct, Statistics]:
+        """Shapes of a position and of its statistics."""
+        dtype = np.dtype(self.layout.dtype)
+        kinds = Statistics(dtype, dtype, np.dtype(bool), np.dtype(np.int32), dtype, np.dtype(np.int32), dtype)
+        statistics = Statistics(*(jax.ShapeDtypeStruct((), kind) for kind in kinds))
+        return jax.ShapeDtypeStruct((self.layout.dimension,), dtype), statistics
+
+    def logdensity(self, position: Vector) -> Float[Array, ""]:
+        """The log density of a flat position, -inf wherever the user's is NaN or infinite."""
+
+        def evaluate(position: Vector) -> Float[Array, ""]:
+            return jnp.asarray(self.logdensity_fn(self.layout.unravel(position)), position.dtype)
+
+        value = evaluate(position) if self.is_batched else sequential_vmap(evaluate)(position)
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def step(
+        self,
+        parameters: KernelParameters,
+        inputs: KernelInputs,
+        state: LaneState,
+        row: Int[Array, ""],
+        is_restored: Bool[Array, ""],
+    ) -> tuple[LaneState, Vector, Statistics]:
+        """One step of the kernel."""
+        key, first_step = inputs
+
+        def target(u: Vector) -> Float[Array, ""]:
+            return self.logdensity(parameters.position(u))
+
+        state, found = self.kernel.step(key, state, first_step + row, row % PERIOD, is_restored, target, parameters)
+        return state, state.position, found
+
+    def __call__(self, parameters: KernelParameters, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
+        """The chain of this key as a state space model, for derivatives along it."""
+        key = jax.random.key_data(rng_key)
+
+        def target(u: Vector) -> Float[Array, ""]:
+            return self.logdensity(parameters.position(u))
+
+        def step(state: LaneState, t: Int[Array, ""]) -> tuple[LaneState, None]:
+            return self.kernel.step(key, state, t, t % PERIOD, jnp.asarray(False), target, parameters)[0], None
+
+        def restore(u: Vector) -> LaneState:
+            return LaneState(u, *jax.value_and_grad(target)(u))
+
+        return Transition(restore, step, lambda state: state.position), Inputs(jnp.arange(num_steps, dtype=jnp.int32))
+
+    def met(
+        self, parameters: KernelParameters, atol: Any, new: tuple[Any, Statistics], old: tuple[Any, Statistics]
+    ) -> tuple[Any, Any]:
+        """Largest difference of whitened coordinates, and whether it is within `atol`."""
+        del parameters
+        distance = abs(new[0] - old[0]).max(-1)
+        # Cached log densities must agree as well: they decide what comes next.
+        return distance, (distance <= atol) & ((atol > 0) | (new[1].lp == old[1].lp))
+
+    def joined(
+        self, parameters: KernelParameters, atol: float, one: LaneState, other: LaneState
+    ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
+        """Largest difference of whitened coordinates; with `atol` = 0, all that is cached must be equal too."""
+        del parameters
+        distance = np.abs(one.position.astype(float) - other.position.astype(float)).max(-1)
+        distance = np.where(np.isnan(distance), np.inf, distance)
+        if atol > 0:
+            return distance, distance <= atol
+        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        same = np.all([(a == b).reshape(len(a), -1).all(-1) for a, b in pairs], axis=0)
+        return np.where(same, 0.0, np.where(distance == 0, np.inf, distance)), same
+
+    def rescaled(self, parameters: KernelParameters, path: Callable[[], np.ndarray]) -> KernelParameters:
+        """The same: whitened coordinates are in standard deviations."""
+        del path
+        return parameters

@@ -1,0 +1,173 @@
+"""Meeting times of lanes that share their randomness, and the law that they follow."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, PyTree
+
+from parsample.lanes.program import LaneProgram, Rows, of_lanes
+
+# Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
+MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
+
+# Tolerance for pairs that rounding keeps apart, as a multiple of the distance at which they stay, which fluctuates.
+NOISE_MARGIN = 4
+
+# Largest such tolerance, in standard deviations.
+MAX_TOLERANCE = 0.05
+
+# Where a larger share of pairs has not met when the watch ends, that is given as the reason for no blocks.
+MAX_UNMET = 0.25
+
+
+class Stretch(NamedTuple):
+    """Some rows of all lanes, each lane with its own inputs, to compare other rows with.
+
+    Attributes
+    ----------
+    parameters, inputs
+        With which they were run; inputs have a leading axis L.
+    starts, ends
+        States before and after them.
+    records
+        Positions, shape (n, L, D), and outputs.
+    """
+
+    parameters: Any
+    inputs: PyTree
+    starts: PyTree
+    ends: PyTree
+    records: tuple[Float[np.ndarray, "n L D"], PyTree]
+
+
+class MeetingTimes(NamedTuple):
+    """Meeting times of pairs of lanes with common keys, one of each pair restarted elsewhere.
+
+    Attributes
+    ----------
+    times
+        Steps until the paths of each pair met, shape (L,); inf: not while they were watched.
+    distances
+        Largest coordinate of their difference after each step, in whitened units, shape (n, L).
+    """
+
+    times: Float[np.ndarray, " L"]
+    distances: Float[np.ndarray, "n L"]
+
+    def within(self, atol: float) -> "MeetingTimes":
+        """The same pairs, by another tolerance."""
+        return self._replace(times=_since(self.distances <= atol))
+
+    def tolerance(self, atol: float) -> float:
+        """`atol`; or, if rounding keeps the unmet pairs apart, a tolerance within which they have met."""
+        apart = self.distances[:, np.isinf(self.times)]
+        third, last = (np.median(part, axis=0) for part in np.array_split(apart, 4)[2:])
+        if not apart.size or not np.isfinite(last).all() or np.median(last) < np.median(third) / 2:
+            return atol
+        tolerance = NOISE_MARGIN * float(last.max())
+        return tolerance if atol < tolerance <= MAX_TOLERANCE else atol
+
+    @property
+    def num_steps(self) -> int:
+        """Steps for which pairs were watched."""
+        return len(self.distances)
+
+    @property
+    def last_distances(self) -> Float[np.ndarray, " L"]:
+        """Median distance of each pair over the last quarter of the watch."""
+        return np.median(self.distances[-self.num_steps // 4 :], axis=0)
+
+    @property
+    def num_unmet(self) -> int:
+        """Pairs that did not meet."""
+        return int(np.isinf(self.times).sum())
+
+    @property
+    def share_unmet(self) -> float:
+        """Share of pairs that did not meet."""
+        return self.num_unmet / len(self.times)
+
+    def quantile(self, share: float) -> float:
+        """Steps until this share of the pairs had met; inf if it had not."""
+        return float(np.quantile(self.times, share, method="higher"))
+
+    def slowest(self, num_lanes: int) -> float:
+        """Expected steps until the slowest of `num_lanes` lanes meets.
+
+        Beyond the median, meeting times are taken for exponential, with the rate that fits those that were seen and
+        those that were not; the slowest of n then takes log n / rate longer.
+        """
+        if self.share_unmet > 0.5:
+            return math.inf
+        middle = self.quantile(0.5)
+        later = np.minimum(self.times, self.num_steps)[self.times >= middle] - middle
+        num_met = max(1, int(np.isfinite(self.times[self.times >= middle]).sum()))
+        scale = max(float(later.sum()) / num_met, 0.1 * middle, 1.0)
+        expected = middle + scale * math.log(max(num_lanes / 2, 1) + 1)
+        seen = self.times[np.isfinite(self.times)].max()
+        return max(expected, float(seen)) if num_lanes >= len(self.times) else expected
+
+    @property
+    def contraction_rate(self) -> float:
+        """Mean change of the log distance of a pair before it meets, nats per step; NaN if none was seen apart."""
+        rates = []
+        for distance in self.distances.T:
+            apart = np.flatnonzero((distance > 0) & np.isfinite(distance))
+            if len(apart) > 1:
+                first, last = apart[0], apart[-1]
+                if last > first:
+                    rates.append(math.log(distance[last] / distance[first]) / (last - first))
+        return float(np.mean(rates)) if rates else math.nan
+
+    def described(self, num_lanes: int) -> str:
+        """The meeting times in one line, extrapolated to `num_lanes` lanes."""
+        met = np.isfinite(self.times)
+        text = f"{met.sum()} of {met.size} pairs met within {self.num_steps} steps"
+        if met.any():
+            text += f" (median {self.quantile(0.5):.0f}, 95 % {self.quantile(0.95):.0f}"
+            text += f", slowest {self.times[met].max():.0f}"
+            text += f"; expected of {num_lanes} lanes: {self.slowest(num_lanes):.0f})"
+        return text + (f"; {self.contraction_rate:+.2g} nats per step" if math.isfinite(self.contraction_rate) else "")
+
+
+def stretch_of(program: LaneProgram, parameters: Any, inputs: PyTree, states: PyTree, num_rows: int) -> Stretch:
+    """The first rows of all lanes from these states."""
+    ends = program.advance(parameters, inputs, states, Rows(0, num_rows, False, False, 0.0)).state
+    return Stretch(parameters, inputs, states, ends, program.recorded(0, num_rows))
+
+
+def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: float) -> MeetingTimes:
+    """Restart every lane of a stretch from its neighbour's start, with its own inputs, and watch until all have met.
+
+    Where the stretch ends, both are run on in turn, up to `max_steps`.
+    """
+    records, size = stretch.records, len(stretch.records[0])
+    ahead = stretch.ends
+    behind = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), stretch.starts)
+    distances, flags, begin = [], [], 0
+    while True:
+        # The sampler's warm-up hands over starts whose log densities have not been evaluated.
+        rows = Rows(begin, begin + size, begin == 0, True, atol)
+        run = program.advance(stretch.parameters, stretch.inputs, behind, rows)
+        end = int(run.ends.max())
+        before = jax.tree.map(lambda leaf: leaf[: end - begin], records)  # noqa: B023 - used at once
+        distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), before)
+        distances.append(distance)
+        flags.append(met)
+        # Lanes that have left are where those lanes are which they have met.
+        begin, behind = begin + size, of_lanes(run.has_left, ahead, run.state)
+        if run.has_left.all() or begin + size > min(max_steps, program.num_rows):
+            break
+        further = program.advance(
+            stretch.parameters, stretch.inputs, ahead, Rows(begin, begin + size, False, False, 0.0)
+        )
+        ahead, records = further.state, program.recorded(begin, begin + size)
+    return MeetingTimes(_since(np.concatenate(flags)), np.concatenate(distances))
+
+
+def _since(met: Bool[np.ndarray, "n L"]) -> Float[np.ndarray, " L"]:
+    """Step from which on each pair is together; inf if it is not."""
+    last = np.where(met.all(0), 0, len(met) - np.argmin(met[::-1], axis=0))
+    return np.where(last < len(met), last + 1.0, np.inf)

@@ -1,0 +1,264 @@
+"""Chains in blocks: a segment of every chain at once, a block per lane, until the blocks meet.
+
+All blocks of a segment are evaluated from guesses of their first states. A block that did not start where the one
+before it ended is run again from there, over its old path, until it meets that path; the rest of the old path stands.
+When every block starts where the one before it ends, the segment is one chain. After k sweeps the first k blocks are
+exact whatever the guesses were.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, PyTree
+
+from parsample.internal.trees import take
+from parsample.lanes.program import Advanced, LaneProgram, Rows, of_lanes
+from parsample.solver.status import Status
+
+# Sweeps of which the defect of every block is kept, for the picture of the advancing front.
+NUM_FRONTS = 8
+
+
+class Segment(NamedTuple):
+    """A stretch of all chains.
+
+    Attributes
+    ----------
+    first, num_steps
+        Steps of each chain before it, and in it.
+    path
+        Positions, shape (chains, steps, D).
+    outputs
+        What is recorded beside them, leading axes (chains, steps).
+    final
+        State of each chain after it, leading axis (chains,).
+    status
+        CONVERGED; STALLED where blocks were given up and only the exact part is here; SEQUENTIAL.
+    defect
+        Largest jump between or inside blocks, in standard deviations.
+    num_sweeps
+        Sweeps over the blocks.
+    num_evaluations
+        Steps evaluated, of all lanes together.
+    block_defects
+        Largest jump to each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
+    block_size
+        Steps per block; the whole segment if sequential.
+    """
+
+    first: int
+    num_steps: int
+    path: Float[np.ndarray, "K n D"]
+    outputs: PyTree
+    final: PyTree
+    status: Status
+    defect: float
+    num_sweeps: int
+    num_evaluations: int
+    block_defects: Float[np.ndarray, "F B"]
+    block_size: int
+
+    @property
+    def evals_per_step(self) -> float:
+        """Evaluations of the kernel per step."""
+        return self.num_evaluations / (len(self.path) * self.num_steps)
+
+    def without_draws(self) -> "Segment":
+        """What is kept of it for the record."""
+        return self._replace(path=np.empty_like(self.path[:, :0]), outputs=None, final=None)
+
+
+class Run(NamedTuple):
+    """What a run of chains goes on with.
+
+    Attributes
+    ----------
+    parameters
+        Common to all chains.
+    inputs
+        ``inputs(chain, first_step)``: what drives lanes that run these chains from these steps on.
+    states
+        States of the chains, leading axis K.
+    first
+        Steps done.
+    """
+
+    parameters: Any
+    inputs: Callable[[Int[np.ndarray, " L"], Int[np.ndarray, " L"]], PyTree]
+    states: PyTree
+    first: int = 0
+
+    @property
+    def num_chains(self) -> int:
+        """K."""
+        return len(jax.tree.leaves(self.states)[0])
+
+    def after(self, segment: Segment) -> "Run":
+        """The run after one more segment."""
+        return self._replace(first=self.first + segment.num_steps, states=segment.final)
+
+
+def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
+    """Rows of all lanes, whose states are not restored, in calls short enough to be watched and interrupted."""
+    running, start = np.ones(program.num_lanes, bool), int(rows.begin)
+    ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
+    while running.any() and start < rows.end:
+        stop = min(int(rows.end), start + program.rows_per_call)
+        # Devices that have left are given no more rows.
+        asked = rows._replace(begin=np.where(running, start, stop), end=stop)
+        found = program.advance(parameters, inputs, state, asked)
+        state = found.state
+        ends, distance = (
+            np.where(running, new, old) for new, old in zip((found.ends, found.distance), (ends, distance), strict=True)
+        )
+        running, start = running & ~found.has_left, stop
+    return Advanced(state, ends, ~running, distance)
+
+
+class BlockLayout(NamedTuple):
+    """How chains are cut into blocks: chain k, block c is lane ``k num_blocks + c``.
+
+    Attributes
+    ----------
+    num_chains, num_blocks, block_size
+        Chains, blocks of each in a segment, and steps of a block.
+    inputs
+        What drives each lane.
+    """
+
+    num_chains: int
+    num_blocks: int
+    block_size: int
+    inputs: PyTree
+
+    @classmethod
+    def of(cls, run: Run, num_lanes: int, block_size: int) -> "BlockLayout":
+        """The next segment of a run, whose blocks fill the lanes."""
+        num_blocks = num_lanes // run.num_chains
+        first_steps = run.first + block_size * np.tile(np.arange(num_blocks), run.num_chains)
+        inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
+        return cls(run.num_chains, num_blocks, block_size, inputs)
+
+    def arrivals(self, run: Run, ends: PyTree) -> PyTree:
+        """Where each block is reached: the end of the block before it, or the state of its chain."""
+
+        def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
+            blocks = values.reshape(self.num_chains, self.num_blocks, *values.shape[1:])
+            shifted = np.concatenate([heads[:, None], blocks[:, :-1]], axis=1)
+            return shifted.reshape(values.shape)
+
+        return jax.tree.map(one, run.states, ends)
+
+    def of_chains(self, values: np.ndarray) -> np.ndarray:
+        """Rows of lanes, leading axes (n, L), as steps of chains, leading axes (K, B n)."""
+        num_rows, _, *rest = values.shape
+        lanes = values.reshape(num_rows, self.num_chains, self.num_blocks, *rest)
+        return np.moveaxis(lanes, 0, 2).reshape(self.num_chains, self.num_blocks * num_rows, *rest)
+
+    def num_exact(self, met: Bool[np.ndarray, " L"]) -> int:
+        """Leading blocks, of every chain, that start where the one before them ended."""
+        exact = met.reshape(self.num_chains, self.num_blocks).all(0)
+        return self.num_blocks if exact.all() else int(np.argmin(exact))
+
+
+def evaluate_segment(
+    program: LaneProgram,
+    run: Run,
+    guesses: PyTree,
+    block_size: int,
+    atol: float,
+    max_rows: float,
+    max_seconds: float = math.inf,
+) -> tuple[Segment, PyTree]:
+    """One segment of every chain in blocks.
+
+    Parameters
+    ----------
+    program
+        Lanes, as many as blocks of all chains together.
+    run
+        The chains so far.
+    guesses
+        States typical of the chain, leading axis (L,).
+    block_size
+        Steps per block.
+    atol
+        Largest difference of states that count as equal, in standard deviations; 0: bitwise.
+    max_rows
+        Rows after which a step-by-step evaluation is cheaper: then only the exact part is returned.
+    max_seconds
+        Seconds that these rows may take: for a program whose rows have not been timed before.
+
+    Returns
+    -------
+    segment
+    ends
+        States at the block ends: guesses for the next segment.
+    """
+    layout = BlockLayout.of(run, program.num_lanes, block_size)
+    starts = jax.tree.map(np.array, guesses)
+    heads = np.arange(run.num_chains) * layout.num_blocks
+    for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
+        leaf[heads] = head
+    swept = sweep(program, run.parameters, layout.inputs, starts, Rows(0, block_size, False, False, atol))
+    ends, rows_used, evaluations, defect, fronts = swept.state, block_size, block_size * program.num_lanes, 0.0, []
+    num_sweeps = 1
+    while True:
+        arrivals = layout.arrivals(run, ends)
+        parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
+        jumps, met = program.dynamics.joined(parameters, atol, arrivals, starts)
+        fronts.append(jumps[: layout.num_blocks])
+        num_exact = layout.num_exact(met)
+        if met.all() or rows_used > max_rows or rows_used * program.seconds_per_row > max_seconds:
+            break
+        # Blocks that start near enough keep their starts: moving them would undo what has met.
+        starts = of_lanes(met, starts, arrivals)
+        swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
+        reached_end = swept.ends == block_size
+        ends = of_lanes(reached_end & ~swept.has_left, swept.state, ends)
+        defect = max(defect, float(np.max(swept.distance[swept.has_left], initial=0)))
+        rows_used, num_sweeps = rows_used + int(swept.ends.max()), num_sweeps + 1
+        evaluations += int(swept.ends.sum())
+    num_blocks = layout.num_blocks if met.all() else num_exact
+    defect = max(defect, float(np.max(jumps[met], initial=0)))
+    path, outputs = jax.tree.map(
+        lambda leaf: layout.of_chains(leaf)[:, : num_blocks * block_size], program.recorded(0, block_size)
+    )
+    segment = Segment(
+        first=run.first,
+        num_steps=num_blocks * block_size,
+        path=path,
+        outputs=outputs,
+        final=take(ends, heads + num_blocks - 1),
+        status=Status.CONVERGED if met.all() else Status.STALLED,
+        defect=defect,
+        num_sweeps=num_sweeps,
+        num_evaluations=evaluations,
+        block_defects=np.array(fronts[:NUM_FRONTS]),
+        block_size=block_size,
+    )
+    return segment, ends
+
+
+def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
+    """The next steps of every chain, a lane for each."""
+    layout = BlockLayout.of(run, program.num_lanes, num_steps)
+    swept = sweep(program, run.parameters, layout.inputs, run.states, Rows(0, num_steps, False, False, 0.0))
+    path, outputs = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))
+    finite = np.isfinite(path).all()
+    return Segment(
+        first=run.first,
+        num_steps=num_steps,
+        path=path,
+        outputs=outputs,
+        final=swept.state,
+        status=Status.SEQUENTIAL if finite else Status.NON_FINITE,
+        defect=0.0,
+        num_sweeps=1,
+        num_evaluations=num_steps * run.num_chains,
+        block_defects=np.zeros((0, 1)),
+        block_size=num_steps,
+    )

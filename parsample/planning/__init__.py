@@ -1,0 +1,1 @@
+"""Whether blocks will pay, and which evaluation follows."""

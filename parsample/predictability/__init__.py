@@ -1,0 +1,1 @@
+"""Whether a chain forgets where it started: Lyapunov exponents and coalescence times."""

@@ -1,0 +1,171 @@
+"""How fast a chain forgets, from its derivatives: the largest Lyapunov exponent.
+
+The largest exponent (LLE) is the mean log growth of a small difference between two paths that share their randomness.
+Negative: the chain is predictable, and can be evaluated in parallel (Gonzalez et al., arXiv 2508.16817). Exponents are
+in nats per step, or per unit of time where a step is said to take `dt`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step
+from parsample.internal.compilation import outermost_jit
+from parsample.internal.validation import checked_count, checked_recursion
+from parsample.solver.linearization import push_forward
+
+
+class LyapunovExponent(NamedTuple):
+    """The largest Lyapunov exponent of a chain, and what its tangents did on the way.
+
+    Attributes
+    ----------
+    lle
+        Mean log growth of all tangents after the discarded steps, nats per step, or per unit of time.
+    se
+        Standard error of `lle` by batch means, in the same unit.
+    spread
+        Standard deviation of the exponent between tangents from different directions, in the same unit; NaN of one.
+    growth
+        Log growth of each tangent in each step, nats, shape (P, T), the discarded ones included.
+    num_discarded
+        Leading steps left out of `lle`.
+    dt
+        Time of a step.
+    """
+
+    lle: Float[Array, ""]
+    se: Float[Array, ""]
+    spread: Float[Array, ""]
+    growth: Float[Array, "P T"]
+    num_discarded: int
+    dt: float
+
+
+def lyapunov_exponent(
+    step: Callable,
+    initial_state: PyTree,
+    inputs: PyTree,
+    *,
+    rng_key: Array | None = None,
+    num_probes: int = 1,
+    num_discarded: int = 0,
+    num_batches: int = 20,
+    dt: float = 1.0,
+) -> LyapunovExponent:
+    """Largest Lyapunov exponent of ``state = step(state, input)`` along its path.
+
+    Random tangents are carried along by forward differentiation and rescaled at every step (Benettin et al. 1980), in
+    O(T D) for each.
+
+    Parameters
+    ----------
+    step
+        ``step(state, input) -> state``, differentiable in forward mode.
+    initial_state
+        Pytree of floating-point arrays.
+    inputs
+        Pytree with leading axis T.
+    rng_key
+        Key of the first tangents.
+    num_probes
+        Number of tangents P.
+    num_discarded
+        Leading steps left out of the mean: those the chain takes to forget its start and the tangent to turn into
+        the leading direction.
+    num_batches
+        Number of batches of the standard error.
+    dt
+        Time of a step, for a discretised flow: exponents are then per unit of time.
+
+    Returns
+    -------
+    LyapunovExponent
+        In nats per step, or per unit of time; ``-inf`` if the state is forgotten altogether in some step.
+
+    Raises
+    ------
+    ValueError
+        If fewer steps than batches are left, or `inputs` do not share a leading axis.
+    """
+    entries = as_inputs(inputs)
+    checked_recursion(step, initial_state, entries.sequence)
+    checked_count("num_probes", num_probes)
+    check_batches(entries.num_steps, num_discarded, num_batches)
+    check_dt(dt)
+    growth = _growth(step, num_probes, initial_state, entries, jax.random.key(0) if rng_key is None else rng_key)
+    counted = growth[:, num_discarded:]
+    # Tangents of one path end up in one direction: they are no independent measurements of it.
+    lle, se = batch_means(counted.mean(0), num_batches)
+    spread = counted.mean(1).std(ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, growth.dtype)
+    return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
+
+
+@outermost_jit(0, 1)
+def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
+    transition, start = from_step(step, initial_state)
+    return log_growth(transition, start, inputs, rng_key, num_probes)[0]
+
+
+def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
+    """Raise ValueError unless steps are left for every batch."""
+    if not 0 <= num_discarded <= num_steps - num_batches or num_batches < 2:
+        raise ValueError(
+            f"num_discarded={num_discarded} of T={num_steps} steps leaves too few for "
+            f"num_batches={num_batches} batches (at least 2): give more steps or discard fewer."
+        )
+
+
+def check_dt(dt: float) -> None:
+    """Raise ValueError unless a step takes time."""
+    if not 0 < dt < np.inf:
+        raise ValueError(f"dt must be positive and finite; got {dt!r}.")
+
+
+def carried(
+    transition: Transition, moving: tuple[PyTree, list, Float[Array, " P"]], driven: PyTree
+) -> tuple[tuple[PyTree, list, Float[Array, " P"]], Float[Array, " P"], Vector]:
+    """One step of a carry, its tangents and their lengths; and the log growth of these, and the reduced state."""
+    carry, tangents, lengths = moving
+    carry, tangents, _ = push_forward(lambda c: transition.step(c, driven), carry, tangents)
+    state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
+    new = jnp.linalg.norm(images[0], axis=-1)
+    # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
+    mantissas, exponents = jnp.frexp(new)
+    tangents = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponents.reshape(-1, *[1] * (leaf.ndim - 1))), tangents)
+    return (carry, tangents, mantissas), jnp.log(new / jnp.where(lengths > 0, lengths, 1)), state
+
+
+def unit_tangents(
+    transition: Transition, start: Vector, rng_key: Array, number: int
+) -> tuple[PyTree, list, Float[Array, " P"]]:
+    """The carry at `start` with random tangents of length 1, as `carried` takes them."""
+    directions = jax.random.normal(rng_key, (number, *start.shape), start.dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1)[:, None]
+    carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [directions])
+    return carry, tangents, jnp.linalg.norm(directions, axis=1)
+
+
+def log_growth(
+    transition: Transition, start: Vector, inputs: Inputs, rng_key: Array, num_probes: int = 1
+) -> tuple[Float[Array, "P T"], Float[Array, "T D"]]:
+    """Log growth of each tangent in each step, and the reduced states they were carried along."""
+
+    def advance(moving: tuple, t: Array) -> tuple[tuple, tuple]:
+        moving, growth, state = carried(transition, moving, inputs.at(t))
+        return moving, (growth, state)
+
+    begin = unit_tangents(transition, start, rng_key, num_probes)
+    _, (growth, path) = jax.lax.scan(advance, begin, jnp.arange(inputs.num_steps))
+    return growth.T, path
+
+
+def batch_means(values: Float[Array, "... T"], num_batches: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean over all axes, and its standard error from `num_batches` batches of consecutive steps per leading entry."""
+    length = values.shape[-1] // num_batches
+    batches = values[..., : num_batches * length].reshape(-1, length).mean(-1)
+    return values.mean(), batches.std(ddof=1) / jnp.sqrt(batches.size)

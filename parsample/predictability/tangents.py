@@ -1,0 +1,144 @@
+"""The Lyapunov exponent of a chain from a short run: a few paths with tangents, followed until these have turned."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from parsample.chain.transition import Inputs, Transition, Vector
+from parsample.internal.compilation import outermost_jit
+from parsample.predictability.lyapunov import carried, unit_tangents
+from parsample.solver.linearization import push_forward
+
+# ``family(parameters, key, T)``: the chain of this key.
+Family = Callable[[Any, Array, int], tuple[Transition, Inputs]]
+
+# Paths with tangents.
+NUM_TANGENTS = 12
+
+# Tangents have turned into the leading direction when what they may still miss is below this share of the exponent, or
+# below its standard error.
+BIAS_SHARE = 0.1
+
+# Angles between tangents have not changed if cosines differ by no more than so many units of rounding.
+ROUNDINGS = 1000
+
+# What tells these keys from the chain's.
+TANGENTS = 0x7A7A
+
+
+class Alignment(NamedTuple):
+    """Growth of tangents over the last window of a path, and how far they had turned when it began.
+
+    Attributes
+    ----------
+    growth
+        Mean log growth of the tangents over the window, nats per step.
+    bias
+        Most by which the exponent may exceed `growth`: the part of the leading direction that the tangents missed, nats
+        per step.
+    """
+
+    growth: Float[Array, ""]
+    bias: Float[Array, ""]
+
+
+def aligned_growth(
+    transition: Transition,
+    start: Vector,
+    inputs: Callable[[Array], Any],
+    rng_key: Array,
+    num_steps: int,
+    is_enough: Callable[[Array, Array, Array], Array],
+) -> Alignment:
+    """Growth of two tangents of a path over windows that end at `num_steps`, twice as many steps, and so on.
+
+    A tangent grows with the leading exponent once it has turned into the leading direction, and slower before. Two
+    tangents that started apart and point the same way have turned: a window that begins when the cosine between them is
+    c misses at most ``-log c`` of the leading growth. Tangents whose angle never changes see the same growth in every
+    direction, and miss nothing.
+
+    Parameters
+    ----------
+    transition, start, inputs
+        The chain, its reduced initial state, and what drives step t.
+    rng_key
+        Key of the tangents.
+    num_steps
+        Steps of the first window, which is not measured.
+    is_enough
+        ``is_enough(growth, bias, steps)``: whether to stop after a window.
+    """
+
+    def advance(t: Array, loop: tuple) -> tuple:
+        moving, total = loop
+        moving, growth, _ = carried(transition, moving, inputs(t))
+        return moving, total + growth.mean()
+
+    def cosine(carry: PyTree, tangents: list, _lengths: Array) -> Array:
+        images = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)[1][0]
+        norms = jnp.linalg.norm(images, axis=-1)
+        return jnp.abs(jnp.sum(images[0] * images[1])) / jnp.maximum(norms[0] * norms[1], jnp.finfo(start.dtype).tiny)
+
+    def window(loop: tuple) -> tuple:
+        t, before, moving, *_ = loop
+        end = jnp.maximum(2 * t, num_steps)
+        moving, total = jax.lax.fori_loop(t, end, advance, (moving, zero))
+        after, length = cosine(*moving), end - t
+        turns = jnp.abs(after - before) > ROUNDINGS * jnp.finfo(start.dtype).eps
+        missing = jnp.where(turns, -jnp.log(jnp.clip(before, jnp.finfo(start.dtype).eps, 1)), 0)
+        growth, bias = total / length, missing / length
+        # The first window is for leaving the start, and for turning.
+        return end, after, moving, growth, bias, (t > 0) & is_enough(growth, bias, end)
+
+    zero = jnp.zeros((), start.dtype)
+    begin = (jnp.asarray(0), zero, unit_tangents(transition, start, rng_key, 2), zero, zero, jnp.asarray(False))
+    _, _, _, growth, bias, _ = jax.lax.while_loop(lambda loop: ~loop[5], window, begin)
+    return Alignment(growth, bias)
+
+
+@outermost_jit(0, 1, 2)
+def growth_of_chains(
+    dynamics: Family,
+    num_growth: int,
+    most_growth: int,
+    parameters: Any,
+    starts: Float[Array, "N D"],
+    rng_key: Array,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Lyapunov exponent of chains from these states, with keys of their own, and its standard error, nats per step.
+
+    What tangents that have not turned may miss is a part of the error.
+    """
+    num_paths, half = starts.shape[0], num_growth // 2
+
+    def is_enough(growth: Array, bias: Array, steps: Array) -> Array:
+        lle, errors = jax.lax.pmean(growth, "paths"), growth - jax.lax.pmean(growth, "paths")
+        lle_se = jnp.sqrt(jax.lax.pmean(errors**2, "paths") / (num_paths - 1))
+        is_known = jax.lax.pmean(bias, "paths") <= jnp.maximum(lle_se, BIAS_SHARE * jnp.abs(lle))
+        return is_known | (2 * steps > most_growth)
+
+    def grow(start: Vector, key_chain: Array, key_tangent: Array) -> Alignment:
+        transition, inputs = dynamics(parameters, key_chain, most_growth)
+        return aligned_growth(transition, start, inputs.at, key_tangent, half, is_enough)
+
+    keys = jax.random.split(jax.random.fold_in(rng_key, TANGENTS), (2, num_paths))
+    found = jax.vmap(grow, axis_name="paths")(starts, keys[0], keys[1])
+    bias = found.bias.mean()
+    return found.growth.mean(), jnp.sqrt(jnp.square(found.growth.std(ddof=1)) / num_paths + jnp.square(bias))
+
+
+def exponent(
+    dynamics: Family, growth: int, most_growth: int, parameters: Any, starts: Float[np.ndarray, "N D"], key: Array
+) -> tuple[Any, Any]:
+    """`growth_of_chains`; NaN where there are no derivatives in forward mode."""
+    try:
+        return growth_of_chains(dynamics, growth, most_growth, parameters, starts, key)
+    except (TypeError, ValueError) as error:
+        if "forward-mode" not in str(error) and "JVP" not in str(error):
+            raise
+        return np.float64(math.nan), np.float64(math.nan)

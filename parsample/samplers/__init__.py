@@ -1,0 +1,1 @@
+"""From a log density, or a BlackJAX algorithm, to draws."""

@@ -1,0 +1,207 @@
+"""The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from parsample.chain.blackjax_chain import AlgorithmDynamics, begin, from_algorithm
+from parsample.chain.transition import Vector
+from parsample.internal.arithmetic import ceil_div
+from parsample.internal.compilation import is_traced, outermost_jit
+from parsample.internal.devices import mesh_of
+from parsample.internal.processes import agreed
+from parsample.internal.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
+from parsample.samplers.chain_run import evaluate_chain
+from parsample.solver.finish import completed, finish
+from parsample.solver.linearization import Zero
+from parsample.solver.method import DEER, Sequential
+from parsample.solver.newton import solve
+from parsample.solver.solution import Solution, rolled_out
+from parsample.solver.status import Status, report
+
+if TYPE_CHECKING:
+    import blackjax.base
+
+# Blocks of a chain under a transformation, where nothing can be measured.
+NUM_BLOCKS = 64
+
+Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
+
+
+def state_and_info(state: Any, info: Any) -> tuple[Any, Any]:
+    """BlackJAX's default transform: everything is kept."""
+    return state, info
+
+
+def run_inference_algorithm(
+    rng_key: Array,
+    inference_algorithm: "blackjax.base.SamplingAlgorithm",
+    num_steps: int,
+    initial_state: PyTree = None,
+    initial_position: PyTree = None,
+    transform: Callable = state_and_info,
+    *,
+    method: Method = "auto",
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Run a BlackJAX algorithm: same keys, same chain, same return value as ``blackjax.util.run_inference_algorithm``.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the chain, used exactly as BlackJAX uses it.
+    inference_algorithm
+        A BlackJAX sampling algorithm. Compiled code is reused as long as the same object (and `transform`) is passed.
+    num_steps
+        Number of steps T.
+    initial_state, initial_position
+        Exactly one of them: a state of the algorithm, or a position for its ``init``.
+    transform
+        ``transform(state, info)`` is what the history holds of each step; it runs inside the sweep.
+    method
+        "auto": in blocks, as long as these meet and are expected to be faster than the remaining steps one by one;
+        "deer": in blocks; "sequential"; or explicit `parsample.DEER` or `parsample.Sequential` settings. Under
+        ``jax.jit`` or ``jax.vmap`` nothing can be measured: there "auto" is "sequential", and "deer" is 64 coalescing
+        blocks, finished step by step if need be.
+    devices
+        JAX devices that share the blocks; None: all local ones, or the one that a transformation runs on. The chain is
+        the same. If they belong to several processes, each must make this call and gets the whole chain, that of the
+        first one's arguments.
+
+    Returns
+    -------
+    final_state, history
+        The state after step T, and the transformed states and infos with leading axis T.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unusable arguments, naming the argument, its value and the remedy.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If the chain will not be, or was not, evaluated in parallel.
+    """
+    solution = evaluate_inference_algorithm(
+        rng_key,
+        inference_algorithm,
+        num_steps,
+        initial_state,
+        initial_position,
+        transform,
+        method=method,
+        devices=devices,
+    )
+    return solution.final, solution.outputs
+
+
+def evaluate_inference_algorithm(
+    rng_key: Array,
+    inference_algorithm: "blackjax.base.SamplingAlgorithm",
+    num_steps: int,
+    initial_state: PyTree = None,
+    initial_position: PyTree = None,
+    transform: Callable = state_and_info,
+    *,
+    method: Method = "auto",
+    devices: Sequence[jax.Device] | None = None,
+) -> Solution:
+    """`run_inference_algorithm`, with the certificate: the history is in ``outputs``, the last state in ``final``.
+
+    Parameters
+    ----------
+    rng_key, inference_algorithm, num_steps, initial_state, initial_position, transform, method, devices
+        As for `run_inference_algorithm`.
+
+    Returns
+    -------
+    Solution
+        Its ``states`` are None: what is wanted of them is in ``outputs``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unusable arguments.
+
+    Warns
+    -----
+    ParallelStallWarning
+        If the chain will not be, or was not, evaluated in parallel.
+    """
+    checked_count("num_steps", num_steps)
+    rng_key = checked_key(rng_key)
+    resolved = checked_method(method, num_steps)
+    traced = is_traced((rng_key, initial_state, initial_position))
+    mesh = None if traced and devices is None else mesh_of(devices)
+    if (initial_state is None) == (initial_position is None):
+        raise ValueError("Exactly one of initial_state and initial_position must be given.")
+    dynamics = AlgorithmDynamics(inference_algorithm, transform)
+    if initial_state is None:
+        rng_key, initial_state, start = begin(dynamics, rng_key, checked_position(initial_position))
+    else:
+        if hasattr(initial_state, "position"):
+            checked_position(initial_state.position, "initial_state.position")
+        _, start = from_algorithm(inference_algorithm, initial_state, transform)
+    checked_start(initial_state)
+    rng_key, initial_state, start = agreed(mesh, (rng_key, initial_state, start))
+    if resolved == "auto" and traced:
+        resolved = Sequential()
+    elif resolved == "deer" and traced:
+        resolved = DEER(ceil_div(num_steps, NUM_BLOCKS), Zero())
+    if isinstance(resolved, str):
+        solution = evaluate_chain(dynamics, initial_state, rng_key, num_steps, mesh, may_stop=resolved == "auto")
+    elif isinstance(resolved, Sequential):
+        solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
+    else:
+        solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
+        finish_it = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
+        solution = completed(solution, mesh, finish_it)
+    if not is_traced(solution.status):
+        report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
+    return solution
+
+
+def checked_method(method: Any, num_steps: int) -> Method:
+    """The `method` argument, with names of explicit settings resolved."""
+    if isinstance(method, DEER):
+        if method.block_size > num_steps:
+            raise ValueError(f"block_size={method.block_size} exceeds the {num_steps} steps of the chain.")
+        return method
+    if isinstance(method, Sequential):
+        return method
+    checked_choice("method", method, ("auto", "deer", "sequential"))
+    return Sequential() if method == "sequential" else method
+
+
+@outermost_jit(0, 1)
+def _run_sequentially(
+    dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
+) -> Solution:
+    transition, inputs = dynamics(state, rng_key, num_steps)
+    return rolled_out(transition, start, inputs)
+
+
+@outermost_jit(0, 1, 2, 3)
+def _run_in_blocks(
+    dynamics: AlgorithmDynamics,
+    num_steps: int,
+    method: DEER,
+    mesh: Mesh | None,
+    state: PyTree,
+    start: Vector,
+    rng_key: Array,
+) -> Solution:
+    transition, inputs = dynamics(state, rng_key, num_steps)
+    return solve(transition, start, inputs, method, mesh=mesh)._replace(states=None)
+
+
+@outermost_jit(0, 1, 2, donated=(5,))
+def _finish(
+    dynamics: AlgorithmDynamics, num_steps: int, block_size: int, state: PyTree, rng_key: Array, solution: Solution
+) -> Solution:
+    return finish(*dynamics(state, rng_key, num_steps), solution, block_size)

@@ -1,0 +1,106 @@
+"""Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import arviz
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from parsample.draws.store import copied
+from parsample.draws.summary import scalar_components
+from parsample.internal.arithmetic import ceil_div
+
+if TYPE_CHECKING:
+    import xarray
+
+    from parsample.planning.report import Report
+    from parsample.samplers.result import SampleResult
+
+# Draws per chain that a picture shows; more would hide each other.
+MAX_DRAWS_SHOWN = 2000
+
+# Variables that traces and ranks show, the first ones in order.
+MAX_VARIABLES_SHOWN = 12
+
+# Pairs of lanes that a picture shows.
+MAX_PAIRS_SHOWN = 16
+
+COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a4a4a", "#c0504d")
+
+
+def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
+    """Write every picture that the run allows as PNG files; returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    figures = {"traces": plot_draws(arviz.plot_trace, tree), "ranks": plot_draws(arviz.plot_rank, tree)}
+    if result.report is not None:
+        figures["coalescence"] = plot_coalescence(result.report)
+    if any(len(segment.block_defects) for segment in result.segments):
+        figures["front"] = plot_front(result)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(directory / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths
+
+
+def plot_draws(plot: Callable, tree: "xarray.DataTree") -> Figure:
+    """ArviZ's picture `plot` of the first variables, thinned; such as ``arviz.plot_rank``."""
+    series = dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
+    stride = max(1, next(iter(series.values())).shape[1] // MAX_DRAWS_SHOWN)
+    thinned = {name: copied(draws[:, ::stride]) for name, draws in series.items()}
+    numbers = stride * np.arange(next(iter(thinned.values())).shape[1])
+    shown = arviz.from_dict({"posterior": thinned}, coords={"draw": numbers})
+    size = (12.8, 1.9 * ceil_div(len(series), 2) + 0.4)
+    collection = plot(shown, backend="matplotlib", col_wrap=2, figure_kwargs={"figsize": size, "layout": "constrained"})
+    figure = collection.viz["figure"].item()
+    pyplot.close(figure)  # pyplot would keep it, and warn of the twentieth
+    return figure
+
+
+def plot_coalescence(report: "Report") -> Figure:
+    """Distance between lanes that share their randomness, one of them restarted elsewhere, against steps."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    distances = report.meeting.distances
+    steps = 1 + np.arange(len(distances))
+    floor = np.finfo(np.float32).eps
+    for path, distance in enumerate(distances.T[:MAX_PAIRS_SHOWN]):
+        axis.semilogy(steps, np.maximum(distance, floor), lw=0.9, color=_color(path))
+    axis.set_xlabel("step")
+    axis.set_ylabel("distance (posterior sd)")
+    met = np.isfinite(report.coalescence).sum()
+    axis.set_title(
+        f"{met} of {report.coalescence.size} pairs met; 0 is drawn on the bottom line", loc="left", fontsize=10
+    )
+    return figure
+
+
+def plot_front(result: "SampleResult") -> Figure:
+    """Defect at every block start of the first chain, after each sweep: what is exact moves on, or drops at once."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    segments = [segment for segment in result.segments if len(segment.block_defects)]
+    floor = np.finfo(np.float32).eps
+    for sweep in range(max(len(segment.block_defects) for segment in segments)):
+        first, times, sizes = 0, [], []
+        for segment in segments:
+            defects = segment.block_defects
+            times.append(first + segment.block_size * np.arange(defects.shape[1]))
+            sizes.append(np.maximum(defects[min(sweep, len(defects) - 1)], floor))
+            first += segment.block_size * defects.shape[1]
+        label = f"after sweep {sweep + 1}"
+        axis.semilogy(np.concatenate(times), np.concatenate(sizes), "o", ms=3.5, color=_color(sweep), label=label)
+    axis.set_ylim(float(floor) / 3, None)
+    axis.set_xlabel("step of the chain")
+    axis.set_ylabel("defect at block starts (posterior sd)")
+    axis.set_title("a defect of 0 is drawn on the bottom line", loc="left", fontsize=10)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]

@@ -1,0 +1,158 @@
+"""What `sample` returns."""
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from parsample.draws.store import pieces
+from parsample.lanes.segments import Segment
+from parsample.planning.report import Report, aligned
+from parsample.solver.status import Status
+from parsample.version import __version__
+from parsample.warmup.adaptation import Adaptation
+
+
+@dataclass(frozen=True, repr=False)
+class SampleResult:
+    """Draws, what is known of them, and their certificate.
+
+    Printed, a result shows the check's report, times, divergences and the certificate.
+
+    Attributes
+    ----------
+    positions
+        The user's pytree, every leaf with leading axes (chain, draw).
+    sample_stats
+        Statistics of each draw under ArviZ's names, each of shape (chain, draw).
+    adaptation
+        What the warm-up found.
+    report
+        What the check found; None if none was run.
+    segments
+        What happened, segment by segment, without the draws; see `parsample.lanes.segments.Segment`.
+    settings
+        The arguments of `sample`.
+    seconds
+        Wall time of compilation, warm-up, check and sampling.
+    interrupted
+        Whether the run was stopped early; the draws are those finished by then.
+    scratch_dir
+        Where large arrays lie; None: in memory.
+    """
+
+    positions: PyTree
+    sample_stats: dict[str, np.ndarray]
+    adaptation: Adaptation
+    report: Report | None
+    segments: list[Segment]
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    interrupted: bool = field(default=False)
+    scratch_dir: Path | None = field(default=None)
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per chain."""
+        return self.sample_stats["lp"].shape[1]
+
+    @property
+    def status(self) -> Status:
+        """The worst status of any segment."""
+        return max(segment.status for segment in self.segments)
+
+    @property
+    def defect(self) -> float:
+        """Largest jump of any chain off its own recursion, in posterior standard deviations."""
+        return max((segment.defect for segment in self.segments), default=math.nan)
+
+    @property
+    def evals_per_step(self) -> float:
+        """Evaluations of the kernel per step, over all segments."""
+        steps = np.array([segment.num_steps for segment in self.segments])
+        return float(np.average([segment.evals_per_step for segment in self.segments], weights=steps))
+
+    @property
+    def certificate(self) -> str:
+        """One line that says whether these are the kernel's own chains."""
+        work = f"{self.evals_per_step:.2f} evaluations per step"
+        if self.status is Status.NON_FINITE:
+            return f"NOT certified: {self.status.message}"
+        if all(segment.status is Status.SEQUENTIAL for segment in self.segments):
+            return "certified: evaluated step by step, 1 evaluation per step"
+        what = "bitwise one chain" if self.defect == 0 else f"largest defect {self.defect:.1e} posterior sd"
+        how = "in part step by step, " if self.status is Status.STALLED else ""
+        return f"certified: every step is the kernel's own, {what}, {how}{work}"
+
+    def __repr__(self) -> str:
+        run = f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"
+        lines = [run + " (interrupted)" if self.interrupted else run]
+        if self.report is not None:
+            lines.append(str(self.report))
+        rows = [("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items()))]
+        is_diverging = self.sample_stats.get("diverging", np.zeros((1, 1), bool))
+        diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
+        if diverging:
+            rows.append(("divergences", f"{diverging} of {is_diverging.size} draws: mistrust the tails"))
+        return "\n".join([*lines, aligned([*rows, ("certificate", self.certificate)])])
+
+    def to_arviz(
+        self,
+        *,
+        dims: dict[str, list[str]] | None = None,
+        coords: dict[str, Any] | None = None,
+        constrain: Callable | None = None,
+    ) -> Any:
+        """The draws as an ArviZ `xarray.DataTree` with groups posterior and sample_stats.
+
+        Parameters
+        ----------
+        dims
+            Names of the dimensions of each variable, without chain and draw.
+        coords
+            Labels along those dimensions.
+        constrain
+            ``constrain(position) -> dict of arrays``: the variables to store. None: the leaves of the position.
+
+        Returns
+        -------
+        xarray.DataTree
+            Its attributes hold the certificate, and the settings and versions as JSON.
+
+        Raises
+        ------
+        ValueError
+            If `dims` names an unknown variable, or a wrong number of dimensions.
+        TypeError
+            If `constrain` does not return a dict.
+        """
+        from parsample.draws.datatree import constrained, datatree, named_leaves  # noqa: PLC0415 - ArviZ takes a second
+
+        positions = self.positions
+        variables = (
+            named_leaves(positions) if constrain is None else constrained(positions, constrain, self.scratch_dir)
+        )
+        step_size = np.float32(np.mean(self.adaptation.parameters.step_size))
+        statistics = {**self.sample_stats, "step_size": np.broadcast_to(step_size, self.sample_stats["lp"].shape)}
+        return datatree(variables, statistics, self._attributes(), dims, coords)
+
+    def _attributes(self) -> dict[str, str | float]:
+        """Certificate, settings and versions, as strings and numbers."""
+        versions = {name: importlib.metadata.version(name) for name in ("jax", "blackjax", "arviz")}
+        return {
+            "inference_library": "parsample",
+            "inference_library_version": __version__,
+            "certificate": self.certificate,
+            "status": self.status.name,
+            "defect": float(self.defect),
+            "evals_per_step": float(self.evals_per_step),
+            "plan": "step by step" if self.report is None else str(self.report.plan),
+            "sampling_time": float(sum(self.seconds.values())),
+            "settings": json.dumps({**self.settings, "versions": versions, "seconds": self.seconds}),
+        }

@@ -1,0 +1,105 @@
+"""The settings of `sample`, checked once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from parsample.internal.devices import Team, mesh_of
+from parsample.internal.validation import checked_choice, checked_count, checked_flag, checked_rate
+from parsample.kernels import KERNELS, Kernel
+from parsample.lanes.program import default_num_lanes
+from parsample.solver.method import Sequential
+from parsample.warmup.ensemble import MIN_WARMUP
+
+SamplerMethod = Sequential | Literal["auto", "deer", "sequential"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The settings of `sample`, checked.
+
+    Attributes
+    ----------
+    num_samples, num_warmup, num_chains
+        Draws per chain, most warm-up steps of a lane, and chains.
+    kernel
+        What steps.
+    method
+        "auto", "deer" or "sequential".
+    target_acceptance_rate
+        What the step size is tuned to.
+    exact_meeting
+        Whether the kernel contains multishift moves.
+    num_lanes
+        Lanes of all chains together.
+    mesh
+        Devices that share the lanes.
+    """
+
+    num_samples: int
+    num_warmup: int
+    num_chains: int
+    kernel: Kernel
+    method: str
+    target_acceptance_rate: float
+    exact_meeting: bool
+    num_lanes: int
+    mesh: Mesh | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        num_samples: int,
+        num_warmup: int = 1000,
+        num_chains: int = 4,
+        kernel: str = "hmc",
+        method: SamplerMethod = "auto",
+        target_acceptance_rate: float | None = None,
+        exact_meeting: bool = True,
+        num_lanes: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> "SamplerSettings":
+        """The arguments of `sample`, each found usable."""
+        checked_count("num_samples", num_samples)
+        checked_count("num_warmup", num_warmup, MIN_WARMUP)
+        num_chains = checked_count("num_chains", num_chains)
+        chosen = KERNELS[checked_choice("kernel", kernel, tuple(KERNELS))]
+        resolved = "sequential" if isinstance(method, Sequential) else method
+        checked_choice("method", resolved, ("auto", "deer", "sequential"))
+        target = checked_rate("target_acceptance_rate", target_acceptance_rate, chosen.target_acceptance_rate)
+        checked_flag("exact_meeting", exact_meeting)
+        mesh = mesh_of(devices)
+        if num_lanes is None:
+            num_lanes = default_num_lanes()
+        num_blocks = max(1, checked_count("num_lanes", num_lanes) // num_chains)
+        return cls(
+            num_samples=num_samples,
+            num_warmup=num_warmup,
+            num_chains=num_chains,
+            kernel=chosen,
+            method=resolved,
+            target_acceptance_rate=target,
+            exact_meeting=exact_meeting,
+            num_lanes=num_blocks * num_chains,
+            mesh=mesh,
+        )
+
+    def as_dict(self, dtype: np.dtype) -> dict[str, Any]:
+        """As files store them."""
+        return {
+            "kernel": self.kernel.name,
+            "num_samples": self.num_samples,
+            "num_warmup": self.num_warmup,
+            "num_chains": self.num_chains,
+            "target_acceptance_rate": float(self.target_acceptance_rate),
+            "exact_meeting": self.exact_meeting,
+            "num_lanes": self.num_lanes,
+            "dtype": str(dtype),
+            "device": jax.devices()[0].device_kind,
+            "num_devices": Team(self.mesh).num_devices,
+        }

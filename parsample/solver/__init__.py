@@ -1,0 +1,1 @@
+"""Block DEER: block starts are corrected until every block starts where the one before it ended."""

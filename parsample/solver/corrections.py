@@ -1,0 +1,45 @@
+"""How block starts are corrected, given what is known of the block maps and the defects.
+
+Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. They
+are rules of one solver: whatever the rule, the block that the exact front reaches starts where the front ends, so that
+C sweeps always suffice.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from parsample.chain.transition import Vector
+from parsample.solver import affine
+from parsample.solver.affine import BlockMatrices
+
+
+@dataclass(frozen=True)
+class Newton:
+    """``delta_c = (1 - damping) A_{c-1} delta_{c-1} + d_c``: Newton's method, the default.
+
+    Attributes
+    ----------
+    damping
+        Between 0, which is none, and 1, where nothing of A is left (scale-ELK, Gonzalez et al., arXiv 2407.19115).
+    """
+
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damping <= 1:
+            raise ValueError(f"damping must lie between 0 and 1; got {self.damping!r}.")
+
+    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
+        """Corrections of all block starts."""
+        return affine.solve((1 - self.damping) * matrices if self.damping else matrices, defects)
+
+
+@runtime_checkable
+class Correction(Protocol):
+    """A rule; instances are hashable."""
+
+    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], scale: Vector, /) -> Float[Array, "C D"]:
+        """Corrections of all block starts; `scale` is the standard deviation of the chain."""
+        ...

@@ -1,0 +1,59 @@
+"""What follows a solve: one that stalled is finished step by step, and every process gets the whole."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from parsample.chain.transition import Inputs, Transition
+from parsample.internal.processes import gathered, whole
+from parsample.internal.trees import write
+from parsample.solver.grid import Grid
+from parsample.solver.solution import Solution
+from parsample.solver.status import Status
+
+
+def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
+    """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
+
+    Not a part of `deer.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that
+    had to wait for the one that does it would be taken for lost.
+    """
+    num_steps, keeps_states = inputs.num_steps, solution.states is not None
+
+    def advance(loop: tuple) -> tuple:
+        t, carry, finite, states, outputs = loop
+        carry, output = transition.step(carry, inputs.at(t))
+        state = transition.reduce(carry)
+        states, outputs = write((states, outputs), (state if keeps_states else None, output), t)
+        return t + 1, carry, finite & jnp.isfinite(state).all(), states, outputs
+
+    first = jnp.where(solution.status == int(Status.STALLED), solution.exact_prefix, num_steps)
+    _, final, finite, states, outputs = jax.lax.while_loop(
+        lambda loop: loop[0] < num_steps,
+        advance,
+        (first, solution.final, jnp.asarray(True), solution.states, solution.outputs),
+    )
+    solution = solution._replace(
+        states=states,
+        outputs=outputs,
+        final=final,
+        status=jnp.where(finite, solution.status, int(Status.NON_FINITE)),
+    )
+    if keeps_states:
+        ends = states[Grid(num_steps, block_size).places_last()]
+        solution = solution._replace(block_ends=jnp.where(first < num_steps, ends, solution.block_ends))
+    return solution
+
+
+def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Solution], Solution]) -> Solution:
+    """What a programme around `deer.solve` returned over `mesh`, whole in every process; and finished, if it stalled.
+
+    `finish_it` is the programme around `finish`, of which nothing is compiled before a path stalls. Traced solutions
+    have no status yet, so for them it is always there.
+    """
+    if isinstance(solution.status, jax.core.Tracer):
+        return finish_it(gathered(mesh, solution))
+    solution = whole(mesh, solution)
+    return finish_it(gathered(mesh, solution)) if (solution.status == Status.STALLED).any() else solution

@@ -1,0 +1,199 @@
+"""What Newton's method is told of each block map: nothing, the identity, a diagonal, or the Jacobian.
+
+Tangents are carried along with the states of a block (forward mode), from *seeds* at the block's start to *images* at
+its end; a linearization chooses the seeds and makes a matrix of the images. Accept-reject steps differentiate
+the branch taken.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from parsample.solver.affine import BlockMatrices
+
+Tangents = Float[Array, "P D"]
+
+
+class WithoutTangents:
+    """What `Zero` and `Identity` share: nothing of the map is differentiated."""
+
+    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """No tangents, shape (0, D)."""
+        return jnp.zeros((0, dimension), dtype)
+
+
+@dataclass(frozen=True)
+class Zero(WithoutTangents):
+    """A = 0: a block starts where the block before it ended. Blocks must coalesce by themselves.
+
+    Sweeps after the first one end early, once all new paths have met the old ones.
+    """
+
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A."""
+        return jnp.zeros_like(images, shape=images.shape[1:])
+
+
+@dataclass(frozen=True)
+class Identity(WithoutTangents):
+    """A = I: Picard iteration. Right where a step moves little, as for random walks."""
+
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A."""
+        return jnp.ones_like(images, shape=images.shape[1:])
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A = the diagonal of the block's Jacobian: quasi-DEER.
+
+    Attributes
+    ----------
+    num_probes
+        None: exact, from D tangents. Else an estimate from this many random sign vectors z, the mean of z * (J z)
+        (Hutchinson 1990; Zoltowski et al., arXiv 2508.18413).
+    """
+
+    num_probes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_probes(self.num_probes)
+
+    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Unit vectors, or random sign vectors, shape (P, D)."""
+        if self.num_probes is None:
+            return jnp.eye(dimension, dtype=dtype)
+        return jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
+
+    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+        """The diagonal of A, or its estimate."""
+        # With unit vectors as seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
+        scale = 1 if self.num_probes is None else self.num_probes
+        return jnp.sum(seeds * images, axis=0) / scale
+
+
+def check_probes(num_probes: int | None) -> None:
+    """Raise ValueError for less than one probe."""
+    if num_probes is not None and num_probes < 1:
+        raise ValueError(f"num_probes must be at least 1, or None for the exact entries; got {num_probes}.")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252)."""
+
+    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Unit vectors, shape (D, D)."""
+        return jnp.eye(dimension, dtype=dtype)
+
+    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, "D D"]:
+        """A."""
+        return images.T
+
+
+@runtime_checkable
+class Linearization(Protocol):
+    """What a solver learns of each block map; instances are hashable."""
+
+    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+        """Tangents at the start of every block, shape (P, D)."""
+        ...
+
+    def matrix(self, seeds: Tangents, images: Tangents) -> Array:
+        """What they say of A at its end: a diagonal, shape (D,), a matrix, or small blocks, shape (n, K, K)."""
+        ...
+
+
+def bounded(matrices: BlockMatrices) -> Array:
+    """The matrices scaled down to spectral norm 1 where they exceed it; what is not finite becomes 0.
+
+    Corrections then never grow on their way from block to block, which keeps Newton's method from overshooting where
+    curvature varies. It changes the next iterate, not the equations solved. Small blocks are scaled each by itself.
+    """
+    matrices = without_infinities(matrices)
+    if matrices.ndim == 2:
+        return jnp.clip(matrices, -1, 1)
+    each = matrices.reshape(-1, *matrices.shape[-2:])
+    return (each / jnp.maximum(_spectral_norms(each), 1)[:, None, None]).reshape(matrices.shape)
+
+
+def without_infinities(matrices: BlockMatrices) -> Array:
+    """The matrices; those that are not finite, as 0."""
+    axes = tuple(range(1, matrices.ndim))
+    return jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)
+
+
+def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) -> Float[Array, " C"]:
+    """Largest singular values by power iteration on A^T A.
+
+    Eight rounds, from below: within a few percent, which is all that a safeguard needs, at the cost of 16 small
+    products where a singular value decomposition costs hundreds.
+    """
+    largest = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
+    scaled = matrices / jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor vanish
+
+    def refine(_: Any, vectors: Array) -> Array:
+        vectors = jnp.einsum("cji,cj->ci", scaled, jnp.einsum("cij,cj->ci", scaled, vectors))
+        norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / jnp.where(norms > 0, norms, 1)
+
+    # A start in general position: its entries follow no pattern that a structured matrix could be orthogonal to.
+    start = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(matrices.shape[2]) ** 2), (matrices.shape[0], matrices.shape[2]))
+    vectors = jax.lax.fori_loop(0, num_iterations, refine, start.astype(matrices.dtype))
+    return largest[:, 0, 0] * jnp.linalg.norm(jnp.einsum("cij,cj->ci", scaled, vectors), axis=1)
+
+
+def push_forward(function: Callable, argument: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """``function(argument) -> (value, aux)`` together with its tangents.
+
+    Parameters
+    ----------
+    function
+        Maps a pytree to (pytree, auxiliary output).
+    argument
+        Pytree; leaves that are not floating point (keys, counters) are held fixed.
+    tangents
+        List of tangents of the floating-point leaves, with leading axis P.
+
+    Returns
+    -------
+    value, tangents of the value's floating-point leaves with leading axis P, aux. The value is computed once,
+    whatever P is.
+    """
+    floats, others, merge = _split(argument)
+
+    def of_floats(floats: list) -> tuple[list, tuple]:
+        value, aux = function(merge(floats, others))
+        out_floats, out_others, out_merge = _split(value)
+        merges.append(out_merge)
+        return out_floats, (out_others, aux)
+
+    merges: list[Callable] = []
+    num_tangents = jax.tree.leaves(tangents)[0].shape[0] if tangents else 0
+    if num_tangents == 0:
+        out_floats, (out_others, aux) = of_floats(floats)
+        out_tangents = [jnp.zeros((0, *leaf.shape), leaf.dtype) for leaf in out_floats]
+    else:
+        along = jax.vmap(
+            lambda direction: jax.jvp(of_floats, (floats,), (direction,), has_aux=True), out_axes=(None, 0, None)
+        )
+        out_floats, out_tangents, (out_others, aux) = along(tangents)
+    return merges[0](out_floats, out_others), out_tangents, aux
+
+
+def _split(tree: PyTree) -> tuple[list, list, Callable]:
+    """Floating-point leaves, other leaves, and the function that puts them together again."""
+    leaves, treedef = jax.tree.flatten(tree)
+    is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+
+    def merge(floats: list, others: list) -> PyTree:
+        floats_left, others_left = iter(floats), iter(others)
+        return jax.tree.unflatten(treedef, [next(floats_left if flag else others_left) for flag in is_float])
+
+    floats = [leaf for leaf, flag in zip(leaves, is_float, strict=True) if flag]
+    others = [leaf for leaf, flag in zip(leaves, is_float, strict=True) if not flag]
+    return floats, others, merge

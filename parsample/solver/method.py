@@ -1,0 +1,76 @@
+"""How a chain is to be evaluated: the settings of block DEER, or step by step."""
+
+from dataclasses import dataclass, field
+
+from parsample.chain.transition import Vector
+from parsample.internal.validation import checked_count
+from parsample.solver.corrections import Correction, Newton
+from parsample.solver.linearization import Dense, Linearization, Zero
+from parsample.solver.tolerance import Tolerance, default_tolerance
+
+
+@dataclass(frozen=True)
+class DEER:
+    """Settings of block DEER; as ``method=`` it asks for this very parallel evaluation.
+
+    Attributes
+    ----------
+    block_size
+        Steps per block, 1 to T.
+    linearization
+        `Dense`, `Diagonal`, `Identity` or `Zero`.
+    correction
+        How block starts are corrected: `Newton`, or another rule.
+    atol, rtol
+        Two states count as the same where ``|difference| <= atol * scale + rtol * |state|``: `atol` in standard
+        deviations of the chain. None: 1e-10 in float64 and 1e-5 in float32; 8 units of rounding.
+    max_iters
+        Stop, with status MAX_ITERS, after this many sweeps. None: never short of the right path.
+    stall_after
+        Number of sweeps beyond which a sequential evaluation is cheaper; when the path is not to be had within it,
+        the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
+    clip
+        Bound on the spectral norm of each A, for the correction only, in sweeps where some block would otherwise be
+        led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
+    max_step
+        Bound on a correction, in standard deviations of the chain; None: no bound.
+    """
+
+    block_size: int = 1
+    linearization: Linearization = field(default_factory=Dense)
+    atol: float | None = None
+    rtol: float | None = None
+    max_iters: int | None = None
+    stall_after: int | None = None
+    clip: float | None = 1.0
+    max_step: float | None = 8.0
+    correction: Correction = field(default_factory=Newton)
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_iters", "stall_after"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked_count(name, value))
+        for name in ("atol", "rtol", "clip", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative; got {value!r}.")
+        if isinstance(self.linearization, type) or not isinstance(self.linearization, Linearization):
+            raise TypeError(
+                f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."
+            )
+        if isinstance(self.correction, type) or not isinstance(self.correction, Correction):
+            raise TypeError(f"correction must be Newton(), or another rule; got {self.correction!r}.")
+
+    @property
+    def is_fixed_point(self) -> bool:
+        """Whether a block simply starts where the one before it ended, unless it starts near enough already."""
+        return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
+
+    def tolerance(self, scale: Vector) -> Tolerance:
+        """The tolerance in these settings, for a chain of this scale."""
+        return default_tolerance(scale, self.atol, self.rtol)
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """As ``method=``, asks for the step-by-step evaluation."""

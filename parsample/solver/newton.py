@@ -1,0 +1,312 @@
+"""Block DEER: the whole path of a chain by Newton's method on its block starts.
+
+T steps are cut into C blocks of b steps with starts x_c. One iteration runs all blocks (`sweep`), compares each
+block's end e_{c-1} with the next one's start (*defect* d_c = e_{c-1} - x_c), and corrects the starts by
+``delta_c = A_{c-1} delta_{c-1} + d_c`` (`corrections`). After k iterations the first k blocks are exact whatever A is.
+Inside blocks the path is the chain's own, so the largest defect certifies the whole of it. See Lim et al., arXiv
+2309.12252, Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and A = 0
+it is multiple shooting (Bellen & Zennaro 1989).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from parsample.chain.transition import Inputs, Transition, Vector
+from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Team
+from parsample.internal.trees import entry, write
+from parsample.solver.grid import Grid
+from parsample.solver.linearization import bounded, without_infinities
+from parsample.solver.method import DEER
+from parsample.solver.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
+from parsample.solver.solution import Solution
+from parsample.solver.status import Status
+from parsample.solver.sweep import Lanes, Splice, Sweep
+from parsample.solver.tolerance import Tolerance, largest_coordinate
+
+# Sweeps of which the defect of every block is kept, for the picture of the advancing front.
+NUM_FRONTS = 8
+
+# After so many sweeps whose Jacobians had to be bounded, they are bounded in all: of a chain that rejects, plain
+# corrections that happen to stay within its range still mislead. Smooth recursions have converged by then.
+MAX_BOUNDED_SWEEPS = 16
+
+# How a solution lies on a mesh: what belongs to steps and blocks is split, the rest is known to all.
+_SPLIT_FIELDS = {"states": SPLIT_SECOND, "outputs": SPLIT_SECOND, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
+_LAYOUT = Solution(**{name: _SPLIT_FIELDS.get(name, WHOLE) for name in Solution._fields})  # type: ignore[arg-type]
+
+
+class _Iterate(NamedTuple):
+    """Where Newton's method stands on one device; the last four fields are the same on all."""
+
+    starts: Float[Array, "C D"]
+    lanes: Lanes
+    splice: Splice
+    defect_sizes: Float[Array, " C"]
+    block_defects: Float[Array, "F C"]
+    evals_per_lane: Float[Array, ""]
+    scale: Vector
+    progress: Progress
+    num_bounded: Int[Array, ""]  # sweeps whose Jacobians had to be bounded
+    stopped: Int[Array, ""]  # a Status, or -1 while running
+
+
+def solve(
+    transition: Transition,
+    start: Vector,
+    inputs: Inputs,
+    method: DEER,
+    *,
+    block_starts: Float[Array, "C D"] | None = None,
+    scale: Vector | None = None,
+    probe_key: Array | None = None,
+    mesh: Mesh | None = None,
+    enough: Int[Array, ""] | int | None = None,
+) -> Solution:
+    """The path of `transition` from `start`, by block DEER; one that stalled is left for `finish`.
+
+    Parameters
+    ----------
+    transition, start, inputs
+        The chain, its reduced initial state, shape (D,), and what drives it for T steps.
+    method
+        The settings.
+    block_starts
+        Guesses of the states at the block starts, shape (C, D). None: `start` everywhere.
+    scale
+        Standard deviation of the chain, shape (D,), the unit of defects. None: that of the path found so far.
+    probe_key
+        Key of Hutchinson's probes; the path does not depend on it.
+    mesh
+        Devices over which to spread the blocks; None: one device.
+    enough
+        Leading steps that are wanted: what has met beyond them is in ``exact_prefix``. None: all.
+    """
+    team = Team(mesh)
+    grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
+    key = jax.random.key(0) if probe_key is None else probe_key
+    seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
+
+    def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
+        own = inputs._replace(sequence=sequence)
+        sweep = Sweep(transition, method.linearization, own, grid, team, seeds)
+        first = _begin(sweep, starts, scale, method)
+        last = jax.lax.while_loop(
+            lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, enough), first
+        )
+        return _conclude(sweep, last)
+
+    spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
+    solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
+    path = team.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
+    states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], path)
+    ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
+    return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
+
+
+def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Array, "L D"]:
+    if guesses is None:
+        return jnp.broadcast_to(start, (grid.num_lanes, *start.shape))
+    idle = jnp.broadcast_to(start, (grid.num_lanes - len(guesses), *start.shape))
+    return write(jnp.concatenate([guesses, idle]), start, 0)
+
+
+def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, method: DEER) -> _Iterate:
+    num_sweeps = max_sweeps(method, sweep.grid, sweep.seeds.shape[0])
+    return _Iterate(
+        starts=starts,
+        lanes=sweep.blank(starts),
+        splice=Splice.nowhere(starts),
+        defect_sizes=jnp.zeros_like(starts[:, 0]),
+        block_defects=jnp.full((NUM_FRONTS, starts.shape[0]), jnp.nan, starts.dtype),
+        evals_per_lane=jnp.zeros((), starts.dtype),
+        scale=jnp.ones_like(starts[0]) if scale is None else scale,
+        progress=no_progress(num_sweeps, starts.dtype),
+        num_bounded=jnp.asarray(0),
+        stopped=jnp.asarray(-1),
+    )
+
+
+def _iterate(
+    sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, enough: Array | int | None, it: _Iterate
+) -> _Iterate:
+    """One iteration: sweep, defects, verdict, corrected starts."""
+    lanes, splice, evals_per_lane = sweep(it.starts, it.lanes, method.tolerance(it.scale), it.splice)
+    arrivals, found_scale = _exchange(sweep, start, lanes)
+    tolerance = method.tolerance(found_scale if scale is None else scale)
+    running = sweep.grid.running(sweep.first_lane, jnp.asarray(0))
+    defects = jnp.where(running[:, None], arrivals - it.starts, 0)
+    sizes = tolerance.size(defects)
+    exact = tolerance.vouches(splice.difference, splice.state)
+    met = exact & tolerance.vouches(defects, it.starts)
+    heard = sweep.team.gather(_tidings(exact & (defects == 0).all(-1), met | ~running, sizes, defects, arrivals))
+    progress = advance(it.progress, heard, sweep.grid)
+    it = _Iterate(
+        starts=it.starts,
+        lanes=lanes,
+        splice=splice,
+        defect_sizes=sizes,
+        block_defects=_keep_front(it, sizes),
+        evals_per_lane=it.evals_per_lane + evals_per_lane,
+        num_bounded=it.num_bounded,
+        scale=tolerance.scale,
+        progress=progress,
+        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, enough),
+    )
+    starts, num_bounded = _correct(it, defects, met, arrivals, sweep, method, tolerance)
+    # Idle lanes stay where they are, so that no sweep waits for them to meet.
+    starts = jnp.where((it.stopped < 0) & running[:, None], starts, it.starts)
+    return it._replace(starts=starts, num_bounded=num_bounded)
+
+
+def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "C D"], Vector]:
+    """Where each block is reached, the end of the block before it; and the standard deviation of the path.
+
+    The one place where blocks learn of each other's states.
+    """
+    ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
+    last_ends, moments = sweep.team.gather((ends[-1], _moments(sweep, lanes.path)))
+    before = entry(last_ends, jnp.maximum(sweep.team.rank - 1, 0))
+    first = jnp.where(sweep.team.rank == 0, start, before)
+    return jnp.concatenate([first[None], ends[:-1]]), _spread(*moments)
+
+
+def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, Vector]:
+    """Number, mean and summed squared deviations of the finite states of a path."""
+    # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
+    num_rows, num_lanes, _ = path.shape
+    stride = max(1, num_rows * num_lanes // 4096)
+    states = path.reshape(-1, path.shape[-1])[::stride]
+    at = jnp.arange(0, num_rows * num_lanes, stride)
+    row, lane = at // num_lanes, sweep.first_lane + at % num_lanes
+    counted = (row < sweep.grid.block_size) & (lane * sweep.grid.block_size + row < sweep.grid.num_steps)
+    counted = (counted & jnp.isfinite(states).all(-1))[:, None]
+    count = counted.sum()
+    mean = jnp.where(counted, states, 0).sum(0) / jnp.maximum(count, 1)
+    return count, mean, jnp.where(counted, jnp.square(states - mean[None]), 0).sum(0)
+
+
+def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[Array, "N D"]) -> Vector:
+    """Standard deviation from the moments of every device; where that is 0 the size of the state, or 1."""
+    share = (count / jnp.maximum(count.sum(), 1)).astype(mean.dtype)[:, None]
+    center = (share * mean).sum(0)
+    variance = squares.sum(0) / jnp.maximum(count.sum(), 1) + (share * jnp.square(mean - center[None])).sum(0)
+    spread = jnp.sqrt(variance)
+    return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, jnp.where(center == 0, 1, jnp.abs(center)))
+
+
+def _tidings(
+    exact: Bool[Array, " C"],
+    met: Bool[Array, " C"],
+    sizes: Float[Array, " C"],
+    defects: Float[Array, "C D"],
+    arrivals: Float[Array, "C D"],
+) -> Tidings:
+    num_exact, num_met = (jnp.where(flags.all(), len(flags), jnp.argmin(flags)) for flags in (exact, met))
+    lost = ~jnp.isfinite(entry(arrivals, jnp.minimum(num_exact, len(exact) - 1))).all()
+    return Tidings(num_exact, lost, (~met).sum(), num_met, sizes.max(), jnp.square(defects).sum())
+
+
+def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
+    k = it.progress.num_iters
+    row = jnp.minimum(k, NUM_FRONTS - 1)
+    return write(it.block_defects, jnp.where(k < NUM_FRONTS, sizes, entry(it.block_defects, row)), row)
+
+
+def _correct(
+    it: _Iterate, defects: Array, met: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
+) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
+    """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
+
+    With A = 0, some of those that have met stay. Also returned: sweeps whose Jacobians had to be bounded so far.
+    """
+    lane = sweep.first_lane + jnp.arange(len(arrivals))
+    if method.is_fixed_point:
+        # Beyond the first block that has not met, those that have stay: rounding passed on from block to block would
+        # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on. Blocks
+        # of one step pass on whatever they are given, as in Jacobi's iteration.
+        stays = met & (lane > it.progress.met_fronts[it.progress.num_iters - 1]) & (method.block_size > 1)
+        starts, num_bounded = jnp.where(stays[:, None], it.starts, arrivals), it.num_bounded
+    else:
+        deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
+        starts = arrivals + (deltas - defects)
+        if method.max_step is not None:
+            size = tolerance.size(deltas)[:, None]
+            limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
+            starts = jnp.where(size > method.max_step, limited, starts)
+        # The exact front is not a guess: the block it reaches starts where it ends.
+        starts = jnp.where((lane <= it.progress.front)[:, None], arrivals, starts)
+    # A guess must be finite to lead anywhere: else take the arrival, else stay.
+    starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
+    return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts), num_bounded
+
+
+def _corrections(
+    it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
+) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
+    """Corrections delta_c of this device's block starts, and how often Jacobians had to be bounded for them so far."""
+    matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
+    # Every device solves for all blocks: that costs less than a second exchange would.
+    gathered = sweep.team.gather((matrices, defects))
+    matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered)
+    # A block that ends nowhere must not lead all later ones there.
+    known = jnp.where(jnp.isfinite(known).all(-1, keepdims=True), known, 0)
+
+    def found(matrices: Array) -> Float[Array, "C D"]:
+        return method.correction(matrices, known, tolerance.scale)
+
+    deltas, num_bounded = found(without_infinities(matrices)), it.num_bounded
+    if method.clip is not None:
+        # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
+        is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
+        stays = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
+        num_bounded += ~(stays | is_idle).all()
+        bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
+        bound = method.clip
+        deltas = jax.lax.cond(bounds, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
+    return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects)), num_bounded
+
+
+def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
+    """The certificate; of a path that stalled, the exact prefix is of use, and `final` is the carry after it."""
+    grid, team = sweep.grid, sweep.team
+    stalled, converged = it.stopped == int(Status.STALLED), it.stopped == int(Status.CONVERGED)
+    met_front = it.progress.met_fronts[it.progress.num_iters - 1]
+    # The first block starts where the chain does: it is exact.
+    done = jnp.where(stalled, jnp.maximum(it.progress.front, 1), grid.num_blocks)
+    done = jnp.where(converged, jnp.minimum(met_front, done), done)
+    last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
+    finals = team.gather(entry(it.lanes.carries, last))
+    work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
+    # What was not asked for (`enough`) may still be anything.
+    asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
+    finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
+    jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
+    work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
+    exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
+    return Solution(
+        states=it.lanes.path,
+        outputs=it.lanes.outputs,
+        final=entry(finals, (done - 1) // grid.lanes_per_device),
+        block_ends=it.lanes.path[-1],
+        status=jnp.where(finites.all() | stalled, it.stopped, int(Status.NON_FINITE)),
+        defect=jumps.max(),
+        num_iters=it.progress.num_iters,
+        evals_per_step=work / grid.num_steps,
+        defect_history=it.progress.defects,
+        merit_history=it.progress.merits,
+        prefix_history=jnp.minimum(it.progress.met_fronts * grid.block_size, grid.num_steps),
+        exact_prefix=jnp.minimum(exact_prefix, grid.num_steps),
+        block_defects=it.block_defects,
+    )
+
+
+def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> Float[Array, ""]:
+    """The largest jump between or inside this device's blocks, of those that were asked for."""
+    swept = sweep.first_lane + jnp.arange(len(it.starts)) < done
+    sizes = jnp.maximum(it.defect_sizes, largest_coordinate(it.splice.difference, it.scale))
+    return jnp.where(swept, sizes, 0).max()

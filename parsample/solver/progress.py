@@ -1,0 +1,147 @@
+"""Where Newton's method stands after a sweep, and whether going on will pay."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from parsample.internal.trees import write
+from parsample.solver.grid import Grid
+from parsample.solver.method import DEER
+from parsample.solver.status import Status
+
+
+class Tidings(NamedTuple):
+    """What one device has to say of its blocks after a sweep; gathered, of all devices.
+
+    Attributes
+    ----------
+    num_exact
+        Blocks, from its first on without a gap, that start exactly where the one before ended.
+    lost
+        Whether the first one that does not is reached by a state that is not finite.
+    num_unmet
+        Blocks whose start, or splice, is not within tolerance.
+    num_met
+        Blocks, from its first on without a gap, whose start is within tolerance.
+    defect
+        The largest defect.
+    squares
+        Sum of all squared defects, in units of the state.
+    """
+
+    num_exact: Int[Array, "*N"]
+    lost: Bool[Array, "*N"]
+    num_unmet: Int[Array, "*N"]
+    num_met: Int[Array, "*N"]
+    defect: Float[Array, "*N"]
+    squares: Float[Array, "*N"]
+
+
+class Progress(NamedTuple):
+    """What all devices together know after `num_iters` sweeps; histories have one entry per sweep.
+
+    Attributes
+    ----------
+    num_iters
+        Sweeps run.
+    front
+        Leading exact blocks: the chain's own, whatever the scale.
+    hopeless
+        Whether an exact block ends in NaN, which no further sweep will mend.
+    defects
+        Largest defect; NaN beyond `num_iters`.
+    merits
+        Half the sum of all squared defects; NaN beyond `num_iters`.
+    fronts, met_fronts, unmet
+        Fronts, leading blocks within tolerance, and numbers of blocks that have not met.
+    """
+
+    num_iters: Int[Array, ""]
+    front: Int[Array, ""]
+    hopeless: Bool[Array, ""]
+    defects: Float[Array, " H"]
+    merits: Float[Array, " H"]
+    fronts: Int[Array, " H"]
+    met_fronts: Int[Array, " H"]
+    unmet: Int[Array, " H"]
+
+
+def no_progress(max_sweeps: int, dtype: Any) -> Progress:
+    """Before the first of at most `max_sweeps` sweeps."""
+    zero, zeros = jnp.asarray(0), jnp.zeros((max_sweeps,), int)
+    unknown = jnp.full((max_sweeps,), jnp.nan, dtype)
+    return Progress(zero, zero, jnp.asarray(False), unknown, unknown, zeros, zeros, zeros)
+
+
+def advance(progress: Progress, heard: Tidings, grid: Grid) -> Progress:
+    """Progress after one more sweep, of which every device's tidings were `heard`."""
+    front, reached = _leading(heard.num_exact, grid)
+    met_front, _ = _leading(heard.num_met, grid)
+    # Slices, not `.at[]`: a scatter would keep XLA from compiling the whole loop into one function on CPUs.
+    histories = (progress.defects, progress.merits, progress.fronts, progress.met_fronts, progress.unmet)
+    news = (heard.defect.max(), heard.squares.sum() / 2, front, met_front, heard.num_unmet.sum())
+    histories = write(histories, news, progress.num_iters)
+    hopeless = jnp.any(reached & (heard.num_exact < grid.lanes_per_device) & heard.lost)
+    return Progress(progress.num_iters + 1, front, hopeless, *histories)
+
+
+def _leading(counts: Int[Array, " N"], grid: Grid) -> tuple[Int[Array, ""], Bool[Array, " N"]]:
+    """Leading blocks of all devices, from those of each, and which devices they reach."""
+    through = jnp.cumprod(counts == grid.lanes_per_device)
+    reached = jnp.concatenate([jnp.ones_like(through[:1]), through[:-1]]) == 1
+    return jnp.minimum(jnp.sum(jnp.where(reached, counts, 0)), grid.num_blocks), reached
+
+
+def stall_limit(method: DEER, grid: Grid, num_tangents: int) -> int:
+    """Sweeps beyond which a sequential run is cheaper."""
+    # A sweep does at least (1 + tangents) times the work of a sequential run, side by side. With nothing known of the
+    # device, a fourfold gain from that is the least worth having.
+    return method.stall_after or max(16, grid.num_blocks // (4 * (1 + num_tangents)))
+
+
+def max_sweeps(method: DEER, grid: Grid, num_tangents: int) -> int:
+    """C sweeps always suffice; `max_iters` and `stall_after` may ask for fewer."""
+    return min(grid.num_blocks, method.max_iters or grid.num_blocks, stall_limit(method, grid, num_tangents))
+
+
+def verdict(
+    progress: Progress,
+    method: DEER,
+    grid: Grid,
+    num_tangents: int,
+    atol: Array,
+    enough: Int[Array, ""] | int | None = None,
+) -> Int[Array, ""]:
+    """A Status if this was the last sweep, else -1; `enough` leading steps will do, if given."""
+    limit = stall_limit(method, grid, num_tangents)
+    # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
+    patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
+    num_iters = progress.num_iters
+    needed = grid.num_blocks if enough is None else -(-enough // grid.block_size)
+    stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, needed, atol) > limit)
+    stalled |= (num_iters >= limit) | progress.hopeless
+    ended = jnp.where(stalled, int(Status.STALLED), -1)
+    if method.max_iters is not None:
+        ended = jnp.where(num_iters >= method.max_iters, int(Status.MAX_ITERS), ended)
+    met = progress.unmet[num_iters - 1] == 0
+    if enough is not None:
+        met |= progress.met_fronts[num_iters - 1] * grid.block_size >= enough
+    return jnp.where(met, int(Status.CONVERGED), ended)
+
+
+def _sweeps_left(progress: Progress, num_blocks: Int[Array, ""] | int, atol: Array) -> Float[Array, ""]:
+    """How many more sweeps the path needs, on the most hopeful of three trends since half the sweeps ago.
+
+    The front moves on linearly; the number of blocks that have not met, or the largest defect, falls geometrically.
+    """
+    now, then = progress.num_iters - 1, jnp.maximum(progress.num_iters // 2 - 1, 0)
+    lag = jnp.maximum(now - then, 1).astype(atol.dtype)
+
+    def until_one(values: Array) -> Array:
+        new, old = values[now].astype(lag.dtype), values[then].astype(lag.dtype)
+        return jnp.where(new < old, lag * jnp.log(jnp.maximum(new, 1)) / jnp.log(old / new), jnp.inf)
+
+    advanced = jnp.maximum(progress.fronts[now] - progress.fronts[then], 1)
+    by_front = (num_blocks - progress.front) * lag / advanced
+    return jnp.minimum(by_front, jnp.fmin(until_one(progress.unmet), until_one(progress.defects / atol)))

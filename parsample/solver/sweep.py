@@ -1,0 +1,252 @@
+"""The block sweep: every block run from its start at once, one step of all blocks after another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from parsample.chain.transition import Inputs, Transition
+from parsample.internal.arithmetic import ceil_div
+from parsample.internal.devices import Team
+from parsample.internal.trees import entry, write, zeros
+from parsample.solver.grid import Grid
+from parsample.solver.linearization import Linearization, Tangents, Zero, push_forward
+from parsample.solver.tolerance import Tolerance
+
+# Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
+# for another for a minute.
+NUM_STRETCHES = 8
+
+# Lanes with tangents are evaluated on a CPU so many at a time, tangents counted: a step of thousands, each of them with
+# as many intermediate values as there are data, would go through main memory at every operation.
+EVALUATIONS_AT_ONCE = 512
+
+
+class Lanes(NamedTuple):
+    """What a sweep leaves behind, C blocks of b steps side by side.
+
+    Attributes
+    ----------
+    path
+        Reduced state after each step, shape (b, C, D).
+    outputs
+        Outputs of each step, leading axes (b, C).
+    carries
+        Carry at the end of each block, leading axis C.
+    images
+        Tangents of the block ends in the reduced state, shape (C, P, D).
+    """
+
+    path: Float[Array, "b C D"]
+    outputs: PyTree
+    carries: PyTree
+    images: Float[Array, "C P D"]
+
+
+class Splice(NamedTuple):
+    """Where each block's new path, left early, goes over into that of the sweep before.
+
+    Attributes
+    ----------
+    step
+        Leading steps of each block that are new, shape (C,).
+    difference
+        New minus old state of each block after that step, shape (C, D); 0 if there is no jump.
+    state
+        New state of each block after that step, shape (C, D).
+    """
+
+    step: Int[Array, " C"]
+    difference: Float[Array, "C D"]
+    state: Float[Array, "C D"]
+
+    @classmethod
+    def nowhere(cls, starts: Float[Array, "C D"]) -> "Splice":
+        """That of blocks which have not been left early."""
+        return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
+
+    @property
+    def jump(self) -> Int[Array, " C"]:
+        """Steps before the jump; 0 if there is none."""
+        return jnp.where(jnp.any(self.difference != 0, axis=-1), self.step, 0)
+
+    def moved(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Splice":
+        """That of blocks left after `step`: the same as before, where the path up to there is."""
+        stays = jnp.all(difference == 0, axis=-1) & (step <= self.jump)
+        return _where(stays, self, Splice(jnp.full_like(self.step, step), difference, state))
+
+
+def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
+    """Entries of `chosen` along the leading axis where flags are set, of `other` elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)
+
+
+def _side_by_side(function: Callable, tile: int | None, *arguments: PyTree) -> Any:
+    """`function` of all lanes at once; on a CPU of at most `tile` at a time (None: all), in turn."""
+    if tile is None or jax.tree.leaves(arguments)[0].shape[0] <= tile:
+        return jax.vmap(function)(*arguments)
+
+    def in_tiles(*arguments: PyTree) -> Any:
+        return jax.lax.map(lambda lane: function(*lane), arguments, batch_size=tile)
+
+    return jax.lax.platform_dependent(*arguments, cpu=in_tiles, default=jax.vmap(function))
+
+
+class _Run(NamedTuple):
+    """Lanes on their way through their blocks."""
+
+    step: Int[Array, ""]
+    left: Bool[Array, ""]  # whether they were left early
+    met: Bool[Array, " C"]  # which may be left
+    difference: Float[Array, "C D"]  # new minus old states
+    states: Float[Array, "C D"]
+    moving: tuple[PyTree, list]  # carries and tangents
+    path: Float[Array, "b C D"]
+    outputs: PyTree
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One chain's block sweep on one device, ready to be run from any block starts.
+
+    Attributes
+    ----------
+    transition, linearization
+        The chain, and what to learn of its block maps.
+    inputs
+        What drives the lanes of this device: a sequence with leading axes (b, C).
+    grid, team
+        How the chain is cut, and who else evaluates it.
+    seeds
+        Tangents to push through every block, shape (P, D).
+    """
+
+    transition: Transition
+    linearization: Linearization
+    inputs: Inputs
+    grid: Grid
+    team: Team
+    seeds: Tangents
+
+    @property
+    def first_lane(self) -> Int[Array, ""] | int:
+        """Number of the first block of this device."""
+        return self.team.rank * self.grid.lanes_per_device
+
+    @property
+    def _tile(self) -> int | None:
+        num_tangents = self.seeds.shape[0]
+        return max(1, EVALUATIONS_AT_ONCE // (1 + num_tangents)) if num_tangents else None
+
+    def __call__(
+        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, splice: Splice
+    ) -> tuple[Lanes, Splice, Float[Array, ""]]:
+        """Run all blocks from `starts`, over lanes and splice of the sweep before (at first, `blank` and `nowhere`).
+
+        With `Zero`, blocks are left together once their new paths are within tolerance of the old ones. The third
+        result is the number of evaluations per lane.
+        """
+        begin = _Run(
+            step=jnp.asarray(0),
+            left=jnp.asarray(False),
+            met=jnp.zeros(starts.shape[:1], bool),
+            difference=jnp.full_like(starts, jnp.nan),
+            states=starts,
+            moving=self._enter(starts),
+            path=lanes.path,
+            outputs=lanes.outputs,
+        )
+        run = self._run(begin, lanes.path, splice, tolerance)
+        *ends, new_splice = self._ended(run, lanes.carries, lanes.images, splice)
+        return Lanes(run.path, run.outputs, *ends), new_splice, run.step.astype(starts.dtype)
+
+    def _run(self, begin: _Run, old_path: Float[Array, "b C D"], splice: Splice, tolerance: Tolerance) -> _Run:
+        """All lanes, until they may be left or are at the ends of their blocks."""
+        may_leave = isinstance(self.linearization, Zero)
+        # Before a jump, blocks may be left only where it may stay as it is.
+        jump, may_stay = splice.jump, tolerance.vouches(splice.difference, splice.state)
+
+        def unfinished(run: _Run) -> Array:
+            return (run.step < self.grid.block_size) & ~run.left
+
+        def advance(run: _Run) -> _Run:
+            carries, images, outputs = self._step(run.moving, run.step)
+            states = jax.vmap(self.transition.reduce)(carries)
+            # The old path is read from its own buffer: reading the one being written would copy it at every step.
+            difference = states - entry(old_path, run.step)
+            met = tolerance.vouches(difference, states)
+            met &= (may_stay & jnp.all(difference == 0, axis=-1)) | (run.step + 1 > jump)
+            left = met.all() & may_leave
+            path, outputs = write((run.path, run.outputs), (states, outputs), run.step)
+            return _Run(run.step + 1, left, met, difference, states, (carries, images), path, outputs)
+
+        return self._together(unfinished, advance, begin)
+
+    def _ended(
+        self, run: _Run, old_carries: PyTree, old_images: Float[Array, "C P D"], splice: Splice
+    ) -> tuple[PyTree, Float[Array, "C P D"], Splice]:
+        """Carries and images at the ends of blocks, which those left early keep; and where these were left."""
+        to_the_end = run.step == self.grid.block_size
+        carries, images = jax.tree.map(
+            lambda new, old: jnp.where(to_the_end, new, old),
+            (run.moving[0], self._reduced_images(*run.moving)),
+            (old_carries, old_images),
+        )
+        return carries, images, splice.moved(run.step, jnp.where(to_the_end, 0, run.difference), run.states)
+
+    def _together(self, unfinished: Callable, advance: Callable, begin: _Run) -> _Run:
+        """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
+        if self.team.mesh is None:
+            return jax.lax.while_loop(unfinished, advance, begin)
+        stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
+
+        def one_stretch(loop: tuple) -> tuple:
+            end = loop[1].step + stretch
+            reached = jax.lax.while_loop(lambda run: unfinished(run) & (run.step < end), advance, loop[1])
+            return self.team.gather(unfinished(reached)).any(), reached
+
+        return jax.lax.while_loop(lambda loop: loop[0], one_stretch, (jnp.asarray(True), begin))[1]
+
+    def _enter(self, starts: Float[Array, "C D"]) -> tuple[PyTree, list]:
+        def one(start: Array) -> tuple[PyTree, list]:
+            carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.seeds])
+            return carry, tangents
+
+        return _side_by_side(one, self._tile, starts)
+
+    def _step(self, moving: tuple[PyTree, list], step: Array) -> tuple[PyTree, list, PyTree]:
+        running = self.grid.running(self.first_lane, step)
+
+        def one(carry: PyTree, tangents: list, driven: PyTree) -> tuple[PyTree, list, PyTree]:
+            return push_forward(lambda c: self.transition.step(c, driven), carry, tangents)
+
+        carries, tangents, outputs = _side_by_side(one, self._tile, *moving, self.inputs.at(step))
+        if self.grid.is_ragged:
+            # Idle lanes stand still.
+            carries, tangents = _where(running, (carries, tangents), moving)
+        return carries, tangents, outputs
+
+    def _reduced_images(self, carries: PyTree, tangents: list) -> Float[Array, "C P D"]:
+        def one(carry: PyTree, lane_tangents: list) -> Array:
+            return push_forward(lambda c: (self.transition.reduce(c), None), carry, lane_tangents)[1][0]
+
+        return jax.vmap(one)(carries, tangents)
+
+    def blank(self, starts: Float[Array, "C D"]) -> Lanes:
+        """Lanes that no path has met yet: NaN, so that nothing compares as equal."""
+
+        def shapes(x: Array) -> tuple[PyTree, PyTree, Array]:
+            carries, tangents, output = self._step(self._enter(x), jnp.asarray(0))
+            return output, carries, self._reduced_images(carries, tangents)
+
+        output, carries, images = jax.eval_shape(shapes, starts)
+        b = self.grid.block_size
+        return Lanes(
+            path=jnp.full((b, *starts.shape), jnp.nan, starts.dtype),
+            outputs=jax.tree.map(lambda leaf: zeros((b, *leaf.shape), leaf.dtype), output),
+            carries=jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), carries),
+            images=zeros(images.shape, images.dtype),
+        )

@@ -1,0 +1,1 @@
+"""Step size and metric from an ensemble of lanes."""

@@ -1,0 +1,326 @@
+"""Warm-up by an ensemble: all lanes, with keys of their own, find coordinates and step size in a few short rounds.
+
+Each round tunes the step size on the mean acceptance of all lanes and ends with new coordinates from its draws. Lanes
+that are stuck or far below the others are replaced. First scales come from the spread of gradients, which tells the
+curvature wherever the lanes are. A last round with fixed parameters shows whether all has settled.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from parsample.kernels.base import MOVE_STEPS, Kernel, LaneState, Statistics
+from parsample.kernels.kernel_lanes import KernelLanes
+from parsample.kernels.tuning import StepSize
+from parsample.kernels.whitening import Coordinates, KernelParameters, from_draws, from_gradients, identity, on_device
+from parsample.lanes.meeting import Stretch
+from parsample.lanes.program import PERIOD, Advanced, LaneProgram, Rows
+from parsample.warmup.adaptation import Adaptation, Reference, between_lanes
+
+# Steps of the rounds, and the longest trajectories in them: early coordinates are poor, and long trajectories wasted.
+ROUNDS = (8, 8, 16, 16, 32, 32)
+MAX_LENGTHS = (8, 8, 16, 16, 32, 64)
+ROUNDS_WITHOUT_GRADIENTS = (16, 16, 32, 32, 64, 64)
+
+# Steps of the round with fixed parameters.
+REFERENCE_STEPS = 64
+
+# Steps between updates of the step size, half as many in the shortest rounds.
+TUNING_STEPS = 4
+MIN_ROUND = 8
+
+
+# Least number of warm-up steps: the rounds as they stand.
+MIN_WARMUP = 100
+
+# A multishift move is accepted with about this probability; larger moves merge lanes from further away.
+MOVE_ACCEPTANCE = 0.5
+MIN_MOVE_SCALE, MAX_MOVE_SCALE = 1e-3, 1.0
+
+# Random-walk Metropolis in one dimension moves best by this many standard deviations (Gelman, Roberts and Gilks 1996).
+METROPOLIS_SCALE = 2.4
+
+# Shares of a standard deviation by which starts differ from the initial position, tried in this order.
+START_SCALES = (1.0, 0.1, 0.01, 0.0)
+
+# The warm-up has settled when lanes agree this well in a round with fixed parameters, acceptance is at most this far
+# below its target, and no more than this share of transitions diverges; else the step size is reduced.
+MAX_R_HAT, MAX_ACCEPTANCE_ERROR = 1.2, 0.1
+MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is being tuned.
+
+    Attributes
+    ----------
+    coordinates
+        Of the lanes.
+    step_size
+        A scalar; of metropolis, shape (D,).
+    move_scale
+        Standard deviation of the multishift moves; 0: none.
+    """
+
+    coordinates: Coordinates
+    step_size: Float[Any, "..."]
+    move_scale: float
+
+    def parameters(self, kernel: Kernel, dtype: np.dtype, max_length: int | None = None) -> KernelParameters:
+        """As the program takes them."""
+        lengths = kernel.num_integration_steps(float(np.mean(self.step_size)))
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        scales = np.zeros(PERIOD)
+        scales[list(MOVE_STEPS)] = self.move_scale
+        return on_device(self.coordinates, self.step_size, lengths, scales, dtype)
+
+
+class Ensemble:
+    """Lanes on their way from dispersed starts to the posterior.
+
+    Parameters
+    ----------
+    program
+        The lanes.
+    initial_position
+        Flat position around which they start, shape (D,).
+    target_acceptance_rate
+        What the step size is tuned to.
+    exact_meeting
+        Whether the kernel contains multishift moves.
+    rng
+        Source of starts, keys and replacements.
+    """
+
+    def __init__(
+        self,
+        program: LaneProgram[KernelLanes],
+        initial_position: Float[np.ndarray, " D"],
+        target_acceptance_rate: float,
+        exact_meeting: bool,
+        rng: np.random.Generator,
+    ) -> None:
+        self.program, self.target, self.rng = program, target_acceptance_rate, rng
+        self.kernel = program.dynamics.kernel
+        self.dtype = np.dtype(program.dynamics.layout.dtype)
+        self.dimension = initial_position.shape[0]
+        self.initial_position = initial_position.astype(float)
+        self.keys = rng.integers(0, 2**32, (program.num_lanes, 2), np.uint32)
+        self.num_steps, self.num_replaced = 0, 0
+        self.seconds_per_row = math.nan  # of a row of next to no steps
+        step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
+        self.settings = Settings(identity(self.initial_position), np.asarray(step_size), 0.0)
+        self._makes_moves = exact_meeting and self.kernel.uses_gradient
+        self.positions = np.repeat(self.initial_position[None], program.num_lanes, axis=0)
+        self.state = self._state(np.zeros_like(self.positions))
+
+    def disperse(self) -> tuple[float, Float[np.ndarray, " D"] | None]:
+        """Spread the lanes around the initial position, where the log density is finite; then find first scales.
+
+        Lane 0 stays where it is; log density and gradient there are returned, for the caller to look at.
+        """
+        noise = self.rng.uniform(-1, 1, self.positions.shape)
+        noise[0] = 0
+        bad = np.ones(self.program.num_lanes, bool)
+        for scale in START_SCALES:
+            self.positions = np.where(bad[:, None], self.initial_position + scale * noise, self.positions)
+            self.state = self._state(self.positions - self.initial_position)
+            # A row with a tiny step evaluates the log density where the lanes are.
+            run = self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+            bad = ~np.isfinite(run.state.logdensity)
+            if not bad.any() or bad[0]:
+                break
+        logdensity, gradient = float(run.state.logdensity[0]), run.state.logdensity_grad
+        started = time.perf_counter()  # the first row was compiled as well
+        self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+        self.seconds_per_row = time.perf_counter() - started
+        if gradient is None:
+            self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
+            return logdensity, None
+        good = np.isfinite(gradient).all(1) & ~bad
+        if good.sum() > 1:
+            gradients = gradient[good].astype(float)
+            self._start(from_gradients(self.positions[good], gradients, self.positions[good].mean(0)))
+        return logdensity, gradient[0]
+
+    def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
+        if step_size is None:
+            step_size = min(0.8 * self.dimension**-0.25, 1.0)
+        move_scale = 0.5 / math.sqrt(self.dimension) if self._makes_moves else 0.0
+        self.settings = Settings(coordinates, np.asarray(step_size, float), move_scale)
+
+    def rounds(self, num_warmup: int) -> Iterator[str]:
+        """Adapt, round by round, until all has settled or `num_warmup` steps are used up; yields what to show."""
+        sizes = ROUNDS if self.kernel.uses_gradient else ROUNDS_WITHOUT_GRADIENTS
+        caps = MAX_LENGTHS if self.kernel.uses_gradient else (None,) * len(sizes)
+        pending = list(zip(sizes, caps, strict=True))
+        while pending:
+            size, cap = pending.pop(0)
+            if self.num_steps + size + PERIOD > num_warmup:
+                break
+            climbs = self._round(size, cap)
+            if climbs and len(pending) >= len(sizes) - 2:
+                pending.insert(0, (size, cap))  # lanes have not arrived yet
+            yield self._description(f"round of {size}")
+
+    def _description(self, what: str) -> str:
+        return f"{what} steps: step size {float(np.mean(self.settings.step_size)):.3g}"
+
+    def _round(self, size: int, cap: int | None) -> bool:
+        """One round; whether log densities still rise steeply."""
+        kernel, coordinates = self.kernel, self.settings.coordinates
+        tuning = StepSize(self.target, self.settings.step_size, kernel.uses_gradient)
+        self.state = self._state(coordinates.whiten(self.positions))
+        paths, statistics, gradients = [], [], []
+        num_steps = TUNING_STEPS if size > MIN_ROUND else TUNING_STEPS // 2
+        for begin in range(0, size, num_steps):
+            settings = replace(self.settings, step_size=tuning.current)
+            row = begin % PERIOD
+            before = self.state.position
+            run = self._rows(settings.parameters(kernel, self.dtype, cap), row, row + num_steps, is_restored=begin == 0)
+            path, found = self.program.recorded(row, row + num_steps)
+            tuning.update(self._acceptance(before, path, found))
+            paths.append(coordinates.position(path.astype(float)))
+            statistics.append(found)
+            if run.state.logdensity_grad is not None:
+                gradients.append((paths[-1][-1], coordinates.gradient(run.state.logdensity_grad.astype(float))))
+        draws = np.concatenate(paths)
+        found = Statistics(*(np.concatenate(values) for values in zip(*statistics, strict=True)))
+        self.positions = draws[-1]
+        self.settings = replace(self.settings, step_size=tuning.current, move_scale=self._tuned_move(found))
+        good, climbs = self._replace_lost(found, size)
+        self._update_coordinates(draws[size // 2 :, good], gradients, good, climbs or size <= MIN_ROUND)
+        return climbs
+
+    def _acceptance(
+        self, before: np.ndarray, path: Float[np.ndarray, "n L D"], found: Statistics
+    ) -> Float[np.ndarray, " rates"]:
+        if self.kernel.uses_gradient:
+            return np.nan_to_num(found.acceptance_rate.astype(float)).mean(0)
+        # Coordinates that moved were accepted.
+        return (np.diff(np.concatenate([before[None], path]), axis=0) != 0).mean((0, 1))
+
+    def _tuned_move(self, found: Statistics) -> float:
+        moves = found.move_acceptance[len(found.move_acceptance) // 2 :]
+        moves = moves[np.isfinite(moves)]
+        if not self._makes_moves or not moves.size:
+            return self.settings.move_scale
+        factor = math.exp(2 * (moves.mean() - MOVE_ACCEPTANCE))
+        return float(np.clip(self.settings.move_scale * factor, MIN_MOVE_SCALE, MAX_MOVE_SCALE))
+
+    def _replace_lost(self, found: Statistics, size: int) -> tuple[Int[np.ndarray, " G"], bool]:
+        """Restart lost lanes at others; the lanes that are not lost, and whether log densities rise steeply."""
+        logdensity = found.lp.astype(float)
+        level = np.median(logdensity[size // 2 :], 0)
+        good = np.flatnonzero(~self._lost(level, np.nan_to_num(found.acceptance_rate).mean(0)))
+        if len(good) < self.program.num_lanes // 4:
+            good = np.argsort(-np.nan_to_num(level, nan=-np.inf))[: max(1, self.program.num_lanes // 4)]
+        lost = np.setdiff1d(np.arange(self.program.num_lanes), good)
+        self.positions[lost] = self.positions[self.rng.choice(good, lost.size)]
+        self.num_replaced += lost.size
+        with np.errstate(invalid="ignore"):
+            rise = np.median(logdensity[-1, good]) - np.median(logdensity[size // 2, good])
+        return good, bool(rise > 2 + 0.2 * self.dimension)
+
+    def _lost(self, level: Float[np.ndarray, " L"], acceptance: Float[np.ndarray, " L"]) -> Bool[np.ndarray, " L"]:
+        finite = np.isfinite(level)
+        if not finite.any():
+            return np.ones_like(finite)
+        middle, spread = np.median(level[finite]), np.subtract(*np.percentile(level[finite], [75, 25]))
+        depth = 10 * math.sqrt(max(self.dimension, 1)) + 5 * spread
+        return ~finite | (acceptance < 0.02) | (np.where(finite, level, -np.inf) < middle - depth)
+
+    def _update_coordinates(
+        self, draws: Float[np.ndarray, "n G D"], gradients: list, good: Int[np.ndarray, " G"], early: bool
+    ) -> None:
+        num_draws, num_good, dimension = draws.shape
+        flat = draws.reshape(-1, dimension)
+        if early and gradients:
+            positions, slopes = (np.concatenate([pair[k][good] for pair in gradients]) for k in (0, 1))
+            finite = np.isfinite(slopes).all(1)
+            if finite.sum() > 1:
+                coordinates = from_gradients(positions[finite], slopes[finite], flat.mean(0))
+                self.settings = replace(self.settings, coordinates=coordinates)
+                return
+        coordinates = from_draws(flat, num_good * max(1, num_draws // 4), self.settings.coordinates)
+        step_size = self.settings.step_size
+        if not self.kernel.uses_gradient:
+            step_size = np.full(dimension, METROPOLIS_SCALE)
+        self.settings = replace(self.settings, coordinates=coordinates, step_size=step_size)
+
+    def settled(self, num_warmup: int) -> Iterator[Reference]:
+        """Rounds with fixed parameters, and longer rounds between them, until all has settled; the last one counts."""
+        size = 2 * REFERENCE_STEPS
+        while True:
+            reference = self._reference()
+            yield reference
+            if not reference.problem or self.num_steps + REFERENCE_STEPS > num_warmup:
+                return
+            if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
+                # Stuck chains are worth more than the leapfrog steps that are saved.
+                self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
+                self.positions = reference.coordinates.position(reference.stretch.records[0][-1].astype(float))
+            elif self.num_steps + size + REFERENCE_STEPS <= num_warmup:
+                self._round(size, None)
+                size *= 2
+            else:
+                return
+
+    def _reference(self) -> Reference:
+        parameters = self.settings.parameters(self.kernel, self.dtype)
+        starts = self._state(self.settings.coordinates.whiten(self.positions))
+        self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
+        inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
+        run = self._rows(parameters, 0, REFERENCE_STEPS, is_restored=True)
+        path, found = self.program.recorded(0, REFERENCE_STEPS)
+        acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), between_lanes(path)
+        num_diverging = int(found.diverging.sum())
+        problems = []
+        if not r_hat <= MAX_R_HAT:
+            problems.append(f"lanes disagree, R-hat {r_hat:.2f}")
+        if num_diverging > MAX_DIVERGING * found.diverging.size:
+            problems.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
+        if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
+            problems.append(f"acceptance {acceptance_rate:.2f} in place of {self.target:.2f}")
+        return Reference(
+            stretch=Stretch(parameters, inputs, starts, run.state, (path, found)),
+            coordinates=self.settings.coordinates,
+            acceptance_rate=acceptance_rate,
+            r_hat=r_hat,
+            num_diverging=num_diverging,
+            problem="; ".join(problems),
+        )
+
+    def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
+        """What has been found, by the last reference."""
+        return Adaptation(
+            parameters=reference.stretch.parameters,
+            states=reference.stretch.records[0][-1, :num_chains],
+            acceptance_rate=reference.acceptance_rate,
+            num_steps=self.num_steps,
+            num_lanes=self.program.num_lanes,
+            num_replaced=self.num_replaced,
+            num_diverging=reference.num_diverging,
+            r_hat=reference.r_hat,
+            unsettled=reference.problem,
+        )
+
+    def _state(self, whitened: Float[np.ndarray, "L D"]) -> LaneState:
+        position = whitened.astype(self.dtype)
+        gradient = np.zeros_like(position) if self.kernel.uses_gradient else None
+        return LaneState(position, np.zeros(len(position), self.dtype), gradient)
+
+    def _rows(self, parameters: KernelParameters, begin: int, end: int, is_restored: bool) -> Advanced:
+        first_steps = np.full(self.program.num_lanes, self.num_steps - begin, np.int32)
+        rows = Rows(begin, end, is_restored, False, 0.0)
+        run = self.program.advance(parameters, (self.keys, first_steps), self.state, rows)
+        self.num_steps += end - begin
+        self.state = run.state
+        return run

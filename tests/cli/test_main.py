@@ -1,0 +1,459 @@
+"""The command line: exit codes, files, one line on stderr where something is wrong."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import arviz
+import numpy as np
+import pytest
+import xarray
+
+from parsample import Plan, Report, Status, __version__
+from parsample.cli.main import main
+from parsample.draws.summary import MAX_SUMMARY_VALUES, summary_table
+from parsample.kernels.whitening import KernelParameters
+from parsample.lanes.meeting import MeetingTimes
+from parsample.lanes.segments import Segment
+from parsample.planning.plan import Measured
+from parsample.samplers.compare import KernelComparison, KernelForecast
+from parsample.samplers.result import SampleResult
+from parsample.warmup.adaptation import Adaptation
+
+MODEL = """
+from chains import gaussian as logdensity, gaussian_start
+initial_position = gaussian_start()
+dims, coords = {"x": ["axis"]}, {"axis": ["left", "right"]}
+"""
+SIZES = ["--num-warmup", "300", "--num-chains", "2"]
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    path = tmp_path / "a_gaussian.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
+ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
+
+
+def report(*, parallel: bool) -> Report:
+    """What a check might have found."""
+    meeting = MeetingTimes(np.full(8, 40.0 if parallel else np.inf), np.ones((50, 8)))
+    plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, 0.25, 1.1 if parallel else 1.0)
+    return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
+
+
+@pytest.mark.parametrize(("parallel", "code", "verdict"), [(True, 0, "parallel"), (False, 3, "sequential")])
+def test_check_says_in_its_exit_code_whether_it_pays(monkeypatch, capsys, model, parallel, code, verdict):
+    asked: dict[str, Any] = {}
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.update(kwargs)
+        return report(parallel=parallel)
+
+    monkeypatch.setattr("parsample.cli.main.check_sampler", check_sampler)
+    assert main(["check", model, *SIZES, "--kernel", "nuts", "--num-samples", "5000"]) == code
+    out, err = capsys.readouterr()
+    assert "a_gaussian, kernel nuts" in out
+    assert f"verdict            {verdict}" in out
+    assert ("8 of 8 pairs did not meet" in out) is not parallel
+    assert err == ""
+    assert (asked["kernel"], asked["num_samples"], asked["num_warmup"], asked["num_chains"]) == ("nuts", 5000, 300, 2)
+    assert asked["lyapunov"] is False
+    assert main(["check", model, *SIZES, "--lyapunov"]) == code
+    assert asked["lyapunov"] is True
+
+
+@pytest.mark.parametrize(
+    ("parallel", "failure", "code"), [(True, "", 0), (False, "", 3), (True, "its states are not finite", 1)]
+)
+def test_check_compares_kernels(monkeypatch, capsys, tmp_path, parallel, failure, code):
+    path = tmp_path / "with_settings.py"
+    path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
+    asked: dict[str, Any] = {}
+
+    def compare_kernels(*_: Any, **kwargs: Any) -> KernelComparison:
+        asked.update(kwargs)
+        found = None if failure else report(parallel=parallel)
+        per_draw = np.nan if failure else 0.5
+        forecast = KernelForecast("nuts", found, 40_000, 4000, per_draw, "x[0]", 7.0, 0.0, failure)
+        return KernelComparison((forecast,), 10_000, 4)
+
+    monkeypatch.setattr("parsample.cli.main.compare_kernels", compare_kernels)
+    assert main(["check", str(path), *SIZES, "--kernels", "nuts", "mala"]) == code
+    settings = {"num_samples": 10_000, "num_warmup": 300, "num_chains": 2, "target_acceptance_rate": 0.95}
+    assert asked == settings | {"kernels": ["nuts", "mala"]}
+    out, err = capsys.readouterr()
+    assert ("best: nuts" in out) is not bool(failure)
+    assert ("verdict            " in out) is not bool(failure)
+    assert ("nuts: failed: its states are not finite" in out) is bool(failure)
+    assert err == ""
+
+
+def test_kernels_of_which_nothing_was_checked_are_compared_all_the_same(monkeypatch, capsys, model):
+    forecast = KernelForecast("hmc", None, 640_000, 16_000, 0.5, "x[0]", 7.0, 0.0, "", 2.0)
+    monkeypatch.setattr(
+        "parsample.cli.main.compare_kernels", lambda *_, **__: KernelComparison((forecast,), 10_000, 64)
+    )
+    assert main(["check", model, "--num-chains", "64", "--kernels", "hmc"]) == 3
+    out, err = capsys.readouterr()
+    assert "hmc     160,000" in out
+    assert "best: hmc" in out
+    assert err == ""
+
+
+def test_check_of_a_real_model(capsys, model):
+    assert main(["check", model, *SIZES, "--num-samples", "2500"]) == 0
+    out, err = capsys.readouterr()
+    assert "verdict            parallel" in out
+    assert "64 of 64 pairs met within" in out
+    assert "64 lanes, acceptance 0." in out
+    assert err == ""
+
+
+PROGRAM = """
+import sys, jax
+from parsample.cli.main import main
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+code = main(sys.argv[1:], owns_process=True)
+print(code, *(found.count(f"/jax/compilation_cache/{name}") for name in ("cache_hits", "cache_misses")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "owns_process", "kept"),
+    [([], True, 1), (["--no-compilation-cache"], True, 0), ([], False, 0)],
+    ids=["by default", "unless told otherwise", "only by who owns the process"],
+)
+def test_compiled_programs_are_kept(monkeypatch, model, option, owns_process, kept):
+    calls: list[str] = []
+    monkeypatch.setattr("parsample.cli.main.keep_compiled_programs", lambda: calls.append("kept"))
+    monkeypatch.setattr("parsample.cli.main.sample", lambda *_, **__: fabricated(Status.CONVERGED))
+    monkeypatch.setattr("parsample.cli.main.check_sampler", lambda *_, **__: report(parallel=True))
+    for command in ("sample", "check"):
+        calls.clear()
+        assert main([command, model, "--num-chains", "2", *option], owns_process=owns_process) == 0
+        assert len(calls) == kept
+
+
+def test_a_cache_that_cannot_be_written_stops_nobody(monkeypatch, capsys, tmp_path, model):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("parsample.cli.main.sample", lambda *_, **__: fabricated(Status.CONVERGED))
+    assert main(["sample", model, "--num-chains", "2"], owns_process=True) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(tmp_path, model):
+    def programs(*options: str) -> list[int]:
+        arguments = ["sample", model, "--num-samples", "200", "--no-progress", *options]
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(Path(__file__).parents[1] / "helpers"),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True, env=environment,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        return [int(number) for number in done.stdout.splitlines()[-1].split()]
+
+    code, _, _ = programs("--no-compilation-cache")
+    assert code == 0
+    assert not (tmp_path / "cache" / "parsample").exists()
+    code, _, misses = programs()
+    assert (code, misses > 0) == (0, True)
+    code, hits, misses = programs("--seed", "3")
+    assert (code, misses) == (0, 0)
+    assert hits > 0
+
+
+def test_sample_writes_draws_summary_and_pictures(capsys, tmp_path, model):
+    out_file, pictures = tmp_path / "draws.nc", tmp_path / "pictures"
+    arguments = ["--num-samples", "1000", "--method", "sequential", "--no-progress"]
+    code = main(["sample", model, *SIZES, *arguments, "--out", str(out_file), "--plots", str(pictures)])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    for words in ("x[left]", "x[right]", "y[0, 0]", "mean", "r_hat", "2 chains x 1000 draws, kernel hmc"):
+        assert words in out
+    assert "certificate        certified: evaluated step by step" in out
+    assert f"draws: {out_file}" in out
+    assert {path.name for path in pictures.iterdir()} == {"traces.png", "ranks.png"}
+    with xarray.open_datatree(out_file, engine="h5netcdf") as tree:
+        assert tree["posterior"]["x"].shape == (2, 1000, 2)
+        assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
+        assert tree.attrs["status"] == "SEQUENTIAL"
+        assert abs(float(tree["posterior"]["x"][..., 0].std()) - 1) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(("--out", "draws.zarr"), "zarr"), (("--plots", "pictures"), "matplotlib")]
+)
+def test_a_missing_extra_is_named_before_the_run(capsys, tmp_path, monkeypatch, model, arguments, module):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["sample", model, *SIZES, *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"needs {module}, which is not installed: pip install 'parsample[" in err
+
+
+def test_starting_imports_no_library_that_takes_a_second():
+    script = "import sys, parsample.cli; print(*{'arviz', 'blackjax', 'pandas', 'scipy', 'xarray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_seed_and_zarr(capsys, tmp_path, model):
+    draws = {}
+    for seed in ("1", "1", "2"):
+        path = tmp_path / f"draws{seed}.zarr"
+        arguments = ["--num-samples", "1000", "--method", "sequential", "--no-progress", "--seed", seed]
+        assert main(["sample", model, *SIZES, *arguments, "--out", str(path)]) == 0
+        with xarray.open_datatree(path, engine="zarr") as tree:
+            new = tree["posterior"]["x"].to_numpy()
+        np.testing.assert_array_equal(draws.setdefault(seed, new), new)
+    assert not (draws["1"] == draws["2"]).any()
+    assert capsys.readouterr().err == ""
+
+
+def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
+    """A result of the model above with a status that is hard to get by."""
+    rng = np.random.default_rng(0)
+    positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
+    path = np.zeros((2, 0, 3))
+    segment = Segment(0, 100, path, None, None, status, 0.1, 4, 200, np.ones((4, 4)), 25)
+    stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
+    return SampleResult(
+        positions, stats, ADAPTATION, None, [segment], {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}, interrupted
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "interrupted", "code", "words"),
+    [
+        (Status.CONVERGED, False, 0, "certified: every step"),
+        (Status.STALLED, False, 0, "in part step by step"),
+        (Status.NON_FINITE, False, 4, "NOT certified"),
+        (Status.CONVERGED, True, 130, "(interrupted)"),
+    ],
+    ids=["converged", "stalled", "non_finite", "interrupted"],
+)
+def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
+    monkeypatch, capsys, tmp_path, model, status, interrupted, code, words
+):
+    result = fabricated(status, interrupted=interrupted)
+    monkeypatch.setattr("parsample.cli.main.sample", lambda *_, **__: result)
+    path = tmp_path / "draws.nc"
+    assert main(["sample", model, "--num-chains", "2", "--out", str(path)]) == code
+    out = capsys.readouterr().out
+    assert words in out
+    assert "divergences        7 of 200 draws" in out
+    assert path.stat().st_size > 1000  # what was finished is saved, whatever it is worth
+
+
+def test_an_interrupt_before_any_draws_says_so(monkeypatch, capsys, model):
+    def sample(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parsample.cli.main.sample", sample)
+    assert main(["sample", model]) == 130
+    assert capsys.readouterr() == ("", "parsample: interrupted before any draws were finished\n")
+
+
+def test_settings_of_the_model_reach_the_sampler(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "with_settings.py"
+    path.write_text(MODEL + 'settings = {"target_acceptance_rate": 0.95}\n')
+    asked: list[dict] = []
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.append(kwargs)
+        return report(parallel=True)
+
+    monkeypatch.setattr("parsample.cli.main.check_sampler", check_sampler)
+    for arguments in ([], ["--kernel", "mala"], ["--target-acceptance-rate", "0.7"]):
+        assert main(["check", str(path), *arguments]) == 0
+    assert [settings.get("target_acceptance_rate") for settings in asked] == [0.95, None, 0.7]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"), [([], 2000), (["--num-warmup", "500"], 500)], ids=["from the model", "from the user"]
+)
+def test_warmup_of_the_model_holds_unless_the_user_says_otherwise(monkeypatch, tmp_path, option, expected):
+    path = tmp_path / "with_warmup.py"
+    path.write_text(MODEL + 'settings = {"num_warmup": 2000}\n')
+    asked: dict[str, Any] = {}
+
+    def check_sampler(*_: Any, **kwargs: Any) -> Report:
+        asked.update(kwargs)
+        return report(parallel=True)
+
+    monkeypatch.setattr("parsample.cli.main.check_sampler", check_sampler)
+    assert main(["check", str(path), *option]) == 0
+    assert asked["num_warmup"] == expected
+
+
+@pytest.fixture
+def no_sampling(monkeypatch):
+    def sample(*_: Any, **__: Any) -> None:
+        pytest.fail("sampling was started")
+
+    monkeypatch.setattr("parsample.cli.main.sample", sample)
+    monkeypatch.setattr("parsample.samplers.prepare.Ensemble", sample)
+
+
+def assert_one_line(err: str, words: str) -> None:
+    assert err.startswith("parsample: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--out", "draws.csv", "must end in one of .nc, .zarr"),
+        ("--out", "draws", "must end in one of .nc, .zarr"),
+        ("--out", "missing/draws.nc", "there is no directory"),
+        ("--out", "missing/draws.zarr", "there is no directory"),
+        ("--out", "directory.nc", "is a directory; name a file"),
+        ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_path, model, option, value, words):
+    (tmp_path / "directory.nc").mkdir()
+    assert main(["sample", model, option, str(tmp_path / value)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert_one_line(err, words)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("num_samples", "option", "needed"),
+    [
+        (2_000_000, [], 46),  # 3 values, 2 chains, 4 bytes
+        (10_000_000, [], 458),  # and in two places
+        (10_000_000, ["--x64"], 916),
+    ],
+)
+def test_a_disk_that_is_too_small_is_refused_before_sampling(
+    monkeypatch, capsys, tmp_path, model, num_samples, option, needed
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    arguments = ["--num-chains", "2", "--num-samples", str(num_samples), "--out", str(tmp_path / "draws.zarr")]
+    assert main(["sample", model, *arguments, *option]) == 1
+    assert_one_line(
+        capsys.readouterr().err, f"take at least {needed} MiB on the disk while they are written; 1 MiB are"
+    )
+
+
+@pytest.mark.parametrize(("out", "beside"), [([], False), (["--out", "draws.nc"], True)])
+def test_many_draws_lie_beside_the_file_that_they_are_for(monkeypatch, tmp_path, model, out, beside):
+    asked: dict[str, Any] = {}
+
+    def sample(*_: Any, **kwargs: Any) -> SampleResult:
+        asked.update(kwargs)
+        return fabricated(Status.CONVERGED)
+
+    monkeypatch.setattr("parsample.cli.main.sample", sample)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", model, "--num-chains", "2", *out]) == 0
+    assert asked["scratch_dir"] == (Path() if beside else None)
+
+
+@pytest.mark.parametrize("command", ["check", "sample"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no model file"),
+        ("initial_position = 0.0", "defines no logdensity"),
+        ("def logdensity(x): return x", "defines no initial_position"),
+        ("def logdensity(x: return", "SyntaxError"),
+        ("initial_position = logdensity = 0.0", "must be a function"),
+        ("initial_position = 0\ndef logdensity(x): return x", "initial_position has dtype int"),
+    ],
+)
+def test_an_unusable_model_is_one_line_on_stderr(capsys, tmp_path, command, text, words):
+    path = tmp_path / "unusable.py"
+    if text is not None:
+        path.write_text(text)
+    assert main([command, str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert_one_line(err, words)
+
+
+def test_a_bad_number_is_one_line_on_stderr(capsys, model):
+    assert main(["sample", model, "--num-samples", "0"]) == 1
+    assert_one_line(capsys.readouterr().err, "num_samples must be a whole number of at least 1; got 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["sample", "--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["check"], 2),
+        (["sample", "model.py", "--kernel", "gibbs"], 2),
+        (["sample", "model.py", "--kernels", "hmc"], 2),
+        (["check", "model.py", "--kernels", "hmc", "gibbs"], 2),
+        (["check", "model.py", "--kernels", "hmc", "--kernel", "nuts"], 2),
+        (["sample", "model.py", "--num-samples", "many"], 2),
+    ],
+)
+def test_command_lines_that_run_nothing(capsys, arguments, code):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert ("parsample" in out, "usage: parsample" in err) == (code == 0, code == 2)
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "parsample", "--version"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"parsample {__version__}\n", "")
+
+
+def test_a_huge_summary_is_left_to_the_user(monkeypatch):
+    def summary(*_: Any, **__: Any) -> None:
+        pytest.fail("arviz.summary takes minutes on so many draws")
+
+    monkeypatch.setattr(arviz, "summary", summary)
+    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 599)
+    tree = fabricated(Status.CONVERGED).to_arviz()
+    table = summary_table(tree)
+    assert MAX_SUMMARY_VALUES > 599
+    assert "(600 values: ESS and R-hat with --full-summary)" in table
+    rows = {line.split()[0]: line.split() for line in table.splitlines()[1:4]}
+    assert len(rows) == 3
+    draws = tree["posterior"]["x"].to_numpy()[..., 1]
+    assert float(rows["x[1]"][1]) == pytest.approx(draws.mean(), abs=1e-3)
+    assert float(rows["x[1]"][2]) == pytest.approx(draws.std(), rel=1e-2)
+    assert float(rows["x[1]"][3]) == pytest.approx(np.quantile(draws, 0.055), rel=1e-2)
+
+
+def test_a_summary_has_ess_and_r_hat_up_to_the_limit_and_beyond_on_request(monkeypatch):
+    tree = fabricated(Status.CONVERGED).to_arviz()
+    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 600)
+    table = summary_table(tree)
+    assert "r_hat" in table
+    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 1)
+    assert summary_table(tree, full=True) == table
+    assert len(table.splitlines()) == 4

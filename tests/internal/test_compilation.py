@@ -1,0 +1,66 @@
+"""Programmes of ours run by themselves and inside those of others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parsample.internal.compilation import is_being_compiled, keep_compiled_programs, outermost_jit
+
+
+@outermost_jit(1)
+def power(x: jax.Array, exponent: int) -> jax.Array:
+    """A power."""
+    assert is_being_compiled()
+    return x**exponent
+
+
+def test_a_programme_runs_alone_and_inside_another():
+    assert not is_being_compiled()
+    assert float(power(jnp.asarray(3.0), 2)) == 9.0
+    assert float(jax.jit(lambda x: 1 + power(x, 2))(3.0)) == 10.0
+    np.testing.assert_array_equal(jax.vmap(lambda x: power(x, 2))(jnp.arange(3.0)), [0, 1, 4])
+    assert power.__doc__ == "A power."
+
+
+def test_it_is_compiled_once():
+    traces = []
+
+    @outermost_jit()
+    def traced(x: jax.Array) -> jax.Array:
+        traces.append(x)
+        return x
+
+    traced(jnp.ones(2))
+    traced(jnp.zeros(2))
+    assert len(traces) == 1
+
+
+def test_what_is_donated_is_written_over():
+    @outermost_jit(donated=(0,))
+    def moved(path: jax.Array, shift: jax.Array) -> jax.Array:
+        return path + shift
+
+    path, shift = jnp.arange(3.0), jnp.asarray(1.0)
+    assert moved(path, shift).tolist() == [1.0, 2.0, 3.0]
+    assert path.is_deleted()
+    assert not shift.is_deleted()
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path / "cache" / "parsample" / "programs"),
+        # Many small programs take longer to compile than a few large ones.
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    try:
+        directory = keep_compiled_programs()
+        after = {name: getattr(jax.config, name) for name in options}
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert str(directory) == options["jax_compilation_cache_dir"]
+    assert after == options != before
+    assert directory.parent.is_dir()
