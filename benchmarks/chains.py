@@ -14,7 +14,7 @@ import parsample
 from benchmarks.problems import Problem
 from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.planning.check import examine
 from parsample.planning.report import Report
@@ -95,7 +95,7 @@ def _first(one: Callable) -> Callable:
     return of_one
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _sequential(
     dynamics: AlgorithmDynamics, num_steps: int, states: Any, starts: jax.Array, keys: jax.Array
 ) -> parsample.Solution:
@@ -108,7 +108,7 @@ def _sequential(
     return jax.vmap(one)(states, starts, keys)
 
 
-@outermost_jit(0, 1, 2, 3)
+@jit_with_xla_options(0, 1, 2, 3)
 def _in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,
@@ -132,7 +132,7 @@ def _in_blocks(
     return jax.vmap(one)(states, starts, keys)
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def _finish(
     dynamics: AlgorithmDynamics,
     num_steps: int,

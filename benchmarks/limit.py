@@ -17,7 +17,7 @@ from benchmarks.reference import describe
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import extrapolated
 from parsample.chain.blackjax_chain import AlgorithmDynamics
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.devices import SPLIT
 
 # Bytes that one batched evaluation may hold beside its arguments; longer chains are evaluated in equal pieces.
@@ -146,7 +146,7 @@ def _with_chain_axis(tree: Any, chains: Chains) -> Any:
     return tree if chains.problem.num_chains > 1 else jax.tree.map(lambda leaf: leaf[None], tree)
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _step_all(dynamics: AlgorithmDynamics, keys: jax.Array, states: Any) -> Any:
     def one(key: jax.Array, state: Any) -> Any:
         return dynamics.transform(*dynamics.algorithm.step(key, state))

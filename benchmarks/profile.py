@@ -15,7 +15,7 @@ from benchmarks.chains import Chains, position_and_acceptance
 from benchmarks.problems import Problem
 from benchmarks.suite import Job, Options, Row
 from parsample.chain.blackjax_chain import AlgorithmDynamics
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.solver import affine
 from parsample.solver.linearization import Dense, Zero
 
@@ -74,7 +74,7 @@ def lanes_row(make: Any, lanes: int, options: Options) -> Row:
     }
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def _lanes(dynamics: AlgorithmDynamics, num_steps: int, unroll: int, states: Any, keys: jax.Array) -> Any:
     def one(key: jax.Array, state: Any) -> Any:
         new_state, info = dynamics.algorithm.step(key, state)
@@ -119,6 +119,6 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
     }
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _solved(solve: Any, matrices: jax.Array, defects: jax.Array) -> jax.Array:
     return solve(matrices, defects)

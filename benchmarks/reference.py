@@ -18,7 +18,7 @@ from benchmarks.timing import better_of_two, certificate, extrapolated
 from models.recursions.eight_schools_gibbs import eight_schools
 from parsample.chain.recursion import Recursion
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.solver.linearization import Dense, Diagonal, Zero
 
 # Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
@@ -179,6 +179,6 @@ def _rollouts(chains: list[Recursion]) -> Any:
     return _roll_all(chains[0].step, starts, inputs)
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _roll_all(step: Callable, states: Any, inputs: Any) -> Any:
     return jax.vmap(partial(parsample.rollout, step))(states, inputs)

@@ -20,7 +20,7 @@ from jax.extend.backend import clear_backends
 
 import parsample
 
-# What JAX reports of tracing, lowering and compiling; loading a cached programme counts as well.
+# What JAX reports of tracing, lowering and compiling; loading a cached program counts as well.
 COMPILE_EVENTS = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -175,7 +175,7 @@ def resident_peak() -> int:
     """The high-water mark of this process's memory in bytes."""
     listing = Path("/proc/self/status")
     for line in listing.read_text().splitlines() if listing.exists() else []:
-        # Not that of `getrusage`, which counts what the process was before it became this programme.
+        # Not that of `getrusage`, which counts what the process was before it became this program.
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

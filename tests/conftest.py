@@ -18,19 +18,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_device_unasked():
-    """Programmes for several devices take longer to compile: only the tests of devices ask for them."""
+    """Programs for several devices take longer to compile: only the tests of devices ask for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("parsample.internal.devices.default_devices", lambda: jax.local_devices()[:1])
         yield
 
 
-# Linux permits 65,530 maps a process, of which every compiled programme takes dozens; beyond, XLA ends the process.
+# Linux permits 65,530 maps a process, of which every compiled program takes dozens; beyond, XLA ends the process.
 MAX_MAPS = 25_000
 
 
 @pytest.fixture(autouse=True)
-def _few_programmes(request):
-    """Forget compiled programmes before there are too many; most tests compile their own."""
+def _few_programs(request):
+    """Forget compiled programs before there are too many; most tests compile their own."""
     yield
     maps = Path("/proc/self/maps")
     if request.node.get_closest_marker("slow") and maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MAPS:
@@ -54,7 +54,7 @@ def float32():
 
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
-    """Names of the programmes that XLA compiles meanwhile."""
+    """Names of the programs that XLA compiles meanwhile."""
     names: list[str] = []
 
     def listen(event: str, _: float, **details: str) -> None:

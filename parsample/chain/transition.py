@@ -99,7 +99,7 @@ class Dynamics(Protocol):
     """A family of chains: one chain for every key and length.
 
     Instances are hashable and hold functions only; whatever is an array comes as `parameters`, so that one compiled
-    programme serves all of them.
+    program serves all of them.
     """
 
     def transition(self, state: PyTree) -> Transition:

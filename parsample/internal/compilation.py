@@ -1,4 +1,4 @@
-"""How the programmes that this library starts are compiled."""
+"""How the programs that this library starts are compiled."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-class Programme:
+class CompiledFunction:
     """A function under ``jax.jit`` with options for this device.
 
     Called inside another ``jax.jit``, which permits no options, it is a part of that.
@@ -67,9 +67,9 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def outermost_jit(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], Programme]:
-    """Decorator: the function as a `Programme`, which may write its result over the arguments that are `donated`."""
-    return lambda function: Programme(function, static_argnums, donated)
+def jit_with_xla_options(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], CompiledFunction]:
+    """Decorator: the function as a `CompiledFunction`, which may write its result over the arguments that are `donated`."""
+    return lambda function: CompiledFunction(function, static_argnums, donated)
 
 
 def num_cores() -> int:

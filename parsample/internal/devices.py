@@ -41,7 +41,7 @@ def default_devices() -> list[jax.Device]:
 
 
 @dataclass(frozen=True)
-class Team:
+class Collectives:
     """Devices that evaluate side by side and act on common verdicts.
 
     Attributes
@@ -62,15 +62,15 @@ class Team:
         """Place of this device in the mesh."""
         return 0 if self.mesh is None else jax.lax.axis_index(DEVICES)
 
-    def gather(self, tree: PyTree) -> PyTree:
+    def all_gather(self, tree: PyTree) -> PyTree:
         """What every device holds, along a new leading axis."""
         if self.mesh is None:
             return jax.tree.map(lambda leaf: leaf[None], tree)
         # As bytes, all leaves travel in one message; every message costs a rendezvous of all devices.
         leaves, structure = jax.tree.flatten(tree)
-        heard = jax.lax.all_gather(jnp.concatenate([_to_bytes(leaf) for leaf in leaves]), DEVICES)
+        summaries = jax.lax.all_gather(jnp.concatenate([_to_bytes(leaf) for leaf in leaves]), DEVICES)
         ends = np.cumsum([leaf.size * leaf.dtype.itemsize for leaf in leaves])[:-1]
-        parts = zip(leaves, jnp.split(heard, ends, axis=1), strict=True)
+        parts = zip(leaves, jnp.split(summaries, ends, axis=1), strict=True)
         return jax.tree.unflatten(structure, [_from_bytes(part, leaf) for leaf, part in parts])
 
     def spread(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:

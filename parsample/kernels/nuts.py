@@ -170,11 +170,13 @@ def nuts_step(
     def doubled(tree: Tree) -> Tree:
         keys = jax.random.split(jax.random.fold_in(key, tree.depth), 3)
         direction = jnp.where(jax.random.bernoulli(keys[0]), 1, -1).astype(momentum.dtype)
-        branch = _grown(tree, keys[1], energy, value_and_grad, direction, step_size)
-        return _grafted(tree, branch, direction, keys[2])
+        branch = _build_subtree(tree, keys[1], energy, value_and_grad, direction, step_size)
+        return _merge_subtree(tree, branch, direction, keys[2])
 
     tree = jax.lax.while_loop(
-        lambda tree: (tree.depth < MAX_DOUBLINGS) & any_lane(~tree.is_done), doubled, _seedling(state, momentum, energy)
+        lambda tree: (tree.depth < MAX_DOUBLINGS) & any_lane(~tree.is_done),
+        doubled,
+        _init_tree(state, momentum, energy),
     )
     return tree.proposal.state, Statistics(
         lp=tree.proposal.state.logdensity,
@@ -187,7 +189,7 @@ def nuts_step(
     )
 
 
-def _seedling(state: LaneState, momentum: Vector, energy: Float[Array, ""]) -> Tree:
+def _init_tree(state: LaneState, momentum: Vector, energy: Float[Array, ""]) -> Tree:
     """The tree before its first doubling."""
     here = Point(state.position, momentum, state.logdensity_grad)
     proposal = Proposal(state, energy, jnp.zeros_like(energy), jnp.full_like(energy, -jnp.inf))
@@ -196,7 +198,7 @@ def _seedling(state: LaneState, momentum: Vector, energy: Float[Array, ""]) -> T
     return Tree(zero, here, here, momentum, proposal, zero, zero, no, no, checkpoints)
 
 
-def _grown(
+def _build_subtree(
     tree: Tree,
     key: Array,
     initial_energy: Float[Array, ""],
@@ -208,7 +210,7 @@ def _grown(
     edge = select(direction > 0, tree.right, tree.left)
     directed = direction * step_size
     no, zero = jnp.asarray(False), jnp.int32(0)
-    bud = Branch(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
+    leafless = Branch(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
 
     def one_more(branch: Branch) -> Branch:
         tip, leaf = _leapfrog(branch.tip, directed, value_and_grad, initial_energy)
@@ -232,7 +234,7 @@ def _grown(
         )
 
     return jax.lax.while_loop(
-        lambda branch: (branch.length < 1 << tree.depth) & any_lane(branch.is_growing), one_more, bud
+        lambda branch: (branch.length < 1 << tree.depth) & any_lane(branch.is_growing), one_more, leafless
     )
 
 
@@ -281,7 +283,7 @@ def _turns_back(
     return turns
 
 
-def _grafted(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array) -> Tree:
+def _merge_subtree(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array) -> Tree:
     """The tree with a finished branch; a tree that is done stays as it was."""
     # What stopped growing before its full length has failed; momentum sums of others were added up to the end.
     is_whole = branch.is_growing

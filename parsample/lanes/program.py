@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import round_up
-from parsample.internal.compilation import num_cores, outermost_jit
-from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Team
-from parsample.internal.processes import agreed, whole
+from parsample.internal.compilation import jit_with_xla_options, num_cores
+from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
+from parsample.internal.processes import broadcast_from_first, replicated
 from parsample.internal.trees import entry, write
 
 # Name of the axis along which lanes lie side by side.
@@ -111,7 +111,7 @@ class Rows(NamedTuple):
     atol: Float[Any, ""]
 
 
-@outermost_jit(0, 1, donated=(5,))
+@jit_with_xla_options(0, 1, donated=(5,))
 def advance_lanes(
     dynamics: LaneDynamics,
     mesh: Mesh | None,
@@ -175,7 +175,7 @@ def advance_lanes(
         return state, recorded, row[None], left[None], distance
 
     specs = (WHOLE, Rows(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE), SPLIT, SPLIT, SPLIT_SECOND)
-    spread = Team(mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
+    spread = Collectives(mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
     return spread(parameters, rows, inputs, state, recorded)
 
 
@@ -258,7 +258,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
 
     def _share(self, num_threads: int) -> None:
         self._num_threads = num_threads
-        num_parts = num_threads * Team(self.mesh).num_devices
+        num_parts = num_threads * Collectives(self.mesh).num_devices
         self._padded = round_up(self.num_lanes, num_parts)
         self._lanes_of_part = self._padded // num_parts
 
@@ -297,11 +297,13 @@ class LaneProgram[Dynamics: LaneDynamics]:
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - begins).max())
         if self._is_new:
             self._is_new = False
-            _first_calls.setdefault((self.dynamics, self.mesh, self.num_lanes), float(agreed(self.mesh, seconds)))
+            _first_calls.setdefault(
+                (self.dynamics, self.mesh, self.num_lanes), float(broadcast_from_first(self.mesh, seconds))
+            )
         elif num_rows >= max(PERIOD, self._most_timed // 2):
             # Short calls spend their time on what every call does.
             self._most_timed = max(num_rows, self._most_timed)
-            self.seconds_per_row = float(agreed(self.mesh, seconds / num_rows))
+            self.seconds_per_row = float(broadcast_from_first(self.mesh, seconds / num_rows))
         ends, has_left = (np.repeat(values, self._lanes_of_part) for values in (ends, has_left))
         return jax.tree.map(lambda leaf: np.array(leaf[: self.num_lanes]), Advanced(state, ends, has_left, distance))
 
@@ -309,7 +311,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         (recorded,) = self._recorded
         state, recorded, *outcome = advance_lanes(self.dynamics, self.mesh, parameters, inputs, asked, recorded, state)
         self._recorded = [recorded]
-        return jax.device_get(whole(self.mesh, (state, *outcome)))
+        return jax.device_get(replicated(self.mesh, (state, *outcome)))
 
     def _in_threads(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
         is_double = jax.config.jax_enable_x64  # which may be so in the caller's thread only
@@ -351,7 +353,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
 
     def _on_host(self, which: Callable[[Any], Any], begin: int, end: int) -> Any:
         # Copied: what was only seen here could not be written over by the next call, which would copy all of it.
-        parts = [jax.device_get(whole(self.mesh, which(recorded))) for recorded in self._recorded]
+        parts = [jax.device_get(replicated(self.mesh, which(recorded))) for recorded in self._recorded]
         return jax.tree.map(
             lambda *leaves: np.concatenate([leaf[begin:end] for leaf in leaves], axis=1)[:, : self.num_lanes], *parts
         )

@@ -142,7 +142,7 @@ class BlockLayout(NamedTuple):
         inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
         return cls(run.num_chains, num_blocks, block_size, inputs)
 
-    def arrivals(self, run: Run, ends: PyTree) -> PyTree:
+    def incoming_states(self, run: Run, ends: PyTree) -> PyTree:
         """Where each block is reached: the end of the block before it, or the state of its chain."""
 
         def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -207,15 +207,15 @@ def evaluate_segment(
     ends, rows_used, evaluations, defect, fronts = swept.state, block_size, block_size * program.num_lanes, 0.0, []
     num_sweeps = 1
     while True:
-        arrivals = layout.arrivals(run, ends)
+        incoming_states = layout.incoming_states(run, ends)
         parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
-        jumps, met = program.dynamics.joined(parameters, atol, arrivals, starts)
+        jumps, met = program.dynamics.joined(parameters, atol, incoming_states, starts)
         fronts.append(jumps[: layout.num_blocks])
         num_exact = layout.num_exact(met)
         if met.all() or rows_used > max_rows or rows_used * program.seconds_per_row > max_seconds:
             break
         # Blocks that start near enough keep their starts: moving them would undo what has met.
-        starts = of_lanes(met, starts, arrivals)
+        starts = of_lanes(met, starts, incoming_states)
         swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
         reached_end = swept.ends == block_size
         ends = of_lanes(reached_end & ~swept.has_left, swept.state, ends)

@@ -19,9 +19,9 @@ from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
 from parsample.chain.recursion import RecursionDynamics, nothing
 from parsample.chain.transition import Dynamics, as_inputs
 from parsample.internal.arithmetic import round_up
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import agreed
+from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
 from parsample.internal.validation import checked_count, checked_key, checked_position, checked_recursion, checked_start
 from parsample.lanes.chain_lanes import ChainLanes
@@ -124,7 +124,7 @@ def check(
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
         dynamics, state = RecursionDynamics(inference_algorithm), initial_position
         parameters = (initial_position, entries.sequence)
-    rng_key, parameters, state = agreed(mesh, (rng_key, parameters, state))
+    rng_key, parameters, state = broadcast_from_first(mesh, (rng_key, parameters, state))
     report = examine(dynamics, parameters, state, rng_key, num_steps, mesh)
     report.warn()
     return report
@@ -155,16 +155,16 @@ def examine(
     meeting, atol = _meeting(program, stretch, num_meeting)
     states = lanes.positions(stretch.ends)
     lle, lle_se = exponent(dynamics, growth, most_growth, parameters, states[:NUM_TANGENTS], rng_key)
-    meeting, atol, lle, lle_se = agreed(mesh, (meeting, np.float64(atol), lle, lle_se))
+    meeting, atol, lle, lle_se = broadcast_from_first(mesh, (meeting, np.float64(atol), lle, lle_se))
     # Rows that a run of the chain itself would keep, if its history is of that size.
     block_size = block_size_of(num_steps, num_lanes, MAX_ROWS, 1)
     measured = Measured(program.seconds_per_row, program.seconds_to_compile)
     plan = make_plan(meeting, num_lanes, 1, num_steps, block_size, measured)
-    forgetful = _A_FORGETFUL_RECURSION if isinstance(dynamics, RecursionDynamics) else _A_FORGETFUL_KERNEL
-    return Report(meeting, num_lanes, measured, plan, forgetful, float(atol), float(lle), float(lle_se))
+    contracting = _A_FORGETFUL_RECURSION if isinstance(dynamics, RecursionDynamics) else _A_FORGETFUL_KERNEL
+    return Report(meeting, num_lanes, measured, plan, contracting, float(atol), float(lle), float(lle_se))
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def _inputs(dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any) -> PyTree:
     """Inputs of `num_rows` rows of `num_lanes` lanes, each lane with a key of its own."""
     # Folded first: the first keys that `rng_key` splits into are the chain's own.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.validation import checked_count, checked_recursion
 from parsample.solver.linearization import push_forward
 
@@ -105,7 +105,7 @@ def lyapunov_exponent(
     return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
     transition, start = from_step(step, initial_state)
     return log_growth(transition, start, inputs, rng_key, num_probes)[0]
@@ -132,8 +132,8 @@ def carried(
     """One step of a carry, its tangents and their lengths; and the log growth of these, and the reduced state."""
     carry, tangents, lengths = moving
     carry, tangents, _ = push_forward(lambda c: transition.step(c, driven), carry, tangents)
-    state, images, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
-    new = jnp.linalg.norm(images[0], axis=-1)
+    state, output_tangents, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
+    new = jnp.linalg.norm(output_tangents[0], axis=-1)
     # Rescaling by a power of two is exact: a step that changes nothing adds exactly 0.
     mantissas, exponents = jnp.frexp(new)
     tangents = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponents.reshape(-1, *[1] * (leaf.ndim - 1))), tangents)

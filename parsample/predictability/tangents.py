@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.predictability.lyapunov import carried, unit_tangents
 from parsample.solver.linearization import push_forward
 
@@ -80,9 +80,11 @@ def aligned_growth(
         return moving, total + growth.mean()
 
     def cosine(carry: PyTree, tangents: list, _lengths: Array) -> Array:
-        images = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)[1][0]
-        norms = jnp.linalg.norm(images, axis=-1)
-        return jnp.abs(jnp.sum(images[0] * images[1])) / jnp.maximum(norms[0] * norms[1], jnp.finfo(start.dtype).tiny)
+        output_tangents = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)[1][0]
+        norms = jnp.linalg.norm(output_tangents, axis=-1)
+        return jnp.abs(jnp.sum(output_tangents[0] * output_tangents[1])) / jnp.maximum(
+            norms[0] * norms[1], jnp.finfo(start.dtype).tiny
+        )
 
     def window(loop: tuple) -> tuple:
         t, before, moving, *_ = loop
@@ -101,7 +103,7 @@ def aligned_growth(
     return Alignment(growth, bias)
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def growth_of_chains(
     dynamics: Family,
     num_growth: int,

@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 from parsample.chain.blackjax_chain import AlgorithmDynamics, begin, from_algorithm
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.compilation import is_traced, outermost_jit
+from parsample.internal.compilation import is_traced, jit_with_xla_options
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import agreed
+from parsample.internal.processes import broadcast_from_first
 from parsample.internal.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
 from parsample.samplers.chain_run import evaluate_chain
 from parsample.solver.finish import completed, finish
@@ -148,7 +148,7 @@ def evaluate_inference_algorithm(
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(inference_algorithm, initial_state, transform)
     checked_start(initial_state)
-    rng_key, initial_state, start = agreed(mesh, (rng_key, initial_state, start))
+    rng_key, initial_state, start = broadcast_from_first(mesh, (rng_key, initial_state, start))
     if resolved == "auto" and traced:
         resolved = Sequential()
     elif resolved == "deer" and traced:
@@ -178,7 +178,7 @@ def checked_method(method: Any, num_steps: int) -> Method:
     return Sequential() if method == "sequential" else method
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _run_sequentially(
     dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
 ) -> Solution:
@@ -186,7 +186,7 @@ def _run_sequentially(
     return rolled_out(transition, start, inputs)
 
 
-@outermost_jit(0, 1, 2, 3)
+@jit_with_xla_options(0, 1, 2, 3)
 def _run_in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,
@@ -200,7 +200,7 @@ def _run_in_blocks(
     return solve(transition, start, inputs, method, mesh=mesh)._replace(states=None)
 
 
-@outermost_jit(0, 1, 2, donated=(5,))
+@jit_with_xla_options(0, 1, 2, donated=(5,))
 def _finish(
     dynamics: AlgorithmDynamics, num_steps: int, block_size: int, state: PyTree, rng_key: Array, solution: Solution
 ) -> Solution:

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.chain.transition import Dynamics
-from parsample.internal.compilation import outermost_jit
-from parsample.internal.processes import agreed
+from parsample.internal.compilation import jit_with_xla_options
+from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import Kinds, as_keys, as_words
 from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, meeting_times, stretch_of
@@ -109,7 +109,7 @@ class Chain:
         return Run(np.ones(self.records[0].shape, program.dtype), inputs, self.state)
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array) -> PyTree:
     return dynamics(state, rng_key, num_steps)[1].sequence
 
@@ -179,7 +179,7 @@ def _segments(chain: Chain, may_stop: bool) -> Iterator[Segment]:
             yield segment
             run = run.after(segment)
     # A lane alone runs in every process by itself: what it took must be agreed on.
-    to_compile, per_step = agreed(chain.mesh, np.array([solo.seconds_to_compile, solo.seconds_per_row]))
+    to_compile, per_step = broadcast_from_first(chain.mesh, np.array([solo.seconds_to_compile, solo.seconds_per_row]))
     if not may_stop or _may_pay(program, float(to_compile), (chain.num_steps - run.first) * float(per_step)):
         try:
             for segment in _blocks(program, chain, run, float(per_step) if may_stop else math.inf):
@@ -194,7 +194,10 @@ def _timed_steps(solo: LaneProgram, chain: Chain, run: Run) -> Iterator[Segment]
     """The first steps one by one, enough of them to know what one takes."""
     begin = time.perf_counter()
     for num_steps in TIMED_STEPS:
-        if run.first == 0 or agreed(chain.mesh, np.float64(time.perf_counter() - begin)) < SECONDS_TO_TIME:
+        if (
+            run.first == 0
+            or broadcast_from_first(chain.mesh, np.float64(time.perf_counter() - begin)) < SECONDS_TO_TIME
+        ):
             for segment in _steps(solo, chain, run, num_steps):
                 yield segment
                 run = run.after(segment)

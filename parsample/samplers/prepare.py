@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.layout import Layout
-from parsample.internal.processes import agreed
+from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
 from parsample.internal.trees import take
 from parsample.internal.validation import (
@@ -128,7 +128,7 @@ def prepare(
     With `lyapunov`, that report states the exponent of the kernel without its moves.
     """
     clock = Clock()
-    rng_key, position = agreed(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
+    rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
     checked_logdensity_shape(logdensity_fn, position)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
@@ -154,7 +154,7 @@ def prepare(
         measured = _measured(program, settings, clock, share)
         report = _check(program, adaptation, reference, settings, measured)
         if lyapunov:
-            lle, lle_se = agreed(settings.mesh, _exponent(program.dynamics, reference.stretch, rng_key))
+            lle, lle_se = broadcast_from_first(settings.mesh, _exponent(program.dynamics, reference.stretch, rng_key))
             report = replace(report, lle=float(lle), lle_se=float(lle_se))
         if settings.method == "auto" and depends_on_single_steps(report.plan, measured, settings.num_lanes):
             progress.phase("check: time of single steps")
@@ -197,7 +197,7 @@ def _dispersed(
         if not np.isfinite(logdensity):  # lanes take NaN for -inf
             logdensity = float(logdensity_fn(position))
         checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
-        return ensemble, float(agreed(settings.mesh, np.float64(ensemble.seconds_per_row)))
+        return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
 
     try:
         ensemble, seconds = disperse(dynamics, settings)
@@ -242,7 +242,9 @@ def _warn_of_single_evaluations(error: Exception) -> None:
 
 def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
     """What has been measured so far, by the first process."""
-    times = agreed(settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share]))
+    times = broadcast_from_first(
+        settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share])
+    )
     return Measured(*(float(value) for value in times))
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from parsample.internal.devices import Team, mesh_of
+from parsample.internal.devices import Collectives, mesh_of
 from parsample.internal.validation import checked_choice, checked_count, checked_flag, checked_rate
 from parsample.kernels import KERNELS, Kernel
 from parsample.lanes.program import default_num_lanes
@@ -101,5 +101,5 @@ class SamplerSettings:
             "num_lanes": self.num_lanes,
             "dtype": str(dtype),
             "device": jax.devices()[0].device_kind,
-            "num_devices": Team(self.mesh).num_devices,
+            "num_devices": Collectives(self.mesh).num_devices,
         }

@@ -48,7 +48,7 @@ def solve_associative(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> 
 
 
 def solve(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
-    """Corrections delta_c of all block starts, by the form that suits the device the programme is compiled for."""
+    """Corrections delta_c of all block starts, by the form that suits the device the program is compiled for."""
     return jax.lax.platform_dependent(matrices, defects, cpu=solve_sequential, default=solve_associative)
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, PyTree
 
 from parsample.chain.transition import Inputs, as_inputs, from_step
 from parsample.chain.transition import rollout as sequential_rollout
-from parsample.internal.compilation import is_being_compiled, outermost_jit
+from parsample.internal.compilation import is_being_compiled, jit_with_xla_options
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import agreed
+from parsample.internal.processes import broadcast_from_first
 from parsample.internal.validation import checked_recursion
 from parsample.solver.corrections import Correction, Newton
 from parsample.solver.finish import completed, finish
@@ -106,7 +106,7 @@ def deer(
     units = None if scale is None else _checked_scale(scale, initial_state)
     key = jax.random.key(0) if rng_key is None else rng_key
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
-    initial_state, entries, guess, units, key = agreed(mesh, (initial_state, entries, guess, units, key))
+    initial_state, entries, guess, units, key = broadcast_from_first(mesh, (initial_state, entries, guess, units, key))
     solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
     if not isinstance(solution.status, jax.core.Tracer):
@@ -114,7 +114,7 @@ def deer(
     return solution
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def _deer(
     step: Callable,
     method: DEER,
@@ -133,7 +133,7 @@ def _deer(
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
-@outermost_jit(0, 1, donated=(4,))
+@jit_with_xla_options(0, 1, donated=(4,))
 def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
     transition, _ = from_step(step, initial_state)
     solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
@@ -164,7 +164,7 @@ def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
     return _rollout(step, initial_state, entries)
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _rollout(step: Callable, initial_state: PyTree, inputs: Inputs) -> PyTree:
     transition, start = from_step(step, initial_state)
     _, path, _ = sequential_rollout(transition, start, inputs)

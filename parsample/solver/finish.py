@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from parsample.chain.transition import Inputs, Transition
-from parsample.internal.processes import gathered, whole
+from parsample.internal.processes import on_first_device, replicated
 from parsample.internal.trees import write
 from parsample.solver.grid import Grid
 from parsample.solver.solution import Solution
@@ -17,7 +17,7 @@ from parsample.solver.status import Status
 def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
     """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
 
-    Not a part of `deer.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that
+    Not a part of `newton.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that
     had to wait for the one that does it would be taken for lost.
     """
     num_steps, keeps_states = inputs.num_steps, solution.states is not None
@@ -48,12 +48,12 @@ def finish(transition: Transition, inputs: Inputs, solution: Solution, block_siz
 
 
 def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Solution], Solution]) -> Solution:
-    """What a programme around `deer.solve` returned over `mesh`, whole in every process; and finished, if it stalled.
+    """What a program around `newton.solve` returned over `mesh`, whole in every process; and finished, if it stalled.
 
-    `finish_it` is the programme around `finish`, of which nothing is compiled before a path stalls. Traced solutions
+    `finish_it` is the program around `finish`, of which nothing is compiled before a path stalls. Traced solutions
     have no status yet, so for them it is always there.
     """
     if isinstance(solution.status, jax.core.Tracer):
-        return finish_it(gathered(mesh, solution))
-    solution = whole(mesh, solution)
-    return finish_it(gathered(mesh, solution)) if (solution.status == Status.STALLED).any() else solution
+        return finish_it(on_first_device(mesh, solution))
+    solution = replicated(mesh, solution)
+    return finish_it(on_first_device(mesh, solution)) if (solution.status == Status.STALLED).any() else solution

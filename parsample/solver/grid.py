@@ -1,7 +1,7 @@
 """How the steps of a chain lie side by side: cut into blocks, spread over devices.
 
 Every device of a mesh holds a contiguous run of blocks and sweeps them at its own pace; what devices tell each other
-once a sweep goes through `Team.gather`.
+once a sweep goes through `Collectives.all_gather`.
 """
 
 from dataclasses import dataclass

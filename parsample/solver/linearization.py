@@ -1,7 +1,7 @@
 """What Newton's method is told of each block map: nothing, the identity, a diagonal, or the Jacobian.
 
-Tangents are carried along with the states of a block (forward mode), from *seeds* at the block's start to *images* at
-its end; a linearization chooses the seeds and makes a matrix of the images. Accept-reject steps differentiate
+Tangents are carried along with the states of a block (forward mode), from *tangent_seeds* at the block's start to *output_tangents* at
+its end; a linearization chooses the tangent_seeds and makes a matrix of the output_tangents. Accept-reject steps differentiate
 the branch taken.
 """
 
@@ -21,7 +21,7 @@ Tangents = Float[Array, "P D"]
 class WithoutTangents:
     """What `Zero` and `Identity` share: nothing of the map is differentiated."""
 
-    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """No tangents, shape (0, D)."""
         return jnp.zeros((0, dimension), dtype)
 
@@ -33,18 +33,18 @@ class Zero(WithoutTangents):
     Sweeps after the first one end early, once all new paths have met the old ones.
     """
 
-    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A."""
-        return jnp.zeros_like(images, shape=images.shape[1:])
+        return jnp.zeros_like(output_tangents, shape=output_tangents.shape[1:])
 
 
 @dataclass(frozen=True)
 class Identity(WithoutTangents):
     """A = I: Picard iteration. Right where a step moves little, as for random walks."""
 
-    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A."""
-        return jnp.ones_like(images, shape=images.shape[1:])
+        return jnp.ones_like(output_tangents, shape=output_tangents.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Diagonal:
     def __post_init__(self) -> None:
         check_probes(self.num_probes)
 
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Unit vectors, or random sign vectors, shape (P, D)."""
         if self.num_probes is None:
             return jnp.eye(dimension, dtype=dtype)
         return jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A, or its estimate."""
-        # With unit vectors as seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
+        # With unit vectors as tangent_seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
         scale = 1 if self.num_probes is None else self.num_probes
-        return jnp.sum(seeds * images, axis=0) / scale
+        return jnp.sum(tangent_seeds * output_tangents, axis=0) / scale
 
 
 def check_probes(num_probes: int | None) -> None:
@@ -86,24 +86,24 @@ def check_probes(num_probes: int | None) -> None:
 class Dense:
     """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252)."""
 
-    def seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Unit vectors, shape (D, D)."""
         return jnp.eye(dimension, dtype=dtype)
 
-    def matrix(self, _seeds: Tangents, images: Tangents) -> Float[Array, "D D"]:
+    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, "D D"]:
         """A."""
-        return images.T
+        return output_tangents.T
 
 
 @runtime_checkable
 class Linearization(Protocol):
     """What a solver learns of each block map; instances are hashable."""
 
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Tangents at the start of every block, shape (P, D)."""
         ...
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Array:
+    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Array:
         """What they say of A at its end: a diagonal, shape (D,), a matrix, or small blocks, shape (n, K, K)."""
         ...
 

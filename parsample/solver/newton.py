@@ -17,15 +17,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector
-from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Team
+from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
 from parsample.internal.trees import entry, write
 from parsample.solver.grid import Grid
 from parsample.solver.linearization import bounded, without_infinities
 from parsample.solver.method import DEER
-from parsample.solver.progress import Progress, Tidings, advance, max_sweeps, no_progress, verdict
+from parsample.solver.progress import DeviceSummary, Progress, advance, max_sweeps, no_progress, verdict
 from parsample.solver.solution import Solution
 from parsample.solver.status import Status
-from parsample.solver.sweep import Lanes, Splice, Sweep
+from parsample.solver.sweep import Join, Lanes, Sweep
 from parsample.solver.tolerance import Tolerance, largest_coordinate
 
 # Sweeps of which the defect of every block is kept, for the picture of the advancing front.
@@ -45,7 +45,7 @@ class _Iterate(NamedTuple):
 
     starts: Float[Array, "C D"]
     lanes: Lanes
-    splice: Splice
+    join: Join
     defect_sizes: Float[Array, " C"]
     block_defects: Float[Array, "F C"]
     evals_per_lane: Float[Array, ""]
@@ -65,7 +65,7 @@ def solve(
     scale: Vector | None = None,
     probe_key: Array | None = None,
     mesh: Mesh | None = None,
-    enough: Int[Array, ""] | int | None = None,
+    num_required_steps: Int[Array, ""] | int | None = None,
 ) -> Solution:
     """The path of `transition` from `start`, by block DEER; one that stalled is left for `finish`.
 
@@ -83,26 +83,26 @@ def solve(
         Key of Hutchinson's probes; the path does not depend on it.
     mesh
         Devices over which to spread the blocks; None: one device.
-    enough
+    num_required_steps
         Leading steps that are wanted: what has met beyond them is in ``exact_prefix``. None: all.
     """
-    team = Team(mesh)
-    grid = Grid(inputs.num_steps, method.block_size, team.num_devices)
+    collectives = Collectives(mesh)
+    grid = Grid(inputs.num_steps, method.block_size, collectives.num_devices)
     key = jax.random.key(0) if probe_key is None else probe_key
-    seeds = method.linearization.seeds(key, start.shape[0], start.dtype)
+    tangent_seeds = method.linearization.tangent_seeds(key, start.shape[0], start.dtype)
 
     def on_each_device(starts: Float[Array, "C D"], sequence: PyTree) -> Solution:
         own = inputs._replace(sequence=sequence)
-        sweep = Sweep(transition, method.linearization, own, grid, team, seeds)
+        sweep = Sweep(transition, method.linearization, own, grid, collectives, tangent_seeds)
         first = _begin(sweep, starts, scale, method)
         last = jax.lax.while_loop(
-            lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, enough), first
+            lambda it: it.stopped < 0, partial(_iterate, sweep, method, start, scale, num_required_steps), first
         )
         return _conclude(sweep, last)
 
-    spread = team.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
+    spread = collectives.spread(on_each_device, (SPLIT, SPLIT_SECOND), _LAYOUT)
     solution = spread(_first_starts(grid, start, block_starts), grid.arrange(inputs.sequence))
-    path = team.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
+    path = collectives.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
     states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], path)
     ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
     return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
@@ -116,11 +116,11 @@ def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Arr
 
 
 def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, method: DEER) -> _Iterate:
-    num_sweeps = max_sweeps(method, sweep.grid, sweep.seeds.shape[0])
+    num_sweeps = max_sweeps(method, sweep.grid, sweep.tangent_seeds.shape[0])
     return _Iterate(
         starts=starts,
         lanes=sweep.blank(starts),
-        splice=Splice.nowhere(starts),
+        join=Join.none(starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
         block_defects=jnp.full((NUM_FRONTS, starts.shape[0]), jnp.nan, starts.dtype),
         evals_per_lane=jnp.zeros((), starts.dtype),
@@ -132,32 +132,39 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
 
 
 def _iterate(
-    sweep: Sweep, method: DEER, start: Vector, scale: Vector | None, enough: Array | int | None, it: _Iterate
+    sweep: Sweep,
+    method: DEER,
+    start: Vector,
+    scale: Vector | None,
+    num_required_steps: Array | int | None,
+    it: _Iterate,
 ) -> _Iterate:
     """One iteration: sweep, defects, verdict, corrected starts."""
-    lanes, splice, evals_per_lane = sweep(it.starts, it.lanes, method.tolerance(it.scale), it.splice)
-    arrivals, found_scale = _exchange(sweep, start, lanes)
+    lanes, join, evals_per_lane = sweep(it.starts, it.lanes, method.tolerance(it.scale), it.join)
+    incoming_states, found_scale = _exchange(sweep, start, lanes)
     tolerance = method.tolerance(found_scale if scale is None else scale)
     running = sweep.grid.running(sweep.first_lane, jnp.asarray(0))
-    defects = jnp.where(running[:, None], arrivals - it.starts, 0)
+    defects = jnp.where(running[:, None], incoming_states - it.starts, 0)
     sizes = tolerance.size(defects)
-    exact = tolerance.vouches(splice.difference, splice.state)
-    met = exact & tolerance.vouches(defects, it.starts)
-    heard = sweep.team.gather(_tidings(exact & (defects == 0).all(-1), met | ~running, sizes, defects, arrivals))
-    progress = advance(it.progress, heard, sweep.grid)
+    exact = tolerance.accepts_capped(join.difference, join.state)
+    met = exact & tolerance.accepts_capped(defects, it.starts)
+    summaries = sweep.collectives.all_gather(
+        _summary(exact & (defects == 0).all(-1), met | ~running, sizes, defects, incoming_states)
+    )
+    progress = advance(it.progress, summaries, sweep.grid)
     it = _Iterate(
         starts=it.starts,
         lanes=lanes,
-        splice=splice,
+        join=join,
         defect_sizes=sizes,
         block_defects=_keep_front(it, sizes),
         evals_per_lane=it.evals_per_lane + evals_per_lane,
         num_bounded=it.num_bounded,
         scale=tolerance.scale,
         progress=progress,
-        stopped=verdict(progress, method, sweep.grid, sweep.seeds.shape[0], tolerance.atol, enough),
+        stopped=verdict(progress, method, sweep.grid, sweep.tangent_seeds.shape[0], tolerance.atol, num_required_steps),
     )
-    starts, num_bounded = _correct(it, defects, met, arrivals, sweep, method, tolerance)
+    starts, num_bounded = _correct(it, defects, met, incoming_states, sweep, method, tolerance)
     # Idle lanes stay where they are, so that no sweep waits for them to meet.
     starts = jnp.where((it.stopped < 0) & running[:, None], starts, it.starts)
     return it._replace(starts=starts, num_bounded=num_bounded)
@@ -169,9 +176,9 @@ def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "
     The one place where blocks learn of each other's states.
     """
     ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
-    last_ends, moments = sweep.team.gather((ends[-1], _moments(sweep, lanes.path)))
-    before = entry(last_ends, jnp.maximum(sweep.team.rank - 1, 0))
-    first = jnp.where(sweep.team.rank == 0, start, before)
+    last_ends, moments = sweep.collectives.all_gather((ends[-1], _moments(sweep, lanes.path)))
+    before = entry(last_ends, jnp.maximum(sweep.collectives.rank - 1, 0))
+    first = jnp.where(sweep.collectives.rank == 0, start, before)
     return jnp.concatenate([first[None], ends[:-1]]), _spread(*moments)
 
 
@@ -199,16 +206,16 @@ def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[A
     return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, jnp.where(center == 0, 1, jnp.abs(center)))
 
 
-def _tidings(
+def _summary(
     exact: Bool[Array, " C"],
     met: Bool[Array, " C"],
     sizes: Float[Array, " C"],
     defects: Float[Array, "C D"],
-    arrivals: Float[Array, "C D"],
-) -> Tidings:
+    incoming_states: Float[Array, "C D"],
+) -> DeviceSummary:
     num_exact, num_met = (jnp.where(flags.all(), len(flags), jnp.argmin(flags)) for flags in (exact, met))
-    lost = ~jnp.isfinite(entry(arrivals, jnp.minimum(num_exact, len(exact) - 1))).all()
-    return Tidings(num_exact, lost, (~met).sum(), num_met, sizes.max(), jnp.square(defects).sum())
+    lost = ~jnp.isfinite(entry(incoming_states, jnp.minimum(num_exact, len(exact) - 1))).all()
+    return DeviceSummary(num_exact, lost, (~met).sum(), num_met, sizes.max(), jnp.square(defects).sum())
 
 
 def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
@@ -218,30 +225,30 @@ def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
 
 
 def _correct(
-    it: _Iterate, defects: Array, met: Array, arrivals: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
+    it: _Iterate, defects: Array, met: Array, incoming_states: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
 
     With A = 0, some of those that have met stay. Also returned: sweeps whose Jacobians had to be bounded so far.
     """
-    lane = sweep.first_lane + jnp.arange(len(arrivals))
+    lane = sweep.first_lane + jnp.arange(len(incoming_states))
     if method.is_fixed_point:
         # Beyond the first block that has not met, those that have stay: rounding passed on from block to block would
         # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on. Blocks
         # of one step pass on whatever they are given, as in Jacobi's iteration.
-        stays = met & (lane > it.progress.met_fronts[it.progress.num_iters - 1]) & (method.block_size > 1)
-        starts, num_bounded = jnp.where(stays[:, None], it.starts, arrivals), it.num_bounded
+        stays = met & (lane > it.progress.met_prefixes[it.progress.num_iters - 1]) & (method.block_size > 1)
+        starts, num_bounded = jnp.where(stays[:, None], it.starts, incoming_states), it.num_bounded
     else:
         deltas, num_bounded = _corrections(it, defects, sweep, method, tolerance)
-        starts = arrivals + (deltas - defects)
+        starts = incoming_states + (deltas - defects)
         if method.max_step is not None:
             size = tolerance.size(deltas)[:, None]
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
         # The exact front is not a guess: the block it reaches starts where it ends.
-        starts = jnp.where((lane <= it.progress.front)[:, None], arrivals, starts)
+        starts = jnp.where((lane <= it.progress.front)[:, None], incoming_states, starts)
     # A guess must be finite to lead anywhere: else take the arrival, else stay.
-    starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, arrivals)
+    starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, incoming_states)
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts), num_bounded
 
 
@@ -249,10 +256,10 @@ def _corrections(
     it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """Corrections delta_c of this device's block starts, and how often Jacobians had to be bounded for them so far."""
-    matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.seeds, it.lanes.images)
+    matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.tangent_seeds, it.lanes.output_tangents)
     # Every device solves for all blocks: that costs less than a second exchange would.
-    gathered = sweep.team.gather((matrices, defects))
-    matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), gathered)
+    from_all_devices = sweep.collectives.all_gather((matrices, defects))
+    matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), from_all_devices)
     # A block that ends nowhere must not lead all later ones there.
     known = jnp.where(jnp.isfinite(known).all(-1, keepdims=True), known, 0)
 
@@ -273,19 +280,19 @@ def _corrections(
 
 def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     """The certificate; of a path that stalled, the exact prefix is of use, and `final` is the carry after it."""
-    grid, team = sweep.grid, sweep.team
+    grid, collectives = sweep.grid, sweep.collectives
     stalled, converged = it.stopped == int(Status.STALLED), it.stopped == int(Status.CONVERGED)
-    met_front = it.progress.met_fronts[it.progress.num_iters - 1]
+    met_prefix = it.progress.met_prefixes[it.progress.num_iters - 1]
     # The first block starts where the chain does: it is exact.
     done = jnp.where(stalled, jnp.maximum(it.progress.front, 1), grid.num_blocks)
-    done = jnp.where(converged, jnp.minimum(met_front, done), done)
+    done = jnp.where(converged, jnp.minimum(met_prefix, done), done)
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
-    finals = team.gather(entry(it.lanes.carries, last))
-    work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.seeds.shape[0])
-    # What was not asked for (`enough`) may still be anything.
+    finals = collectives.all_gather(entry(it.lanes.carries, last))
+    work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.tangent_seeds.shape[0])
+    # What was not asked for (`num_required_steps`) may still be anything.
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
     finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
-    jumps, works, finites = team.gather((_largest_jump(it, sweep, done), work, finite))
+    jumps, works, finites = collectives.all_gather((_largest_jump(it, sweep, done), work, finite))
     work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
     exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
     return Solution(
@@ -299,7 +306,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
         evals_per_step=work / grid.num_steps,
         defect_history=it.progress.defects,
         merit_history=it.progress.merits,
-        prefix_history=jnp.minimum(it.progress.met_fronts * grid.block_size, grid.num_steps),
+        prefix_history=jnp.minimum(it.progress.met_prefixes * grid.block_size, grid.num_steps),
         exact_prefix=jnp.minimum(exact_prefix, grid.num_steps),
         block_defects=it.block_defects,
     )
@@ -308,5 +315,5 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
 def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> Float[Array, ""]:
     """The largest jump between or inside this device's blocks, of those that were asked for."""
     swept = sweep.first_lane + jnp.arange(len(it.starts)) < done
-    sizes = jnp.maximum(it.defect_sizes, largest_coordinate(it.splice.difference, it.scale))
+    sizes = jnp.maximum(it.defect_sizes, largest_coordinate(it.join.difference, it.scale))
     return jnp.where(swept, sizes, 0).max()

@@ -11,7 +11,7 @@ from parsample.solver.method import DEER
 from parsample.solver.status import Status
 
 
-class Tidings(NamedTuple):
+class DeviceSummary(NamedTuple):
     """What one device has to say of its blocks after a sweep; gathered, of all devices.
 
     Attributes
@@ -21,7 +21,7 @@ class Tidings(NamedTuple):
     lost
         Whether the first one that does not is reached by a state that is not finite.
     num_unmet
-        Blocks whose start, or splice, is not within tolerance.
+        Blocks whose start, or join, is not within tolerance.
     num_met
         Blocks, from its first on without a gap, whose start is within tolerance.
     defect
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
         Largest defect; NaN beyond `num_iters`.
     merits
         Half the sum of all squared defects; NaN beyond `num_iters`.
-    fronts, met_fronts, unmet
+    fronts, met_prefixes, unmet
         Fronts, leading blocks within tolerance, and numbers of blocks that have not met.
     """
 
@@ -63,7 +63,7 @@ class Progress(NamedTuple):
     defects: Float[Array, " H"]
     merits: Float[Array, " H"]
     fronts: Int[Array, " H"]
-    met_fronts: Int[Array, " H"]
+    met_prefixes: Int[Array, " H"]
     unmet: Int[Array, " H"]
 
 
@@ -74,15 +74,15 @@ def no_progress(max_sweeps: int, dtype: Any) -> Progress:
     return Progress(zero, zero, jnp.asarray(False), unknown, unknown, zeros, zeros, zeros)
 
 
-def advance(progress: Progress, heard: Tidings, grid: Grid) -> Progress:
-    """Progress after one more sweep, of which every device's tidings were `heard`."""
-    front, reached = _leading(heard.num_exact, grid)
-    met_front, _ = _leading(heard.num_met, grid)
+def advance(progress: Progress, summaries: DeviceSummary, grid: Grid) -> Progress:
+    """Progress after one more sweep, of which every device's summaries were `summaries`."""
+    front, reached = _leading(summaries.num_exact, grid)
+    met_prefix, _ = _leading(summaries.num_met, grid)
     # Slices, not `.at[]`: a scatter would keep XLA from compiling the whole loop into one function on CPUs.
-    histories = (progress.defects, progress.merits, progress.fronts, progress.met_fronts, progress.unmet)
-    news = (heard.defect.max(), heard.squares.sum() / 2, front, met_front, heard.num_unmet.sum())
+    histories = (progress.defects, progress.merits, progress.fronts, progress.met_prefixes, progress.unmet)
+    news = (summaries.defect.max(), summaries.squares.sum() / 2, front, met_prefix, summaries.num_unmet.sum())
     histories = write(histories, news, progress.num_iters)
-    hopeless = jnp.any(reached & (heard.num_exact < grid.lanes_per_device) & heard.lost)
+    hopeless = jnp.any(reached & (summaries.num_exact < grid.lanes_per_device) & summaries.lost)
     return Progress(progress.num_iters + 1, front, hopeless, *histories)
 
 
@@ -111,22 +111,22 @@ def verdict(
     grid: Grid,
     num_tangents: int,
     atol: Array,
-    enough: Int[Array, ""] | int | None = None,
+    num_required_steps: Int[Array, ""] | int | None = None,
 ) -> Int[Array, ""]:
-    """A Status if this was the last sweep, else -1; `enough` leading steps will do, if given."""
+    """A Status if this was the last sweep, else -1; of the first `num_required_steps` only, if given."""
     limit = stall_limit(method, grid, num_tangents)
     # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
     patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
     num_iters = progress.num_iters
-    needed = grid.num_blocks if enough is None else -(-enough // grid.block_size)
+    needed = grid.num_blocks if num_required_steps is None else -(-num_required_steps // grid.block_size)
     stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, needed, atol) > limit)
     stalled |= (num_iters >= limit) | progress.hopeless
     ended = jnp.where(stalled, int(Status.STALLED), -1)
     if method.max_iters is not None:
         ended = jnp.where(num_iters >= method.max_iters, int(Status.MAX_ITERS), ended)
     met = progress.unmet[num_iters - 1] == 0
-    if enough is not None:
-        met |= progress.met_fronts[num_iters - 1] * grid.block_size >= enough
+    if num_required_steps is not None:
+        met |= progress.met_prefixes[num_iters - 1] * grid.block_size >= num_required_steps
     return jnp.where(met, int(Status.CONVERGED), ended)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.chain.transition import Inputs, Transition
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.devices import Team
+from parsample.internal.devices import Collectives
 from parsample.internal.trees import entry, write, zeros
 from parsample.solver.grid import Grid
 from parsample.solver.linearization import Linearization, Tangents, Zero, push_forward
@@ -36,17 +36,17 @@ class Lanes(NamedTuple):
         Outputs of each step, leading axes (b, C).
     carries
         Carry at the end of each block, leading axis C.
-    images
+    output_tangents
         Tangents of the block ends in the reduced state, shape (C, P, D).
     """
 
     path: Float[Array, "b C D"]
     outputs: PyTree
     carries: PyTree
-    images: Float[Array, "C P D"]
+    output_tangents: Float[Array, "C P D"]
 
 
-class Splice(NamedTuple):
+class Join(NamedTuple):
     """Where each block's new path, left early, goes over into that of the sweep before.
 
     Attributes
@@ -64,19 +64,19 @@ class Splice(NamedTuple):
     state: Float[Array, "C D"]
 
     @classmethod
-    def nowhere(cls, starts: Float[Array, "C D"]) -> "Splice":
+    def none(cls, starts: Float[Array, "C D"]) -> "Join":
         """That of blocks which have not been left early."""
         return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
 
     @property
-    def jump(self) -> Int[Array, " C"]:
+    def join_step(self) -> Int[Array, " C"]:
         """Steps before the jump; 0 if there is none."""
         return jnp.where(jnp.any(self.difference != 0, axis=-1), self.step, 0)
 
-    def moved(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Splice":
+    def updated(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Join":
         """That of blocks left after `step`: the same as before, where the path up to there is."""
-        stays = jnp.all(difference == 0, axis=-1) & (step <= self.jump)
-        return _where(stays, self, Splice(jnp.full_like(self.step, step), difference, state))
+        stays = jnp.all(difference == 0, axis=-1) & (step <= self.join_step)
+        return _where(stays, self, Join(jnp.full_like(self.step, step), difference, state))
 
 
 def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
@@ -118,9 +118,9 @@ class Sweep:
         The chain, and what to learn of its block maps.
     inputs
         What drives the lanes of this device: a sequence with leading axes (b, C).
-    grid, team
+    grid, collectives
         How the chain is cut, and who else evaluates it.
-    seeds
+    tangent_seeds
         Tangents to push through every block, shape (P, D).
     """
 
@@ -128,23 +128,23 @@ class Sweep:
     linearization: Linearization
     inputs: Inputs
     grid: Grid
-    team: Team
-    seeds: Tangents
+    collectives: Collectives
+    tangent_seeds: Tangents
 
     @property
     def first_lane(self) -> Int[Array, ""] | int:
         """Number of the first block of this device."""
-        return self.team.rank * self.grid.lanes_per_device
+        return self.collectives.rank * self.grid.lanes_per_device
 
     @property
     def _tile(self) -> int | None:
-        num_tangents = self.seeds.shape[0]
+        num_tangents = self.tangent_seeds.shape[0]
         return max(1, EVALUATIONS_AT_ONCE // (1 + num_tangents)) if num_tangents else None
 
     def __call__(
-        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, splice: Splice
-    ) -> tuple[Lanes, Splice, Float[Array, ""]]:
-        """Run all blocks from `starts`, over lanes and splice of the sweep before (at first, `blank` and `nowhere`).
+        self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, join: Join
+    ) -> tuple[Lanes, Join, Float[Array, ""]]:
+        """Run all blocks from `starts`, over lanes and join of the sweep before (at first, `blank` and `Join.none`).
 
         With `Zero`, blocks are left together once their new paths are within tolerance of the old ones. The third
         result is the number of evaluations per lane.
@@ -159,60 +159,60 @@ class Sweep:
             path=lanes.path,
             outputs=lanes.outputs,
         )
-        run = self._run(begin, lanes.path, splice, tolerance)
-        *ends, new_splice = self._ended(run, lanes.carries, lanes.images, splice)
-        return Lanes(run.path, run.outputs, *ends), new_splice, run.step.astype(starts.dtype)
+        run = self._run(begin, lanes.path, join, tolerance)
+        *ends, new_join = self._ended(run, lanes.carries, lanes.output_tangents, join)
+        return Lanes(run.path, run.outputs, *ends), new_join, run.step.astype(starts.dtype)
 
-    def _run(self, begin: _Run, old_path: Float[Array, "b C D"], splice: Splice, tolerance: Tolerance) -> _Run:
+    def _run(self, begin: _Run, old_path: Float[Array, "b C D"], join: Join, tolerance: Tolerance) -> _Run:
         """All lanes, until they may be left or are at the ends of their blocks."""
         may_leave = isinstance(self.linearization, Zero)
         # Before a jump, blocks may be left only where it may stay as it is.
-        jump, may_stay = splice.jump, tolerance.vouches(splice.difference, splice.state)
+        jump, may_stay = join.join_step, tolerance.accepts_capped(join.difference, join.state)
 
         def unfinished(run: _Run) -> Array:
             return (run.step < self.grid.block_size) & ~run.left
 
         def advance(run: _Run) -> _Run:
-            carries, images, outputs = self._step(run.moving, run.step)
+            carries, output_tangents, outputs = self._step(run.moving, run.step)
             states = jax.vmap(self.transition.reduce)(carries)
             # The old path is read from its own buffer: reading the one being written would copy it at every step.
             difference = states - entry(old_path, run.step)
-            met = tolerance.vouches(difference, states)
+            met = tolerance.accepts_capped(difference, states)
             met &= (may_stay & jnp.all(difference == 0, axis=-1)) | (run.step + 1 > jump)
             left = met.all() & may_leave
             path, outputs = write((run.path, run.outputs), (states, outputs), run.step)
-            return _Run(run.step + 1, left, met, difference, states, (carries, images), path, outputs)
+            return _Run(run.step + 1, left, met, difference, states, (carries, output_tangents), path, outputs)
 
         return self._together(unfinished, advance, begin)
 
     def _ended(
-        self, run: _Run, old_carries: PyTree, old_images: Float[Array, "C P D"], splice: Splice
-    ) -> tuple[PyTree, Float[Array, "C P D"], Splice]:
-        """Carries and images at the ends of blocks, which those left early keep; and where these were left."""
+        self, run: _Run, old_carries: PyTree, old_output_tangents: Float[Array, "C P D"], join: Join
+    ) -> tuple[PyTree, Float[Array, "C P D"], Join]:
+        """Carries and output_tangents at the ends of blocks, which those left early keep; and where these were left."""
         to_the_end = run.step == self.grid.block_size
-        carries, images = jax.tree.map(
+        carries, output_tangents = jax.tree.map(
             lambda new, old: jnp.where(to_the_end, new, old),
-            (run.moving[0], self._reduced_images(*run.moving)),
-            (old_carries, old_images),
+            (run.moving[0], self._reduced_tangents(*run.moving)),
+            (old_carries, old_output_tangents),
         )
-        return carries, images, splice.moved(run.step, jnp.where(to_the_end, 0, run.difference), run.states)
+        return carries, output_tangents, join.updated(run.step, jnp.where(to_the_end, 0, run.difference), run.states)
 
     def _together(self, unfinished: Callable, advance: Callable, begin: _Run) -> _Run:
         """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
-        if self.team.mesh is None:
+        if self.collectives.mesh is None:
             return jax.lax.while_loop(unfinished, advance, begin)
         stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
 
         def one_stretch(loop: tuple) -> tuple:
             end = loop[1].step + stretch
             reached = jax.lax.while_loop(lambda run: unfinished(run) & (run.step < end), advance, loop[1])
-            return self.team.gather(unfinished(reached)).any(), reached
+            return self.collectives.all_gather(unfinished(reached)).any(), reached
 
         return jax.lax.while_loop(lambda loop: loop[0], one_stretch, (jnp.asarray(True), begin))[1]
 
     def _enter(self, starts: Float[Array, "C D"]) -> tuple[PyTree, list]:
         def one(start: Array) -> tuple[PyTree, list]:
-            carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.seeds])
+            carry, tangents, _ = push_forward(lambda x: (self.transition.restore(x), None), start, [self.tangent_seeds])
             return carry, tangents
 
         return _side_by_side(one, self._tile, starts)
@@ -229,7 +229,7 @@ class Sweep:
             carries, tangents = _where(running, (carries, tangents), moving)
         return carries, tangents, outputs
 
-    def _reduced_images(self, carries: PyTree, tangents: list) -> Float[Array, "C P D"]:
+    def _reduced_tangents(self, carries: PyTree, tangents: list) -> Float[Array, "C P D"]:
         def one(carry: PyTree, lane_tangents: list) -> Array:
             return push_forward(lambda c: (self.transition.reduce(c), None), carry, lane_tangents)[1][0]
 
@@ -240,13 +240,13 @@ class Sweep:
 
         def shapes(x: Array) -> tuple[PyTree, PyTree, Array]:
             carries, tangents, output = self._step(self._enter(x), jnp.asarray(0))
-            return output, carries, self._reduced_images(carries, tangents)
+            return output, carries, self._reduced_tangents(carries, tangents)
 
-        output, carries, images = jax.eval_shape(shapes, starts)
+        output, carries, output_tangents = jax.eval_shape(shapes, starts)
         b = self.grid.block_size
         return Lanes(
             path=jnp.full((b, *starts.shape), jnp.nan, starts.dtype),
             outputs=jax.tree.map(lambda leaf: zeros((b, *leaf.shape), leaf.dtype), output),
             carries=jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), carries),
-            images=zeros(images.shape, images.dtype),
+            output_tangents=zeros(output_tangents.shape, output_tangents.dtype),
         )

@@ -33,7 +33,7 @@ class Tolerance(NamedTuple):
         """Whether each state is met in all its coordinates (never where the difference is NaN)."""
         return self._bounds(difference, state, self.scale[None])
 
-    def vouches(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
+    def accepts_capped(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
         """`accepts`, by a scale that is not trusted beyond ten times the size of the state: while it is being found."""
         return self._bounds(difference, state, self.scale[None] * jnp.minimum(10 * self.size(state)[:, None], 1))
 

@@ -1,13 +1,13 @@
-"""Programmes of ours run by themselves and inside those of others."""
+"""Programs of ours run by themselves and inside those of others."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parsample.internal.compilation import is_being_compiled, keep_compiled_programs, outermost_jit
+from parsample.internal.compilation import is_being_compiled, jit_with_xla_options, keep_compiled_programs
 
 
-@outermost_jit(1)
+@jit_with_xla_options(1)
 def power(x: jax.Array, exponent: int) -> jax.Array:
     """A power."""
     assert is_being_compiled()
@@ -25,7 +25,7 @@ def test_a_programme_runs_alone_and_inside_another():
 def test_it_is_compiled_once():
     traces = []
 
-    @outermost_jit()
+    @jit_with_xla_options()
     def traced(x: jax.Array) -> jax.Array:
         traces.append(x)
         return x
@@ -36,7 +36,7 @@ def test_it_is_compiled_once():
 
 
 def test_what_is_donated_is_written_over():
-    @outermost_jit(donated=(0,))
+    @jit_with_xla_options(donated=(0,))
     def moved(path: jax.Array, shift: jax.Array) -> jax.Array:
         return path + shift
 

@@ -21,7 +21,7 @@ from process import DEVICES_PER_PROCESS, NUM_PROCESSES, NUM_STEPS, SAMPLING, SEE
 import parsample
 from parsample import Status, rollout
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import agreed, is_first, whole
+from parsample.internal.processes import broadcast_from_first, is_first, replicated
 
 SECONDS = 300  # for one task on a busy machine
 
@@ -149,10 +149,12 @@ def test_one_process_is_left_alone():
     mesh = mesh_of(jax.devices()[: NUM_PROCESSES * DEVICES_PER_PROCESS])
     tree = {"key": jax.random.key(0), "x": 1.0}
     assert all(
-        heard is leaf
+        summaries is leaf
         for where in (mesh, None)
-        for heard, leaf in zip(jax.tree.leaves(agreed(where, tree)), jax.tree.leaves(tree), strict=True)
+        for summaries, leaf in zip(
+            jax.tree.leaves(broadcast_from_first(where, tree)), jax.tree.leaves(tree), strict=True
+        )
     )
-    assert whole(mesh, tree) is tree
+    assert replicated(mesh, tree) is tree
     assert is_first(mesh)
     assert is_first(None)

@@ -25,9 +25,9 @@ OUTSIDE = 1 - full(np.ones((1, *SMALL_BLOCKS.shape)))[0]  # entries of a 6 x 6 m
 @pytest.mark.parametrize("num_probes", [None, 1, 3])
 def test_small_blocks_of_a_matrix_that_has_nothing_else_are_found_exactly(num_probes):
     linearization = BlockDiagonal(2, num_probes)
-    seeds = linearization.seeds(KEY, 6, jnp.float64)
-    assert seeds.shape == (6 if num_probes is None else 2 * num_probes, 6)
-    found = linearization.matrix(seeds, seeds @ full(SMALL_BLOCKS[None])[0].T)
+    tangent_seeds = linearization.tangent_seeds(KEY, 6, jnp.float64)
+    assert tangent_seeds.shape == (6 if num_probes is None else 2 * num_probes, 6)
+    found = linearization.matrix(tangent_seeds, tangent_seeds @ full(SMALL_BLOCKS[None])[0].T)
     np.testing.assert_allclose(found, SMALL_BLOCKS, atol=1e-15)
 
 
@@ -36,9 +36,11 @@ def test_small_blocks_are_picked_out_of_any_matrix_and_their_estimates_are_unbia
     np.testing.assert_array_equal(BlockDiagonal(2).matrix(jnp.eye(6), jnp.array(matrix.T)), SMALL_BLOCKS)
     signs = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))
     zero = np.zeros_like(signs)
-    seeds = jnp.array(np.stack([np.hstack([signs, zero]), np.hstack([zero, signs])], axis=1).reshape(-1, 6))
-    np.testing.assert_allclose(BlockDiagonal(2, 8).matrix(seeds, seeds @ matrix.T), SMALL_BLOCKS, atol=1e-15)
-    one = BlockDiagonal(2, 1).matrix(seeds[:2], seeds[:2] @ matrix.T)
+    tangent_seeds = jnp.array(np.stack([np.hstack([signs, zero]), np.hstack([zero, signs])], axis=1).reshape(-1, 6))
+    np.testing.assert_allclose(
+        BlockDiagonal(2, 8).matrix(tangent_seeds, tangent_seeds @ matrix.T), SMALL_BLOCKS, atol=1e-15
+    )
+    one = BlockDiagonal(2, 1).matrix(tangent_seeds[:2], tangent_seeds[:2] @ matrix.T)
     assert np.abs(one - SMALL_BLOCKS).max() > 0.1
 
 
@@ -46,4 +48,4 @@ def test_parts_are_two_or_more_and_equal():
     with pytest.raises(ValueError, match=r"num_parts must be at least 2; got 1.*Diagonal\(\)"):
         BlockDiagonal(1)
     with pytest.raises(ValueError, match=r"5 dimensions cannot have num_parts=2 equal parts"):
-        BlockDiagonal(2).seeds(KEY, 5, jnp.float64)
+        BlockDiagonal(2).tangent_seeds(KEY, 5, jnp.float64)

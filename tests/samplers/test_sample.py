@@ -275,9 +275,7 @@ def modes(x: jax.Array) -> jax.Array:
 def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatch):
     expected = run("hmc", "sequential", 4000)
     monkeypatch.setattr("parsample.samplers.prepare.depends_on_single_steps", lambda *_: True)
-    monkeypatch.setattr(
-        "parsample.samplers.prepare._share_of_chains", lambda *found, whole=_share_of_chains: cost * whole(*found)
-    )
+    monkeypatch.setattr("parsample.samplers.prepare._share_of_chains", lambda *timed: cost * _share_of_chains(*timed))
     with pytest.warns(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
         result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
     assert result.status is status

@@ -11,7 +11,7 @@ from marks import slow
 
 import parsample
 from parsample import DEER, Dense, Diagonal, ParallelStallWarning, Sequential, Status, Zero, deer, rollout
-from parsample.internal.devices import SPLIT, WHOLE, Team, mesh_of
+from parsample.internal.devices import SPLIT, WHOLE, Collectives, mesh_of
 from parsample.solver.grid import Grid
 
 DEVICES = jax.devices()
@@ -45,13 +45,15 @@ def test_every_step_has_one_place_in_the_grid(num_steps, block_size, num_devices
 
 
 def test_gathered_values_are_the_ones_that_were_sent():
-    team = Team(mesh_of(DEVICES[:3]))
+    collectives = Collectives(mesh_of(DEVICES[:3]))
 
     def on_each_device(vector: jax.Array) -> tuple:
-        return team.gather((team.rank, vector, vector[0] > 2, {"x": vector.astype(jnp.float32).reshape(1, 2)}))
+        return collectives.all_gather(
+            (collectives.rank, vector, vector[0] > 2, {"x": vector.astype(jnp.float32).reshape(1, 2)})
+        )
 
     values = jnp.arange(6.0)
-    ranks, vectors, flags, tree = team.spread(on_each_device, SPLIT, WHOLE)(values)
+    ranks, vectors, flags, tree = collectives.spread(on_each_device, SPLIT, WHOLE)(values)
     assert ranks.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(vectors, values.reshape(3, 2))
     assert flags.tolist() == [False, False, True]
@@ -60,9 +62,9 @@ def test_gathered_values_are_the_ones_that_were_sent():
 
 
 def test_alone_one_is_the_whole_team():
-    team = Team()
-    assert (team.num_devices, team.rank) == (1, 0)
-    assert team.gather(jnp.arange(2)).shape == (1, 2)
+    collectives = Collectives()
+    assert (collectives.num_devices, collectives.rank) == (1, 0)
+    assert collectives.all_gather(jnp.arange(2)).shape == (1, 2)
 
 
 # The chain

@@ -14,8 +14,8 @@ KEY = jax.random.key(0)
 
 def learned(linearization) -> np.ndarray:
     """What `linearization` makes of a map whose Jacobian is MATRIX."""
-    seeds = linearization.seeds(KEY, 3, jnp.float64)
-    return np.asarray(linearization.matrix(seeds, seeds @ MATRIX.T))
+    tangent_seeds = linearization.tangent_seeds(KEY, 3, jnp.float64)
+    return np.asarray(linearization.matrix(tangent_seeds, tangent_seeds @ MATRIX.T))
 
 
 def test_what_each_linearization_learns_of_a_linear_map():
@@ -29,12 +29,12 @@ def test_what_each_linearization_learns_of_a_linear_map():
     ("linearization", "num_tangents"), [(Zero(), 0), (Identity(), 0), (Diagonal(), 3), (Diagonal(2), 2), (Dense(), 3)]
 )
 def test_number_of_tangents(linearization, num_tangents):
-    assert linearization.seeds(KEY, 3, jnp.float64).shape == (num_tangents, 3)
+    assert linearization.tangent_seeds(KEY, 3, jnp.float64).shape == (num_tangents, 3)
 
 
 def test_hutchinson_probes_are_signs_and_unbiased():
-    seeds = Diagonal(64).seeds(KEY, 3, jnp.float64)
-    assert np.unique(seeds).tolist() == [-1.0, 1.0]
+    tangent_seeds = Diagonal(64).tangent_seeds(KEY, 3, jnp.float64)
+    assert np.unique(tangent_seeds).tolist() == [-1.0, 1.0]
     every_sign = jnp.array(list(itertools.product([-1.0, 1.0], repeat=3)))
     estimate = Diagonal(8).matrix(every_sign, every_sign @ MATRIX.T)
     np.testing.assert_allclose(estimate, np.diag(MATRIX), atol=1e-15)

@@ -15,7 +15,7 @@ class Coordinates:
     """Axes B, the columns of a matrix: a state s has coordinates z with s = B z.
 
     Chains near a Gaussian of covariance S have Jacobians that are diagonal in the eigenvectors of S (Zoltowski et al.,
-    arXiv 2508.18413). Compared by content, so that compiled programmes are reused.
+    arXiv 2508.18413). Compared by content, so that compiled programs are reused.
 
     Parameters
     ----------

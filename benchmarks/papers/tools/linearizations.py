@@ -36,7 +36,7 @@ class BlockDiagonal:
         if self.num_parts < 2:
             raise ValueError(f"num_parts must be at least 2; got {self.num_parts}. With one part, use Diagonal().")
 
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Unit vectors, shape (D, D), or a random sign vector in one part at a time, shape (K P, D)."""
         if dimension % self.num_parts:
             raise ValueError(f"a state of {dimension} dimensions cannot have num_parts={self.num_parts} equal parts.")
@@ -46,14 +46,14 @@ class BlockDiagonal:
         each = jnp.eye(self.num_parts, dtype=dtype)[None, :, :, None] * signs[:, None, None, :]
         return each.reshape(-1, dimension)
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, "n K K"]:
+    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, "n K K"]:
         """The small blocks of A, or their estimates."""
         parts = self.num_parts
         if self.num_probes is None:
-            blocks = images.reshape(parts, images.shape[1] // parts, parts, -1)
+            blocks = output_tangents.reshape(parts, output_tangents.shape[1] // parts, parts, -1)
             return jnp.einsum("biai->iab", blocks)
-        signs = seeds.reshape(self.num_probes, parts, parts, -1)[:, 0, 0]
-        found = images.reshape(self.num_probes, parts, parts, -1)
+        signs = tangent_seeds.reshape(self.num_probes, parts, parts, -1)[:, 0, 0]
+        found = output_tangents.reshape(self.num_probes, parts, parts, -1)
         return jnp.einsum("pi,pbai->iab", signs, found, precision="highest") / self.num_probes
 
 
@@ -72,14 +72,16 @@ class DiagonalIn:
     coordinates: Coordinates
     num_probes: int | None = None
 
-    def seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
+    def tangent_seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Unit vectors, or random sign vectors, of the coordinates, shape (P, D)."""
         if len(self.coordinates.axes) != dimension:
             raise ValueError(
                 f"coordinates have {len(self.coordinates.axes)} axes; the state has {dimension} dimensions."
             )
-        return self.coordinates.out_of(Diagonal(self.num_probes).seeds(rng_key, dimension, dtype))
+        return self.coordinates.out_of(Diagonal(self.num_probes).tangent_seeds(rng_key, dimension, dtype))
 
-    def matrix(self, seeds: Tangents, images: Tangents) -> Float[Array, " D"]:
+    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A in the coordinates, or its estimate."""
-        return Diagonal(self.num_probes).matrix(self.coordinates.into(seeds), self.coordinates.into(images))
+        return Diagonal(self.num_probes).matrix(
+            self.coordinates.into(tangent_seeds), self.coordinates.into(output_tangents)
+        )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample import LyapunovExponent, Solution, Status
 from parsample.chain.transition import Inputs, as_inputs, from_step, rollout
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.validation import checked_count, checked_recursion
 from parsample.predictability.lyapunov import batch_means, check_batches, check_dt
 from parsample.solver.linearization import push_forward
@@ -109,7 +109,7 @@ def merit(step: Callable, initial_state: PyTree, inputs: PyTree, states: PyTree)
     return _merit(step, initial_state, entries.sequence, states)
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _merit(step: Callable, initial_state: PyTree, inputs: PyTree, states: PyTree) -> Array:
     before = jax.tree.map(lambda first, path: jnp.concatenate([first[None], path[:-1]]), initial_state, states)
     residuals = jax.tree.map(jnp.subtract, states, jax.vmap(step)(before, inputs))
@@ -277,14 +277,16 @@ def spectral_norms(step: Callable, initial_state: PyTree, inputs: PyTree) -> Flo
     return _spectral_norms(step, initial_state, entries)
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs) -> Float[Array, "T K"]:
     transition, start = from_step(step, initial_state)
 
     def advance(loop: tuple, t: Array) -> tuple[tuple, Array]:
         state, directions = loop
-        after, images, _ = push_forward(lambda x: (transition.reduced_step(x, inputs.at(t)), None), state, [directions])
-        orthogonal, triangle = jnp.linalg.qr(images[0].T)
+        after, output_tangents, _ = push_forward(
+            lambda x: (transition.reduced_step(x, inputs.at(t)), None), state, [directions]
+        )
+        orthogonal, triangle = jnp.linalg.qr(output_tangents[0].T)
         return (after, orthogonal.T), jnp.log(jnp.abs(jnp.diagonal(triangle)))
 
     # Axes in general position, so that no direction starts out orthogonal to the leading ones.
@@ -292,7 +294,7 @@ def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs
     return jax.lax.scan(advance, (start, jnp.linalg.qr(general)[0].T), jnp.arange(inputs.num_steps))[1]
 
 
-@outermost_jit(0)
+@jit_with_xla_options(0)
 def _spectral_norms(step: Callable, initial_state: PyTree, inputs: Inputs) -> Float[Array, " T"]:
     transition, start = from_step(step, initial_state)
     _, path, _ = rollout(transition, start, inputs)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step
-from parsample.internal.compilation import outermost_jit
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.validation import checked_count, checked_recursion
 from parsample.solver.finish import completed, finish
 from parsample.solver.grid import Grid
@@ -48,7 +48,7 @@ def deer_in_windows(
     return solution
 
 
-@outermost_jit(0, 1, 2)
+@jit_with_xla_options(0, 1, 2)
 def _deer_in_windows(
     step: Callable,
     method: DEER,
@@ -64,7 +64,7 @@ def _deer_in_windows(
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
-@outermost_jit(0, 1)
+@jit_with_xla_options(0, 1)
 def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
     transition, _ = from_step(step, initial_state)
     solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
@@ -127,7 +127,7 @@ def slide(
             block_starts=loop.guesses,
             scale=scale,
             probe_key=probe_key,
-            enough=jnp.where(is_last, window, max(1, int(SLIDE_AT * window))),
+            num_required_steps=jnp.where(is_last, window, max(1, int(SLIDE_AT * window))),
         )
         path = jax.lax.dynamic_update_slice_in_dim(loop.path, found.states, loop.first, 0)
         first = jnp.minimum(loop.first + found.exact_prefix, num_steps - window)
