@@ -17,7 +17,7 @@ from parsample.solver.entry import deer, rollout
 from parsample.solver.linearization import Dense, Diagonal, Identity, Zero
 from parsample.solver.method import DEER, Sequential
 from parsample.solver.solution import Solution
-from parsample.solver.status import ParallelStallWarning, Status
+from parsample.solver.status import ParallelStallWarning, Status, UncertifiedChainWarning
 from parsample.version import __version__
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Sequential",
     "Solution",
     "Status",
+    "UncertifiedChainWarning",
     "Zero",
     "__version__",
     "as_recursion",

@@ -125,6 +125,16 @@ class ExactMeetingInfo(NamedTuple):
         Info of the algorithm's own step.
     is_moved
         Whether a multishift move was made and accepted after it.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> import blackjax
+    >>> algorithm = blackjax.hmc(lambda x: -0.5 * jnp.sum(x**2), 0.9, jnp.ones(2), 3)
+    >>> composed = parsample.with_exact_meeting(algorithm, lambda x: -0.5 * jnp.sum(x**2), 0.5 * jnp.ones(2))
+    >>> state, info = composed.step(jax.random.key(1), composed.init(jnp.zeros(2)))
+    >>> isinstance(info, parsample.ExactMeetingInfo), info.is_moved.shape
+    (True, ())
     """
 
     info: Any

@@ -31,6 +31,15 @@ class Recursion(NamedTuple):
         Pytree of floating-point arrays.
     inputs
         Pytree with leading axis T.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> recursion = parsample.Recursion(lambda s, u: 0.5 * s + u, jnp.zeros(()), jnp.ones(100))
+    >>> recursion.num_steps
+    100
+    >>> float(parsample.rollout(*recursion)[-1])
+    2.0
     """
 
     step: Callable
@@ -69,6 +78,15 @@ def as_recursion(
     ------
     ValueError, TypeError
         If the position or the log density at it is unusable, or the kernel cannot be reduced.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> import blackjax
+    >>> algorithm = blackjax.hmc(lambda x: -0.5 * jnp.sum(x**2), 0.9, jnp.ones(2), 3)
+    >>> recursion = parsample.as_recursion(jax.random.key(0), algorithm, jnp.zeros(2), 200)
+    >>> parsample.deer(*recursion, block_size=10).states.shape
+    (200, 2)
     """
     checked_count("num_steps", num_steps)
     dynamics = AlgorithmDynamics(inference_algorithm, nothing)

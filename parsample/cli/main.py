@@ -22,7 +22,7 @@ from parsample.kernels import KERNELS
 from parsample.models.model import Model, ModelError, load_model
 from parsample.samplers.compare import WITH_TRAJECTORIES, compare_kernels
 from parsample.samplers.sample import check_sampler, sample
-from parsample.solver.status import ParallelStallWarning
+from parsample.solver.status import ParallelStallWarning, UncertifiedChainWarning
 from parsample.version import __version__
 
 # Endings of --out.
@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
         if options.out is not None:
             _check_room(model, options)
         with warnings.catch_warnings():
-            # What it would warn of is printed in full below.
-            warnings.simplefilter("ignore", ParallelStallWarning)
+            # The report and the certificate, printed below, say all that these warnings would.
+            for category in (ParallelStallWarning, UncertifiedChainWarning):
+                warnings.simplefilter("ignore", category)
             return options.run(model, options)
     except (ModelError, ValueError, TypeError, OSError) as error:
         print(f"parsample: {error}", file=sys.stderr)

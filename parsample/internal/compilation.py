@@ -68,7 +68,7 @@ def _are_known(options: dict[str, Any]) -> bool:
 
 
 def jit_with_xla_options(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], CompiledFunction]:
-    """Decorator: the function as a `CompiledFunction`, which may write its result over the arguments that are `donated`."""
+    """Decorator that makes a `CompiledFunction`, which may write its result over the `donated` arguments."""
     return lambda function: CompiledFunction(function, static_argnums, donated)
 
 

@@ -69,7 +69,7 @@ def _is_on_first_device(tree: PyTree) -> bool:
 
 
 def uncommitted(tree: PyTree) -> PyTree:
-    """The same, tied to no device of this process: results `on_first_device`, and what users have put somewhere, are tied."""
+    """The tree with its arrays committed to no device; results `on_first_device` and arrays that users placed are."""
     return jax.tree.map(
         lambda leaf: _from_host(_to_host(leaf), leaf) if _is_placed(leaf) and leaf.committed else leaf, tree
     )

@@ -1,1 +1,1 @@
-"""Whether blocks will pay, and which evaluation follows."""
+"""Predict whether a parallel evaluation pays, and choose the evaluation."""

@@ -1,8 +1,8 @@
-"""The check before a long run: will evaluating this chain in parallel pay, and if not, why not?
+"""The check before a long run: does evaluating this chain in parallel pay, and if not, why not?
 
-Lanes with keys of their own leave the start; each is then run again from its neighbour's state, which shows how soon
-paths with common randomness meet. Tangents of some of them give the Lyapunov exponent. The plan follows from meeting
-times and from the time that a row of lanes took, and so does the explanation where it is sequential.
+A short pilot moves lanes with independent keys away from the start. Each lane then runs again with the same keys from
+its neighbour's state, which shows how soon paths with common randomness meet. Tangents along some of the lanes give the
+Lyapunov exponent. The plan follows from the meeting times and from the measured time per row, one step of every lane.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,21 +34,20 @@ from parsample.predictability.tangents import NUM_TANGENTS, exponent
 if TYPE_CHECKING:
     import blackjax.base
 
-# Steps in which lanes leave the start, and of the stretch that they are compared with.
-LEAVING_STEPS, STRETCH_STEPS = 256, 64
+# Steps that move the lanes away from the start, and steps of the stretch to which restarted lanes are first compared.
+BURN_IN_STEPS, STRETCH_STEPS = 256, 64
 
-# The longest time for which tangents are followed until they have turned into the leading direction, as a multiple of
-# the shortest.
-LONGEST_GROWTH = 16
+# Longest run of the tangents, which must turn into the leading direction, as a multiple of the shortest run.
+MAX_TANGENT_RATIO = 16
 
-# What tells the pilot's keys from the chain's.
-PILOT = 0x9A9A
+# Folded into the key, so that the pilot's random numbers differ from the chain's.
+PILOT_TAG = 0x9A9A
 
-# What to try where paths do not meet.
-_A_FORGETFUL_KERNEL = (
+# Remedies where paths do not meet.
+_KERNEL_REMEDIES = (
     "parsample.with_exact_meeting, a better adapted metric, trajectory lengths that vary, or another kernel"
 )
-_A_FORGETFUL_RECURSION = "a recursion that forgets sooner, such as a stable observer of this one"
+_RECURSION_REMEDIES = "a recursion that forgets sooner, such as a stable observer of this one"
 
 
 def check(
@@ -60,40 +59,46 @@ def check(
     inputs: PyTree = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Report:
-    """Whether a long chain of this algorithm, or a recursion, can be evaluated in parallel, measured by a short pilot.
+    """Measure in a short pilot whether a long chain or recursion can be evaluated in parallel.
 
     Parameters
     ----------
     rng_key
-        Key of the pilot; the chain's own keys are not touched.
+        Key of the pilot, which uses none of the keys that a chain with the same key would use.
     inference_algorithm
-        A BlackJAX sampling algorithm; or a function ``step(state, input) -> state``, with its `inputs`.
+        A BlackJAX sampling algorithm, or a function ``step(state, input) -> state`` together with its `inputs`.
     initial_position
-        Pytree of floating-point arrays, as for ``inference_algorithm.init``; or the initial state of the recursion.
+        Pytree of floating-point arrays, as for ``inference_algorithm.init``, or the initial state of the recursion.
     num_steps
-        Length of the run that is being planned; None: 100,000, or that of the inputs. Once it is compiled, the pilot
-        takes a few percent of its time.
+        Steps of the planned run; None: 100,000, or the number of inputs. Once compiled, the pilot takes a few percent
+        of the time of that run.
     inputs
-        Of a recursion, with leading axis T; the pilot looks at stretches of them.
+        Inputs of the recursion, with leading axis T; the pilot runs on stretches of them. None for an algorithm.
     devices
-        JAX devices that would share the run; None: all local ones. If they belong to several processes, each must
-        make this call, and all get the same report.
+        JAX devices that would share the run; None: all local ones. If they belong to several processes, each process
+        must make this call, and all get the same report.
 
     Returns
     -------
     Report
+        Meeting times, Lyapunov exponent and plan.
 
     Raises
     ------
     ValueError, TypeError
-        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+        If the position, the log density there or another argument is unusable, or if the state of the algorithm has
+        fields that parsample does not know.
     NotImplementedError
-        If steps cannot be evaluated side by side, as where a log density calls back to Python without a batching rule.
+        If steps cannot be batched over lanes, as where a log density calls back to Python without a batching rule.
 
     Warns
     -----
     ParallelStallWarning
-        If it will not pay, with cause and remedy.
+        If a parallel evaluation will not pay; the message states cause and remedy.
+
+    References
+    ----------
+    Predictability of a chain by its Lyapunov exponent: Gonzalez et al., arXiv 2508.16817.
 
     Examples
     --------
@@ -133,71 +138,78 @@ def check(
 def examine(
     dynamics: Dynamics, parameters: Any, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None = None
 ) -> Report:
-    """The check itself, of the family of chains with these parameters, from `state`, for runs of `num_steps` steps."""
-    growth, most_growth, num_meeting = _pilot_lengths(dynamics, num_steps)
-    num_lanes = default_num_lanes()
-    inputs_of = partial(_inputs, dynamics, num_lanes, round_up(num_meeting, PERIOD), parameters, rng_key)
-    leaving = inputs_of(0)
-    lanes, records = ChainLanes.of(dynamics, state, leaving, num_axes=2)
-    program = LaneProgram(lanes, num_lanes, mesh, records, max_rows=round_up(num_meeting, PERIOD))
-    words = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), as_words(state))
-    size = min(LEAVING_STEPS, num_meeting, program.num_rows)
-    scale = np.ones(records[0].shape, program.dtype)
-    own_inputs = _on_host(leaving)
-    stretch_of(program, scale, own_inputs, words, PERIOD)  # compiles, so that later calls show the time of a row
-    left = stretch_of(program, scale, own_inputs, words, size)
-    states = left.ends
+    """Run the pilot, and plan a run of `num_steps` steps from `state`.
+
+    `parameters` select the chain within the family `dynamics`.
+    """
+    num_tangent_steps, max_tangent_steps, num_meeting_steps = _pilot_lengths(dynamics, num_steps)
+    num_lanes, num_rows = default_num_lanes(), round_up(num_meeting_steps, PERIOD)
+    inputs_of = partial(_pilot_inputs, dynamics, num_lanes, num_rows, parameters, rng_key)
+    burn_in_inputs = inputs_of(0)
+    lanes, records = ChainLanes.of(dynamics, state, burn_in_inputs, num_axes=2)
+    program = LaneProgram(lanes, num_lanes, mesh, records, max_rows=num_rows)
+    starts = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), as_words(state))
+    size = min(BURN_IN_STEPS, num_meeting_steps, program.num_rows)
+    unit_scale = np.ones(records[0].shape, program.dtype)
+    lane_inputs = _lane_inputs(burn_in_inputs)
+    stretch_of(program, unit_scale, lane_inputs, starts, PERIOD)  # compiles, so that later calls measure the row time
+    burn_in = stretch_of(program, unit_scale, lane_inputs, starts, size)
+    states = burn_in.ends
     if isinstance(dynamics, RecursionDynamics):
-        states = _along(left.records[0], state)
-    size = min(STRETCH_STEPS, size)
-    stretch = stretch_of(program, scale, _on_host(inputs_of(1)), states, size)
-    stretch = stretch._replace(parameters=lanes.rescaled(scale, lambda: stretch.records[0]))
-    meeting, atol = _meeting(program, stretch, num_meeting)
-    states = lanes.positions(stretch.ends)
-    lle, lle_se = exponent(dynamics, growth, most_growth, parameters, states[:NUM_TANGENTS], rng_key)
+        states = _states_along_path(burn_in.records[0], state)
+    stretch = stretch_of(program, unit_scale, _lane_inputs(inputs_of(1)), states, min(STRETCH_STEPS, size))
+    stretch = stretch._replace(parameters=lanes.rescaled(unit_scale, lambda: stretch.records[0]))
+    meeting, atol = _measure_meeting(program, stretch, num_meeting_steps)
+    positions = lanes.positions(stretch.ends)[:NUM_TANGENTS]
+    lle, lle_se = exponent(dynamics, num_tangent_steps, max_tangent_steps, parameters, positions, rng_key)
     meeting, atol, lle, lle_se = broadcast_from_first(mesh, (meeting, np.float64(atol), lle, lle_se))
-    # Rows that a run of the chain itself would keep, if its history is of that size.
+    # The run itself records MAX_ROWS rows per segment, or fewer if its history is too large.
     block_size = block_size_of(num_steps, num_lanes, MAX_ROWS, 1)
     measured = Measured(program.seconds_per_row, program.seconds_to_compile)
     plan = make_plan(meeting, num_lanes, 1, num_steps, block_size, measured)
-    contracting = _A_FORGETFUL_RECURSION if isinstance(dynamics, RecursionDynamics) else _A_FORGETFUL_KERNEL
-    return Report(meeting, num_lanes, measured, plan, contracting, float(atol), float(lle), float(lle_se))
+    remedies = _RECURSION_REMEDIES if isinstance(dynamics, RecursionDynamics) else _KERNEL_REMEDIES
+    return Report(meeting, num_lanes, measured, plan, remedies, float(atol), float(lle), float(lle_se))
 
 
 @jit_with_xla_options(0, 1, 2)
-def _inputs(dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any) -> PyTree:
-    """Inputs of `num_rows` rows of `num_lanes` lanes, each lane with a key of its own."""
-    # Folded first: the first keys that `rng_key` splits into are the chain's own.
-    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, PILOT), number), num_lanes)
+def _pilot_inputs(
+    dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any
+) -> PyTree:
+    """Inputs of `num_rows` rows for `num_lanes` lanes with independent keys; another `number` gives other keys."""
+    # The chain itself uses the keys that `rng_key` splits into, so the tag is folded in before the split.
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, PILOT_TAG), number), num_lanes)
     return jax.vmap(lambda key: dynamics(parameters, key, num_rows)[1].sequence)(keys)
 
 
-def _along(path: Float[np.ndarray, "n L D"], state: PyTree) -> PyTree:
-    """States at different steps of the last half of a path: without random inputs, all lanes go the same way."""
+def _states_along_path(path: Float[np.ndarray, "n L D"], state: PyTree) -> PyTree:
+    """One state per lane, at different steps of the last half of a path.
+
+    Without random inputs all lanes follow the same path, so their states differ only between steps.
+    """
     num_rows, num_lanes, _ = path.shape
     rows = np.linspace(num_rows // 2, num_rows - 1, num_lanes).astype(int)
     states = jax.vmap(ravel_pytree(state)[1])(path[rows, np.arange(num_lanes)])
     return jax.tree.map(np.asarray, states)
 
 
-def _on_host(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
-    """As lanes take them; all of them move in every row."""
+def _lane_inputs(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
+    """Inputs on the host in the form of `ChainLanes`; every lane moves in every row."""
     words = jax.tree.map(np.asarray, as_words(inputs))
     return words, np.ones(jax.tree.leaves(words)[0].shape[:2], bool)
 
 
 def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int, int]:
-    """Steps with tangents, the most of them, and steps for which pairs are watched."""
-    growth = int(np.clip(num_steps // 1250, 40, 250))
-    longest = LONGEST_GROWTH * growth
+    """Minimum and maximum number of steps with tangents, and maximum number of steps in which pairs are compared."""
+    shortest = int(np.clip(num_steps // 1250, 40, 250))
+    longest = MAX_TANGENT_RATIO * shortest
     if isinstance(dynamics, RecursionDynamics):
-        # Steps may be small ones of a flow, and are often cheap. Longer stretches of the inputs would overlap.
-        growth = longest = int(np.clip(num_steps // 64, 250, 2000))
-    return growth, longest, int(np.clip(num_steps // 100, 256, 4000))
+        # Steps may be small time steps of a flow, and are often cheap. Longer stretches of the inputs would overlap.
+        shortest = longest = int(np.clip(num_steps // 64, 250, 2000))
+    return shortest, longest, int(np.clip(num_steps // 100, 256, 4000))
 
 
-def _meeting(program: LaneProgram, stretch: Stretch, num_steps: int) -> tuple[MeetingTimes, float]:
-    """Meeting times, and the tolerance within which lanes meet."""
+def _measure_meeting(program: LaneProgram, stretch: Stretch, num_steps: int) -> tuple[MeetingTimes, float]:
+    """Meeting times, and the tolerance in standard deviations within which lanes meet."""
     atol = MEETING_DISTANCE[str(program.dtype)]
     meeting = meeting_times(program, stretch, num_steps, atol)
     tolerance = meeting.tolerance(atol)

@@ -1,7 +1,7 @@
-"""Which evaluation to use: in blocks or step by step, from how soon lanes meet and what a row of them takes.
+"""The choice between blocks and step by step, from meeting times and from the measured time per row.
 
-A segment in blocks takes as many rows as a block has steps, and as many again as its slowest lane takes to meet. Step
-by step takes another compiled program, and a row of one lane per chain for every step.
+A row is one step of every lane. In blocks, a segment takes as many rows as a block has steps, plus the rows that its
+slowest lane needs to meet. Step by step, every step takes a row with one lane per chain, in another compiled program.
 """
 
 import math
@@ -9,30 +9,37 @@ from dataclasses import dataclass
 
 from parsample.lanes.meeting import MAX_UNMET, MeetingTimes
 
-# A step of one lane per chain is taken to cost this share of a step of all lanes where it was not measured: on CPUs a
-# step of a cheap log density is mostly overhead until lanes fill the vector units.
-SHARE_OF_OVERHEAD = 0.25
+# Cost of a row with one lane per chain, as a share of the cost of a row of all lanes, where it was not measured: on a
+# CPU, a step of a cheap log density is mostly overhead until lanes fill the vector units.
+DEFAULT_SHARE_OF_CHAINS = 0.25
 
 # Single steps are timed before the choice if compiling their program takes at most this share of the predicted time.
-MAX_SHARE_OF_TRIAL = 0.1
+MAX_TRIAL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How chains will be evaluated.
+    """The evaluation chosen for a run, with its predicted cost.
 
     Attributes
     ----------
     is_parallel
-        In blocks, or step by step.
+        Whether chains are evaluated in blocks; if not, step by step.
     num_chains, num_steps
-        Chains, and steps of each.
+        Number of chains, and steps of each.
     num_blocks, block_size
-        Blocks per chain in a segment, and steps of a block; 1 and all steps if sequential.
+        Blocks per chain in a segment, and steps per block; 1 and all steps if sequential.
     seconds
-        Predicted wall time, compilation of a program for step-by-step evaluation included where one is needed.
+        Predicted wall time in seconds. It includes the compilation of a program for single steps where one is needed.
     evals_per_step
         Predicted evaluations of the kernel per step.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> report = parsample.check_sampler(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    >>> report.plan.is_parallel, report.plan.num_chains, report.plan.num_steps
+    (True, 4, 10000)
     """
 
     is_parallel: bool
@@ -55,25 +62,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """Times measured while the program did useful work.
+    """Times measured during the warm-up and the check.
 
     Attributes
     ----------
     seconds_per_row
-        Of a step of all lanes.
+        Seconds per row of all lanes.
     seconds_to_compile
-        What the program for single steps is taken to need: as much as that of the lanes, or 0 once it is there.
+        Predicted seconds to compile the program for single steps: the compilation time of the program for all lanes,
+        or 0 once single steps are compiled.
     share_of_chains
-        Cost of a row of one lane per chain, as a share of that of all lanes.
+        Cost of a row with one lane per chain, as a share of the cost of a row of all lanes.
     """
 
     seconds_per_row: float
     seconds_to_compile: float
-    share_of_chains: float = SHARE_OF_OVERHEAD
+    share_of_chains: float = DEFAULT_SHARE_OF_CHAINS
 
 
 def block_size_of(num_steps: int, num_blocks: int, num_rows: int, period: int) -> int:
-    """Steps per block, so that equal segments of at most `num_rows` rows hold all steps."""
+    """Steps per block, a multiple of `period`, for the fewest equal segments of at most `num_rows` rows."""
     per_lane = -(-num_steps // num_blocks)
     num_segments = -(-per_lane // num_rows)
     return -(-per_lane // (num_segments * period)) * period
@@ -82,21 +90,21 @@ def block_size_of(num_steps: int, num_blocks: int, num_rows: int, period: int) -
 def make_plan(
     meeting: MeetingTimes, num_lanes: int, num_chains: int, num_steps: int, block_size: int, measured: Measured
 ) -> Plan:
-    """The faster evaluation of `num_chains` chains in blocks of `block_size` steps on `num_lanes` lanes."""
+    """The faster plan for `num_chains` chains: blocks of `block_size` steps on `num_lanes` lanes, or step by step."""
     num_blocks = num_lanes // num_chains
     num_segments = math.ceil(num_steps / (num_blocks * block_size))
     slowest = meeting.slowest(num_lanes - num_chains) if num_blocks > 1 else 0.0
-    rows = num_segments * (block_size + slowest)
+    num_rows = num_segments * (block_size + slowest)
     share = max(num_chains / num_lanes, measured.share_of_chains)
     sequential_seconds = measured.seconds_to_compile + num_steps * share * measured.seconds_per_row
     blocks = Plan(
-        True,
-        num_chains,
-        num_steps,
-        num_blocks,
-        block_size,
-        rows * measured.seconds_per_row,
-        rows * num_lanes / (num_steps * num_chains),
+        is_parallel=True,
+        num_chains=num_chains,
+        num_steps=num_steps,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        seconds=num_rows * measured.seconds_per_row,
+        evals_per_step=num_rows * num_lanes / (num_steps * num_chains),
     )
     if blocks.seconds <= sequential_seconds:
         return blocks
@@ -104,15 +112,18 @@ def make_plan(
 
 
 def depends_on_single_steps(plan: Plan, measured: Measured, num_lanes: int) -> bool:
-    """Whether blocks would lose if a row of single steps cost no more than its lanes, and finding out costs little."""
-    least_share = plan.num_chains / num_lanes
-    least_seconds = measured.seconds_to_compile + plan.num_steps * least_share * measured.seconds_per_row
-    is_cheap = measured.seconds_to_compile <= MAX_SHARE_OF_TRIAL * plan.seconds
-    return plan.is_parallel and is_cheap and least_seconds < plan.seconds
+    """Whether a parallel plan could be slower than single steps, and timing these costs little.
+
+    The lowest possible cost of a single step is the share of its lanes in a row, ``num_chains / num_lanes``.
+    """
+    min_share = plan.num_chains / num_lanes
+    min_seconds = measured.seconds_to_compile + plan.num_steps * min_share * measured.seconds_per_row
+    is_cheap = measured.seconds_to_compile <= MAX_TRIAL_SHARE * plan.seconds
+    return plan.is_parallel and is_cheap and min_seconds < plan.seconds
 
 
-def why_apart(meeting: MeetingTimes, num_lanes: int) -> str:
-    """Why blocks do not pay, by the meeting times of pairs of lanes."""
+def late_meeting_cause(meeting: MeetingTimes, num_lanes: int) -> str:
+    """Why meeting times make blocks too slow: too many pairs did not meet, or the slowest lane meets late."""
     if meeting.share_unmet > MAX_UNMET:
         return f"{meeting.num_unmet} of {len(meeting.times)} pairs did not meet within {meeting.num_steps} steps"
     return f"the slowest of {num_lanes} lanes is expected to take {meeting.slowest(num_lanes):.0f} steps to meet"

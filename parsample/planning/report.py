@@ -1,44 +1,52 @@
-"""What a check found: how soon lanes meet, how fast the chain forgets, and the evaluation that follows."""
+"""The result of a check: meeting times, Lyapunov exponent, and the plan that follows from them."""
 
+import html
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from parsample.internal.user_warnings import warn_user
 from parsample.lanes.meeting import MeetingTimes
-from parsample.planning.plan import Measured, Plan, why_apart
+from parsample.planning.plan import Measured, Plan, late_meeting_cause
 from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation
 
-# Paths that differ by less than this many standard deviations when they are given up have been kept apart by rounding.
-NOISE = 0.1
+# Pairs that end within this many standard deviations of each other without meeting are kept apart by rounding.
+MAX_NOISE_DISTANCE = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What `check` found, or the check of `sample`; ``str(report)`` is for people.
+    """Result of `check`, `check_sampler`, or the check of `sample`; ``str(report)`` is for people.
 
     Attributes
     ----------
     meeting
         Meeting times of pairs of lanes with common randomness.
     num_lanes
-        Lanes that will run.
+        Lanes of the planned run.
     measured
-        Times measured on the way.
+        Times per row and of compilation, in seconds.
     plan
-        What ``method="auto"`` is expected to do, with predicted time and work.
+        Evaluation that ``method="auto"`` is expected to choose, with predicted time and work.
     remedies
-        What to try where lanes meet late, or never.
+        Suggestions where lanes meet late or never.
     atol
-        Largest difference of states that count as equal, in standard deviations of the chain: no less than what
-        rounding makes of a path; 0 where lanes meet exactly.
+        Largest difference between states that count as equal, in standard deviations of the chain: at least the
+        difference that rounding causes; 0 where lanes meet exactly.
     lle, lle_se
         Largest Lyapunov exponent and its standard error, in nats per step; NaN where the step has no derivative in
-        forward mode, None where nobody asked.
+        forward mode, None where the exponent was not estimated.
     adaptation
-        What the warm-up of `sample` found; None of other chains.
+        Result of the warm-up of `sample`; None for other chains.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> report = parsample.check_sampler(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    >>> report.parallelizable, report.cause
+    (True, '')
     """
 
     meeting: MeetingTimes
@@ -58,7 +66,7 @@ class Report:
 
     @property
     def coalescence(self) -> np.ndarray:
-        """Steps until each pair met, shape (L,); inf: not while they were watched."""
+        """Steps until each pair met, shape (L,); inf for pairs that did not meet in the pilot."""
         return self.meeting.times
 
     @property
@@ -68,37 +76,48 @@ class Report:
 
     @property
     def cause(self) -> str:
-        """Why blocks will not pay; empty if they will."""
+        """Why blocks will not pay; empty if the plan is parallel."""
         return self._diagnosis[0]
 
     @property
     def remedy(self) -> str:
-        """What to try; empty if blocks will pay."""
+        """Suggestion where blocks will not pay; empty if the plan is parallel."""
         return self._diagnosis[1]
 
     @property
     def _diagnosis(self) -> tuple[str, str]:
-        last, late = self.meeting.last_distances, why_apart(self.meeting, self.num_lanes)
+        """Cause and remedy."""
+        last, late = self.meeting.last_distances, late_meeting_cause(self.meeting, self.num_lanes)
         lle, lle_se = (math.nan, math.nan) if self.lle is None or self.lle_se is None else (self.lle, self.lle_se)
-        told = "" if math.isnan(lle) else f"Lyapunov exponent {lle:+.3g} +- {lle_se:.1g} nats per step"
-        is_noise = lle + 2 * lle_se < 0 and (last < NOISE).all() and last.dtype == np.float32
+        exponent = "" if math.isnan(lle) else f"Lyapunov exponent {lle:+.3g} +- {lle_se:.1g} nats per step"
+        is_noise = lle + 2 * lle_se < 0 and (last < MAX_NOISE_DISTANCE).all() and last.dtype == np.float32
         if self.plan.is_parallel:
-            found = "", ""
+            diagnosis = "", ""
         elif not np.isfinite(self.meeting.distances).all():
-            found = "the pilot's states are not finite", "looking for where along the chain they cease to be"
+            diagnosis = "the pilot's states are not finite", "finding the first step with a non-finite state"
         elif not self.meeting.num_unmet:
-            found = late, f"a longer run, or {self.remedies}"
+            diagnosis = late, f"a longer run, or {self.remedies}"
         elif is_noise:
             reached = f"paths approach to {last.max():.1g} standard deviations and no further"
             remedy = "float64 (jax_enable_x64), or centred and scaled data"
-            found = f"{reached}: the noise of float32 gradients", remedy
+            diagnosis = f"{reached}: the noise of float32 gradients", remedy
         elif lle - 2 * lle_se > 0:
-            found = f"the chain is not predictable: {told}, and {late}", self.remedies
+            diagnosis = f"the chain is not predictable: {exponent}, and {late}", self.remedies
         else:
-            found = f"{late} ({told})" if told else late, self.remedies
-        return found
+            diagnosis = f"{late} ({exponent})" if exponent else late, self.remedies
+        return diagnosis
 
     def __str__(self) -> str:
+        return text_lines(self.rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows)
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and text of each line of the printed report."""
         rows = [("verdict", "parallel" if self.parallelizable else "sequential")]
         if self.adaptation is not None:
             rows.append(("warm-up", _warmup_row(self.adaptation)))
@@ -110,19 +129,26 @@ class Report:
         rows.append(("plan", str(self.plan)))
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
-        return aligned(rows)
+        return rows
 
-    def warn(self, stacklevel: int = 3) -> None:
-        """A `ParallelStallWarning` with cause and remedy, if blocks will not pay."""
+    def warn(self) -> None:
+        """Issue a `ParallelStallWarning` with cause and remedy if the plan is sequential."""
         if self.cause:
             chains = "This chain" if self.plan.num_chains == 1 else "These chains"
             message = f"{chains} will be evaluated sequentially: {self.cause}. Try: {self.remedy}."
-            warnings.warn(message, ParallelStallWarning, stacklevel=stacklevel)
+            warn_user(message, ParallelStallWarning)
 
 
-def aligned(rows: list[tuple[str, str]]) -> str:
-    """One line for each name and its text."""
+def text_lines(rows: list[tuple[str, str]]) -> str:
+    """Rows of name and text as lines of plain text."""
     return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+
+def html_table(rows: list[tuple[str, str]]) -> str:
+    """Rows of name and text as an HTML table for notebooks."""
+    left = "style='text-align:left'"
+    lines = (f"<th {left}>{html.escape(name)}</th><td {left}>{html.escape(text)}</td>" for name, text in rows)
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 def _exponent_row(lle: float, lle_se: float) -> str:

@@ -36,6 +36,13 @@ class LyapunovExponent(NamedTuple):
         Leading steps left out of `lle`.
     dt
         Time of a step.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> found = parsample.lyapunov_exponent(lambda s, u: 0.5 * s + u, jnp.zeros(2), jnp.ones(100), num_probes=3)
+    >>> found.growth.shape
+    (3, 100)
     """
 
     lle: Float[Array, ""]
@@ -46,7 +53,7 @@ class LyapunovExponent(NamedTuple):
     dt: float
 
 
-def lyapunov_exponent(
+def lyapunov_exponent(  # noqa: PLR0913
     step: Callable,
     initial_state: PyTree,
     inputs: PyTree,
@@ -91,6 +98,15 @@ def lyapunov_exponent(
     ------
     ValueError
         If fewer steps than batches are left, or `inputs` do not share a leading axis.
+
+    Examples
+    --------
+    Every difference halves in every step, so the exponent is log(1/2):
+
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> found = parsample.lyapunov_exponent(lambda s, u: 0.5 * s + u, jnp.zeros(2), jnp.ones(100))
+    >>> round(float(found.lle), 3)
+    -0.693
     """
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)

@@ -1,1 +1,1 @@
-"""From a log density, or a BlackJAX algorithm, to draws."""
+"""Draw samples from a log density or with a BlackJAX algorithm."""

@@ -1,4 +1,4 @@
-"""The plug: a drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
+"""A drop-in for ``blackjax.util.run_inference_algorithm`` that evaluates the same chain in parallel."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,23 +21,23 @@ from parsample.solver.linearization import Zero
 from parsample.solver.method import DEER, Sequential
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution, rolled_out
-from parsample.solver.status import Status, report
+from parsample.solver.status import Status, warn_of
 
 if TYPE_CHECKING:
     import blackjax.base
 
-# Blocks of a chain under a transformation, where nothing can be measured.
-NUM_BLOCKS = 64
+# Blocks per chain under a transformation such as ``jax.jit``, where nothing can be timed.
+NUM_TRACED_BLOCKS = 64
 
 Method = DEER | Sequential | Literal["auto", "deer", "sequential"]
 
 
 def state_and_info(state: Any, info: Any) -> tuple[Any, Any]:
-    """BlackJAX's default transform: everything is kept."""
+    """BlackJAX's default transform, which keeps states and infos."""
     return state, info
 
 
-def run_inference_algorithm(
+def run_inference_algorithm(  # noqa: PLR0913
     rng_key: Array,
     inference_algorithm: "blackjax.base.SamplingAlgorithm",
     num_steps: int,
@@ -61,16 +61,16 @@ def run_inference_algorithm(
     initial_state, initial_position
         Exactly one of them: a state of the algorithm, or a position for its ``init``.
     transform
-        ``transform(state, info)`` is what the history holds of each step; it runs inside the sweep.
+        ``transform(state, info)`` computes the entry of the history for each step, inside the compiled program.
     method
-        "auto": in blocks, as long as these meet and are expected to be faster than the remaining steps one by one;
-        "deer": in blocks; "sequential"; or explicit `parsample.DEER` or `parsample.Sequential` settings. Under
-        ``jax.jit`` or ``jax.vmap`` nothing can be measured: there "auto" is "sequential", and "deer" is 64 coalescing
-        blocks, finished step by step if need be.
+        "auto": in blocks while these meet and are expected to be faster than single steps, else step by step; "deer":
+        in blocks; "sequential": step by step; or explicit `parsample.DEER` or `parsample.Sequential` settings. Under
+        ``jax.jit`` or ``jax.vmap`` nothing can be timed: there "auto" is "sequential", and "deer" is 64 blocks with
+        `parsample.Zero`, finished step by step if they do not meet.
     devices
-        JAX devices that share the blocks; None: all local ones, or the one that a transformation runs on. The chain is
-        the same. If they belong to several processes, each must make this call and gets the whole chain, that of the
-        first one's arguments.
+        JAX devices that share the blocks; None: all local ones, or the device that a transformation runs on. The chain
+        does not depend on them. If the devices belong to several processes, each process must make this call; the
+        arguments of the first one count, and each gets the whole chain.
 
     Returns
     -------
@@ -80,12 +80,31 @@ def run_inference_algorithm(
     Raises
     ------
     ValueError, TypeError
-        For unusable arguments, naming the argument, its value and the remedy.
+        If an argument is unusable; the message names the argument, its value and the remedy.
 
     Warns
     -----
     ParallelStallWarning
         If the chain will not be, or was not, evaluated in parallel.
+    UncertifiedChainWarning
+        If the path was stopped at the `max_iters` of `parsample.DEER`, or is not finite. Under a transformation neither
+        warning is issued.
+
+    References
+    ----------
+    Evaluation in parallel over the length of a chain: Lim et al., arXiv 2309.12252, and Zoltowski et al., arXiv
+    2508.18413.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> import blackjax
+    >>> algorithm = blackjax.hmc(lambda x: -0.5 * jnp.sum(x**2), 0.9, jnp.ones(2), 3)
+    >>> final_state, (states, infos) = parsample.run_inference_algorithm(
+    ...     jax.random.key(0), algorithm, 1000, initial_position=jnp.zeros(2)
+    ... )
+    >>> states.position.shape
+    (1000, 2)
     """
     solution = evaluate_inference_algorithm(
         rng_key,
@@ -100,7 +119,7 @@ def run_inference_algorithm(
     return solution.final, solution.outputs
 
 
-def evaluate_inference_algorithm(
+def evaluate_inference_algorithm(  # noqa: PLR0913
     rng_key: Array,
     inference_algorithm: "blackjax.base.SamplingAlgorithm",
     num_steps: int,
@@ -111,7 +130,7 @@ def evaluate_inference_algorithm(
     method: Method = "auto",
     devices: Sequence[jax.Device] | None = None,
 ) -> Solution:
-    """`run_inference_algorithm`, with the certificate: the history is in ``outputs``, the last state in ``final``.
+    """Run a BlackJAX algorithm like `run_inference_algorithm`, and return the chain with its certificate.
 
     Parameters
     ----------
@@ -121,17 +140,36 @@ def evaluate_inference_algorithm(
     Returns
     -------
     Solution
-        Its ``states`` are None: what is wanted of them is in ``outputs``.
+        History in ``outputs`` with leading axis T, last state in ``final``, and certificate; ``states`` is None.
 
     Raises
     ------
     ValueError, TypeError
-        For unusable arguments.
+        If an argument is unusable.
 
     Warns
     -----
     ParallelStallWarning
         If the chain will not be, or was not, evaluated in parallel.
+    UncertifiedChainWarning
+        If the path was stopped at the `max_iters` of `parsample.DEER`, or is not finite. Under a transformation neither
+        warning is issued; the status is in the solution.
+
+    References
+    ----------
+    Evaluation in parallel over the length of a chain: Lim et al., arXiv 2309.12252, and Zoltowski et al., arXiv
+    2508.18413.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> import blackjax
+    >>> algorithm = blackjax.hmc(lambda x: -0.5 * jnp.sum(x**2), 0.9, jnp.ones(2), 3)
+    >>> solution = parsample.evaluate_inference_algorithm(
+    ...     jax.random.key(0), algorithm, 1000, initial_position=jnp.zeros(2), method="sequential"
+    ... )
+    >>> parsample.Status(int(solution.status)).name, float(solution.evals_per_step)
+    ('SEQUENTIAL', 1.0)
     """
     checked_count("num_steps", num_steps)
     rng_key = checked_key(rng_key)
@@ -152,22 +190,24 @@ def evaluate_inference_algorithm(
     if resolved == "auto" and traced:
         resolved = Sequential()
     elif resolved == "deer" and traced:
-        resolved = DEER(ceil_div(num_steps, NUM_BLOCKS), Zero())
+        resolved = DEER(ceil_div(num_steps, NUM_TRACED_BLOCKS), Zero())
     if isinstance(resolved, str):
-        solution = evaluate_chain(dynamics, initial_state, rng_key, num_steps, mesh, may_stop=resolved == "auto")
+        solution = evaluate_chain(
+            dynamics, initial_state, rng_key, num_steps, mesh, may_leave_blocks=resolved == "auto"
+        )
     elif isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
-        finish_it = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
-        solution = completed(solution, mesh, finish_it)
+        finish_stalled = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
+        solution = completed(solution, mesh, finish_stalled)
     if not is_traced(solution.status):
-        report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})", stacklevel=4)
+        warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
 def checked_method(method: Any, num_steps: int) -> Method:
-    """The `method` argument, with names of explicit settings resolved."""
+    """Validate the `method` argument, and turn "sequential" into `Sequential`."""
     if isinstance(method, DEER):
         if method.block_size > num_steps:
             raise ValueError(f"block_size={method.block_size} exceeds the {num_steps} steps of the chain.")

@@ -1,7 +1,7 @@
-"""Which kernel to take: predicted effective draws per second of each, before a long run.
+"""Compare kernels before a long run: predicted effective draws per second of each.
 
-A kernel's effective draws per draw come from the first draws that `sample` would return, seconds from the plan that
-follows from its check.
+Effective draws per draw of a kernel come from a pilot, the first draws that `sample` would return. Seconds come from
+the plan that follows from the check of the pilot.
 """
 
 import math
@@ -25,42 +25,51 @@ from parsample.samplers.result import SampleResult
 from parsample.samplers.sample import sample
 from parsample.solver.status import ParallelStallWarning
 
-# Draws of all chains together in a pilot, and least draws of each.
+# Draws of a pilot, all chains together, and minimum number of draws per chain.
 PILOT_DRAWS, MIN_PILOT_LENGTH = 16_000, 256
 
-# Kernels with trajectories: a target acceptance rate that models or users state is theirs.
+# Kernels with trajectories, the only ones to which the target acceptance rate of a model or user applies.
 WITH_TRAJECTORIES = ("hmc", "nuts")
 
-# Below this ESS of the pilot an estimate is a guess: the size that Vehtari et al. (2021) want for their diagnostics.
+# Minimum ESS of a reliable pilot, which Vehtari et al. (2021) require for their diagnostics.
 RELIABLE_ESS = 400
 
 
 @dataclass(frozen=True)
 class KernelForecast:
-    """What to expect of one kernel.
+    """Predicted performance of one kernel.
 
     Attributes
     ----------
     kernel
-        Its name.
+        Name of the kernel.
     report
-        What the check of its pilot found; None if it failed, or if there was nothing to check.
+        Report of the check of the pilot, with the plan of the planned run; None if the pilot failed or was not checked.
     num_draws
-        Draws of the run that is planned, all chains together.
+        Draws of the planned run, all chains together.
     num_pilot_draws
         Draws of the pilot, all chains together.
     ess_per_draw
-        Smallest bulk ESS of any coordinate of the position, per draw of the pilot; NaN if that failed.
+        Smallest bulk ESS of any coordinate of the position, per draw of the pilot; NaN if the pilot failed.
     slowest
-        Name of that coordinate.
+        Name of the coordinate with the smallest bulk ESS.
     gradients_per_draw
-        Gradients or values of the log density that a draw takes.
+        Evaluations of the log density, or of its gradient, per draw.
     diverging
-        Share of divergent draws.
+        Share of divergent draws in the pilot.
     failure
         Why the kernel cannot be used; empty if it can.
     sequential_seconds
-        Predicted time of the run step by step, in proportion to the pilot's; NaN if that was checked.
+        Predicted seconds of the run step by step, in proportion to the pilot; NaN if the pilot was checked or failed.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> comparison = parsample.compare_kernels(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), kernels=("hmc",), num_samples=500
+    ... )
+    >>> comparison["hmc"].ess_per_second > 0
+    True
     """
 
     kernel: str
@@ -76,7 +85,7 @@ class KernelForecast:
 
     @property
     def note(self) -> str:
-        """What to know beside the numbers; empty: nothing."""
+        """Caveat to the numbers; empty if there is none."""
         if self.failure:
             return f"failed: {self.failure}"
         if (ess := self.ess_per_draw * self.num_pilot_draws) >= RELIABLE_ESS:
@@ -96,14 +105,23 @@ class KernelForecast:
 
 @dataclass(frozen=True)
 class KernelComparison:
-    """Kernels side by side; ``str(comparison)`` is a table for people.
+    """Forecasts of several kernels; ``str(comparison)`` is a table for people.
 
     Attributes
     ----------
     forecasts
-        One for each kernel, in the order asked for.
+        One forecast per kernel, in the order of the arguments.
     num_samples, num_chains
-        Draws per chain, and chains, of the run that is planned.
+        Draws per chain, and number of chains, of the planned run.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> comparison = parsample.compare_kernels(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), kernels=("hmc",), num_samples=500
+    ... )
+    >>> comparison.best.kernel
+    'hmc'
     """
 
     forecasts: tuple[KernelForecast, ...]
@@ -111,12 +129,12 @@ class KernelComparison:
     num_chains: int
 
     def __getitem__(self, kernel: str) -> KernelForecast:
-        """The forecast of the kernel of this name."""
+        """Forecast of the kernel with this name."""
         return {forecast.kernel: forecast for forecast in self.forecasts}[kernel]
 
     @property
     def best(self) -> KernelForecast | None:
-        """The forecast of the most effective draws per second; None if every kernel failed."""
+        """Forecast with the most effective draws per second; None if every kernel failed."""
         usable = [forecast for forecast in self.forecasts if not forecast.failure]
         return max(usable, key=lambda forecast: forecast.ess_per_second, default=None)
 
@@ -149,7 +167,7 @@ def _row(forecast: KernelForecast) -> tuple[str, ...]:
     )
 
 
-def compare_kernels(
+def compare_kernels(  # noqa: PLR0913
     rng_key: Array,
     logdensity_fn: Callable,
     initial_position: PyTree,
@@ -161,39 +179,53 @@ def compare_kernels(
     target_acceptance_rate: float | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> KernelComparison:
-    """Predicted effective draws per second of each kernel of `sample`, on this device.
+    """Predict effective draws per second of kernels of `sample` on this device.
 
     Parameters
     ----------
     rng_key
-        One key, the same for every kernel: pilots are the first draws that `sample` would return for it.
+        One key for all kernels: each pilot consists of the first draws that `sample` would return for this key.
     logdensity_fn, initial_position, num_samples, num_warmup, num_chains, devices
         As for `sample`.
     kernels
-        Different names of kernels of `sample`.
+        Names of kernels of `sample`, without repetitions.
     target_acceptance_rate
-        What the step sizes of hmc and nuts are tuned to; None: 0.8. The other kernels are always tuned to their own.
+        Acceptance rate to which the step sizes of hmc and nuts are tuned; None: 0.8. The other kernels always use their
+        own rates.
 
     Returns
     -------
     KernelComparison
-        A kernel whose pilot fails is part of it, with the reason.
+        One forecast per kernel; where a pilot failed, the forecast states the reason.
 
     Raises
     ------
     ValueError, TypeError
-        For unusable arguments.
+        If an argument is unusable.
+
+    Warns
+    -----
+    UncertifiedChainWarning
+        If a pilot contains NaN or infinite states.
 
     Notes
     -----
-    Each kernel is warmed up and checked as by `check_sampler`, and run for 16,000 draws of all chains together, or
-    `num_samples` if that is less.
+    Each kernel is warmed up and checked as by `check_sampler`. Its pilot has 16,000 draws of all chains together and at
+    least 256 per chain, but never more than `num_samples` per chain.
+
+    References
+    ----------
+    Bulk ESS: Vehtari et al. (2021).
 
     Examples
     --------
     >>> import jax, jax.numpy as jnp, parsample
     >>> comparison = parsample.compare_kernels(
-    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), kernels=("hmc", "metropolis")
+    ...     jax.random.key(0),
+    ...     lambda x: -0.5 * jnp.sum(x**2),
+    ...     jnp.zeros(2),
+    ...     kernels=("hmc", "metropolis"),
+    ...     num_samples=500,
     ... )
     >>> [forecast.kernel for forecast in comparison.forecasts]
     ['hmc', 'metropolis']
@@ -207,7 +239,7 @@ def compare_kernels(
 
     def forecast(kernel: str) -> KernelForecast:
         with warnings.catch_warnings():
-            # Part of the table.
+            # The table states which kernels are evaluated sequentially.
             warnings.simplefilter("ignore", ParallelStallWarning)
             pilot = sample(
                 rng_key,
@@ -229,6 +261,7 @@ def compare_kernels(
 
 
 def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_samples: int) -> KernelForecast:
+    """Forecast of one kernel for `num_samples` draws per chain, from its pilot."""
     import arviz  # noqa: PLC0415 - takes a second
 
     draws = np.concatenate(
@@ -253,7 +286,7 @@ def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_sample
 
 
 def _planned(report: Report, num_rows: int, num_samples: int) -> Report:
-    """The report of a pilot with the plan of the longer run; `num_rows` is the most steps of a block."""
+    """The report of a pilot with a plan of the longer run; blocks have at most `num_rows` steps."""
     num_chains, num_lanes = report.plan.num_chains, report.num_lanes
     block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
     plan = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)
@@ -261,7 +294,7 @@ def _planned(report: Report, num_rows: int, num_samples: int) -> Report:
 
 
 def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) -> str:
-    """Why these draws tell nothing; empty if they do."""
+    """Why no ESS can be estimated from these draws; empty if it can."""
     if not np.isfinite(draws).all():
         return "its states are not finite"
     if stuck := int((np.ptp(draws, axis=1) == 0).any(axis=1).sum()):
@@ -270,7 +303,7 @@ def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) ->
 
 
 def coordinate_names(layout: Layout) -> list[str]:
-    """Names of the entries of the flat vector, such as beta[2]."""
+    """Names of the entries of the flat position, such as beta[2]."""
     from parsample.draws.datatree import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
 
     leaves = named_leaves(layout.unravel(np.zeros(layout.dimension))).items()

@@ -1,6 +1,6 @@
 """Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from parsample.internal.arithmetic import ceil_div
 if TYPE_CHECKING:
     import xarray
 
+    from parsample.lanes.segments import Segment
     from parsample.planning.report import Report
     from parsample.samplers.result import SampleResult
 
@@ -32,16 +33,23 @@ MAX_PAIRS_SHOWN = 16
 COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a4a4a", "#c0504d")
 
 
+def figures(tree: "xarray.DataTree", report: "Report | None", segments: Sequence["Segment"]) -> dict[str, Figure]:
+    """Every picture that the run allows: traces; ranks of several chains; for runs in blocks coalescence and front."""
+    drawn = {"traces": plot_draws(arviz.plot_trace, tree)}
+    if tree["posterior"].sizes["chain"] > 1:  # ranks compare chains
+        drawn["ranks"] = plot_draws(arviz.plot_rank, tree)
+    if report is not None:
+        drawn["coalescence"] = plot_coalescence(report)
+    if any(len(segment.block_defects) for segment in segments):
+        drawn["front"] = plot_front(segments)
+    return drawn
+
+
 def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
-    """Write every picture that the run allows as PNG files; returns their paths."""
+    """Write every picture that the run allows as a PNG file; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    figures = {"traces": plot_draws(arviz.plot_trace, tree), "ranks": plot_draws(arviz.plot_rank, tree)}
-    if result.report is not None:
-        figures["coalescence"] = plot_coalescence(result.report)
-    if any(len(segment.block_defects) for segment in result.segments):
-        figures["front"] = plot_front(result)
     paths = []
-    for name, figure in figures.items():
+    for name, figure in figures(tree, result.report, result.segments).items():
         paths.append(directory / f"{name}.png")
         figure.savefig(paths[-1], dpi=110)
     return paths
@@ -79,11 +87,11 @@ def plot_coalescence(report: "Report") -> Figure:
     return figure
 
 
-def plot_front(result: "SampleResult") -> Figure:
-    """Defect at every block start of the first chain, after each sweep: what is exact moves on, or drops at once."""
+def plot_front(segments: Sequence["Segment"]) -> Figure:
+    """Defect at every block start of the first chain after each sweep: the exact front, at defect 0, moves on."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
-    segments = [segment for segment in result.segments if len(segment.block_defects)]
+    segments = [segment for segment in segments if len(segment.block_defects)]
     floor = np.finfo(np.float32).eps
     for sweep in range(max(len(segment.block_defects) for segment in segments)):
         first, times, sizes = 0, [], []

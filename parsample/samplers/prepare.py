@@ -1,7 +1,6 @@
-"""What is settled before the sampler's chains run: arguments checked, lanes warmed up, meeting times measured."""
+"""Preparation of a run of `sample`: validate arguments, warm up the lanes, measure meeting times and plan."""
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +13,7 @@ from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
 from parsample.internal.trees import take
+from parsample.internal.user_warnings import warn_user
 from parsample.internal.validation import (
     checked_key,
     checked_logdensity_shape,
@@ -27,7 +27,14 @@ from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
-from parsample.planning.plan import SHARE_OF_OVERHEAD, Measured, Plan, block_size_of, depends_on_single_steps, make_plan
+from parsample.planning.plan import (
+    DEFAULT_SHARE_OF_CHAINS,
+    Measured,
+    Plan,
+    block_size_of,
+    depends_on_single_steps,
+    make_plan,
+)
 from parsample.planning.report import Report
 from parsample.predictability.tangents import NUM_TANGENTS, exponent
 from parsample.samplers.progress_bar import Progress
@@ -36,29 +43,29 @@ from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation, Reference
 from parsample.warmup.ensemble import Ensemble
 
-# A log density that takes all lanes so many seconds is tried with fewer lanes, which are kept if a lane then costs less
-# than this many times what it costs among all.
-SECONDS_OF_EXPENSIVE_ROW, FEW_LANES, MAX_COST_OF_LANES = 0.2, 16, 1.5
+# If a row of all lanes takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried. They are kept if a lane
+# then costs less than MAX_LANE_COST_RATIO times its cost among all lanes.
+EXPENSIVE_ROW_SECONDS, FEW_LANES, MAX_LANE_COST_RATIO = 0.2, 16, 1.5
 
-# Share of the predicted time in which single steps are timed.
-SHARE_OF_TIMING = 0.02
+# Share of the predicted time that is spent on timing single steps.
+TIMING_SHARE = 0.02
 
-# Steps of the first and last window of the tangents.
+# Minimum and maximum number of steps with tangents.
 TANGENT_STEPS = (64, 1024)
 
-# What to try first where lanes meet late, or never.
-OTHER_KERNEL = "kernel='metropolis', whose lanes meet under another coupling"
+# First suggestion where lanes meet late or never.
+METROPOLIS_REMEDY = "kernel='metropolis', whose lanes meet under another coupling"
 
 
 @dataclass
 class Clock:
-    """Wall time by phase."""
+    """Wall time of each phase in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.perf_counter)
 
     def lap(self, phase: str) -> None:
-        """The phase that ends now."""
+        """Record the time since the last lap as the duration of `phase`."""
         now = time.perf_counter()
         self.seconds[phase] = now - self.last
         self.last = now
@@ -66,24 +73,26 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Chains that are ready to run.
+    """Warmed-up chains, ready to run.
 
     Attributes
     ----------
+    settings
+        Settings of the run, with the number of lanes that was chosen.
     program
-        The lanes.
+        Program for all lanes.
     run
-        The chains at their first step.
+        The chains before their first step.
     guesses
-        A state typical of the posterior for each lane.
+        Guesses of the block starts: a state typical of the posterior for each lane.
     adaptation
-        What the warm-up found.
+        Result of the warm-up.
     report
-        What the check found; None if none was asked for.
+        Report of the check; None if there was no check.
     clock
-        Seconds so far.
+        Wall time of each phase so far.
     single_steps
-        The program for single steps of every chain, if these were timed.
+        Program for single steps, one lane per chain; None if these were not timed.
     """
 
     settings: SamplerSettings
@@ -97,7 +106,7 @@ class Prepared:
 
     @property
     def atol(self) -> float:
-        """Largest difference, in whitened coordinates, of states that count as equal."""
+        """Largest difference between states that count as equal, in whitened coordinates."""
         return meeting_distance(self.settings, self.program)
 
     @property
@@ -108,7 +117,7 @@ class Prepared:
 
 
 def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
-    """0, equality, for kernels that meet exactly; else a tolerance in whitened coordinates."""
+    """Tolerance in whitened coordinates within which lanes meet; 0 for kernels whose lanes meet exactly."""
     if settings.exact_meeting or not settings.kernel.uses_gradient:
         return 0.0
     return MEETING_DISTANCE[str(np.dtype(program.dynamics.layout.dtype))]
@@ -123,22 +132,19 @@ def prepare(
     *,
     lyapunov: bool = False,
 ) -> Prepared:
-    """Warm up the lanes; and unless chains are to be evaluated step by step, see how soon they meet.
+    """Warm up the lanes and, unless chains are to be evaluated step by step, measure how soon they meet.
 
-    With `lyapunov`, that report states the exponent of the kernel without its moves.
+    With `lyapunov`, the report contains the Lyapunov exponent of the kernel without multishift moves.
     """
     clock = Clock()
     rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
     checked_logdensity_shape(logdensity_fn, position)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
-    ensemble, settings, share = _dispersed(logdensity_fn, position, settings, rng)
+    ensemble, settings, share = _disperse(logdensity_fn, position, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
-    for number, what in enumerate(ensemble.rounds(settings.num_warmup)):
-        progress.phase(f"warm-up {number + 1}, {what}")
-    for reference in ensemble.settled(settings.num_warmup):
-        progress.phase(f"warm-up, {reference.problem or 'settled'}")
+    reference = _warm_up(ensemble, settings.num_warmup, progress)
     adaptation = ensemble.adaptation(reference, settings.num_chains)
     clock.lap("warmup")
     keys = rng.integers(0, 2**32, (settings.num_chains, 2), np.uint32)
@@ -159,33 +165,47 @@ def prepare(
         if settings.method == "auto" and depends_on_single_steps(report.plan, measured, settings.num_lanes):
             progress.phase("check: time of single steps")
             single_steps = single_step_program(program, settings)
-            share = _share_of_chains(single_steps, run, report)
-            measured = replace(measured, seconds_to_compile=0.0, share_of_chains=share)
-            plan = planned(report.meeting, settings, report.plan.block_size, measured)
-            report = replace(report, measured=measured, plan=plan)
+            report = _with_timed_steps(report, single_steps, run, settings)
         clock.lap("check")
     return Prepared(settings, program, run, ends, adaptation, report, clock, single_steps)
 
 
+def _warm_up(ensemble: Ensemble, num_warmup: int, progress: Progress) -> Reference:
+    """Run the warm-up; returns its last round, which has fixed parameters."""
+    for number, description in enumerate(ensemble.rounds(num_warmup)):
+        progress.phase(f"warm-up {number + 1}, {description}")
+    for reference in ensemble.settled(num_warmup):
+        progress.phase(f"warm-up, {reference.problem or 'settled'}")
+    return reference
+
+
 def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSettings) -> LaneProgram[KernelLanes]:
-    """The program whose lanes are one for each chain."""
+    """The program for single steps, with one lane per chain."""
     return LaneProgram(program.dynamics, settings.num_chains, settings.mesh, program.records)
 
 
+def _with_timed_steps(report: Report, single_steps: LaneProgram, run: Run, settings: SamplerSettings) -> Report:
+    """The report with a plan that follows from the measured time of single steps."""
+    share = _share_of_chains(single_steps, run, report)
+    measured = replace(report.measured, seconds_to_compile=0.0, share_of_chains=share)
+    return replace(report, measured=measured, plan=_plan(report.meeting, settings, report.plan.block_size, measured))
+
+
 def _share_of_chains(single_steps: LaneProgram, run: Run, report: Report) -> float:
-    """Cost of a row of one lane per chain as a share of that of all lanes, measured."""
-    rows = SHARE_OF_TIMING * report.plan.seconds / report.measured.seconds_per_row
-    rows = int(np.clip(rows, 4 * PERIOD, single_steps.num_rows)) // PERIOD * PERIOD
-    step_by_step(single_steps, run, rows)
+    """Measured cost of a row with one lane per chain, as a share of the cost of a row of all lanes."""
+    num_rows = TIMING_SHARE * report.plan.seconds / report.measured.seconds_per_row
+    num_rows = int(np.clip(num_rows, 4 * PERIOD, single_steps.num_rows)) // PERIOD * PERIOD
+    step_by_step(single_steps, run, num_rows)
     return single_steps.seconds_per_row / report.measured.seconds_per_row
 
 
-def _dispersed(
+def _disperse(
     logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, rng: np.random.Generator
 ) -> tuple[Ensemble, SamplerSettings, float]:
-    """The ensemble at its starts, of as many lanes as the log density bears.
+    """Place the lanes at dispersed starts, with fewer lanes if the log density is expensive or cannot be batched.
 
-    Also returned: the cost of a row of one lane per chain, as a share of that of all lanes.
+    Returns the ensemble, the settings with its number of lanes, and the cost of a row with one lane per chain, as a
+    share of the cost of a row of all lanes.
     """
     dynamics = KernelLanes(logdensity_fn, Layout.of(position), settings.kernel)
     start = dynamics.layout.ravel(jax.device_get(position))
@@ -194,7 +214,7 @@ def _dispersed(
         program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
         ensemble = Ensemble(program, start, settings.target_acceptance_rate, settings.exact_meeting, rng)
         logdensity, gradient = ensemble.disperse()
-        if not np.isfinite(logdensity):  # lanes take NaN for -inf
+        if not np.isfinite(logdensity):  # lanes replace NaN by -inf
             logdensity = float(logdensity_fn(position))
         checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
         return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
@@ -203,45 +223,45 @@ def _dispersed(
         ensemble, seconds = disperse(dynamics, settings)
     except NotImplementedError as error:
         if not lacks_batching(logdensity_fn, position):
-            raise _explained(logdensity_fn, position, settings, error) from error
+            raise _explanation(logdensity_fn, position, settings, error) from error
         _warn_of_single_evaluations(error)
         few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
         return disperse(replace(dynamics, is_batched=False), few)[0], few, 1.0
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        raise _explained(logdensity_fn, position, settings, error) from error
+        raise _explanation(logdensity_fn, position, settings, error) from error
     few = replace(settings, num_lanes=_fewer_lanes(settings))
-    if seconds > SECONDS_OF_EXPENSIVE_ROW and few.num_lanes < settings.num_lanes:
+    if seconds > EXPENSIVE_ROW_SECONDS and few.num_lanes < settings.num_lanes:
         smaller, fewer_seconds = disperse(dynamics, few)
-        # Seconds of a row are taken to be linear in the number of lanes.
+        # The time per row is assumed to be linear in the number of lanes.
         per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
-        of_chains = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
-        if fewer_seconds * settings.num_lanes < MAX_COST_OF_LANES * seconds * few.num_lanes:
-            return smaller, few, of_chains / fewer_seconds
-        return ensemble, settings, of_chains / seconds
-    return ensemble, settings, SHARE_OF_OVERHEAD
+        chains_seconds = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
+        if fewer_seconds * settings.num_lanes < MAX_LANE_COST_RATIO * seconds * few.num_lanes:
+            return smaller, few, chains_seconds / fewer_seconds
+        return ensemble, settings, chains_seconds / seconds
+    return ensemble, settings, DEFAULT_SHARE_OF_CHAINS
 
 
 def _fewer_lanes(settings: SamplerSettings) -> int:
+    """About `FEW_LANES` lanes, equally many for each chain."""
     return min(settings.num_lanes, max(1, FEW_LANES // settings.num_chains) * settings.num_chains)
 
 
-def _explained(logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, error: Exception) -> Exception:
-    """The error to raise: that there is no gradient, if that is why lanes could not be evaluated."""
+def _explanation(logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, error: Exception) -> Exception:
+    """The error to raise where lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
     return gradient_failure(logdensity_fn, position, error) if settings.kernel.uses_gradient else error
 
 
 def _warn_of_single_evaluations(error: Exception) -> None:
-    warnings.warn(
+    warn_user(
         "logdensity_fn calls back to Python and cannot be evaluated for several lanes at once, so chains are evaluated "
         f"step by step, one after another ({error}). Try: jax.pure_callback(..., vmap_method='expand_dims') and a "
         "function that takes leading axes.",
         ParallelStallWarning,
-        stacklevel=5,
     )
 
 
 def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
-    """What has been measured so far, by the first process."""
+    """Times measured so far by the first process."""
     times = broadcast_from_first(
         settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share])
     )
@@ -255,22 +275,23 @@ def _check(
     settings: SamplerSettings,
     measured: Measured,
 ) -> Report:
+    """Measure meeting times against the last round of the warm-up, and plan the run."""
     num_blocks = settings.num_lanes // settings.num_chains
     block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
     meeting = meeting_times(program, reference.stretch, block_size, atol)
-    plan = planned(meeting, settings, block_size, measured)
-    another = OTHER_KERNEL if settings.kernel.name != "metropolis" else "another kernel"
-    remedies = f"{another}, or another parametrisation"
+    plan = _plan(meeting, settings, block_size, measured)
+    kernel_remedy = METROPOLIS_REMEDY if settings.kernel.name != "metropolis" else "another kernel"
+    remedies = f"{kernel_remedy}, or another parametrisation"
     return Report(meeting, settings.num_lanes, measured, plan, remedies, atol, adaptation=adaptation)
 
 
-def planned(meeting: MeetingTimes, settings: SamplerSettings, block_size: int, measured: Measured) -> Plan:
-    """The faster evaluation of the chains of these settings."""
+def _plan(meeting: MeetingTimes, settings: SamplerSettings, block_size: int, measured: Measured) -> Plan:
+    """The faster plan for the chains of these settings."""
     return make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
 
 
 def _exponent(dynamics: KernelLanes, stretch: Stretch, rng_key: Array) -> tuple[Any, Any]:
-    """Lyapunov exponent of the kernel without its moves, which make nearby paths one, and its standard error."""
+    """Lyapunov exponent of the kernel and its standard error, without multishift moves, which merge nearby paths."""
     parameters = stretch.parameters._replace(move_scales=np.zeros_like(stretch.parameters.move_scales))
     return exponent(dynamics, *TANGENT_STEPS, parameters, stretch.ends.position[:NUM_TANGENTS], rng_key)

@@ -1,4 +1,4 @@
-"""What a run of the sampler shows while it goes on."""
+"""The progress bar of `sample`."""
 
 from functools import cached_property
 from typing import Any
@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 
 class Progress:
-    """One bar from the first second to the last: the phase, then draws.
+    """One progress bar for a whole run: it shows the phase, and counts draws.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class Progress:
 
     @cached_property
     def _bar(self) -> Any:
-        # Not before there is something to show: bad arguments are told on a clean line.
+        # Created on first use, so that errors about bad arguments are printed on a clean line.
         return tqdm(total=self._num_draws, unit="draw", unit_scale=True, disable=not self._is_shown)
 
     def __enter__(self) -> "Progress":
@@ -33,13 +33,13 @@ class Progress:
             self._bar.close()
 
     def phase(self, text: str) -> None:
-        """What is going on."""
+        """Show the current phase."""
         self._bar.set_description_str(text)
 
     def note(self, text: str) -> None:
-        """What has been found."""
+        """Show a result beside the counter."""
         self._bar.set_postfix_str(text)
 
     def add(self, num_draws: int) -> None:
-        """Draws that are finished."""
+        """Count finished draws."""
         self._bar.update(num_draws)

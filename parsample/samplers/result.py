@@ -1,4 +1,4 @@
-"""What `sample` returns."""
+"""The result of `sample`: draws, statistics and certificate."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from parsample.draws.store import pieces
 from parsample.lanes.segments import Segment
-from parsample.planning.report import Report, aligned
+from parsample.planning.report import Report, html_table, text_lines
 from parsample.solver.status import Status
 from parsample.version import __version__
 from parsample.warmup.adaptation import Adaptation
@@ -21,30 +21,39 @@ from parsample.warmup.adaptation import Adaptation
 
 @dataclass(frozen=True, repr=False)
 class SampleResult:
-    """Draws, what is known of them, and their certificate.
+    """Draws of `sample`, their statistics and their certificate; ``str(result)`` is for people.
 
-    Printed, a result shows the check's report, times, divergences and the certificate.
+    The printed form shows the report of the check, times, divergences and the certificate.
 
     Attributes
     ----------
     positions
-        The user's pytree, every leaf with leading axes (chain, draw).
+        Pytree of the structure of the initial position; every leaf has leading axes (chain, draw).
     sample_stats
         Statistics of each draw under ArviZ's names, each of shape (chain, draw).
     adaptation
-        What the warm-up found.
+        Result of the warm-up.
     report
-        What the check found; None if none was run.
+        Report of the check; None if there was no check.
     segments
-        What happened, segment by segment, without the draws; see `parsample.lanes.segments.Segment`.
+        Records of the segments, in order and without draws; see `parsample.lanes.segments.Segment`.
     settings
-        The arguments of `sample`.
+        Arguments of `sample`, with data type and devices.
     seconds
-        Wall time of compilation, warm-up, check and sampling.
+        Wall time in seconds of compilation, warm-up, check and sampling.
     interrupted
-        Whether the run was stopped early; the draws are those finished by then.
+        Whether the run was interrupted; the draws are those finished by then.
     scratch_dir
-        Where large arrays lie; None: in memory.
+        Directory in which large arrays lie; None: in memory.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> result = parsample.sample(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), num_samples=500, progress_bar=False
+    ... )
+    >>> result.status.name, result.defect, result.num_draws
+    ('CONVERGED', 0.0, 500)
     """
 
     positions: PyTree
@@ -64,12 +73,12 @@ class SampleResult:
 
     @property
     def status(self) -> Status:
-        """The worst status of any segment."""
+        """Worst status of all segments."""
         return max(segment.status for segment in self.segments)
 
     @property
     def defect(self) -> float:
-        """Largest jump of any chain off its own recursion, in posterior standard deviations."""
+        """Largest jump of a chain off its own recursion, in posterior standard deviations; 0: bitwise one chain."""
         return max((segment.defect for segment in self.segments), default=math.nan)
 
     @property
@@ -80,27 +89,54 @@ class SampleResult:
 
     @property
     def certificate(self) -> str:
-        """One line that says whether these are the kernel's own chains."""
+        """One line that states whether the draws are the kernel's own chains."""
         work = f"{self.evals_per_step:.2f} evaluations per step"
         if self.status is Status.NON_FINITE:
             return f"NOT certified: {self.status.message}"
         if all(segment.status is Status.SEQUENTIAL for segment in self.segments):
             return "certified: evaluated step by step, 1 evaluation per step"
-        what = "bitwise one chain" if self.defect == 0 else f"largest defect {self.defect:.1e} posterior sd"
-        how = "in part step by step, " if self.status is Status.STALLED else ""
-        return f"certified: every step is the kernel's own, {what}, {how}{work}"
+        accuracy = "bitwise one chain" if self.defect == 0 else f"largest defect {self.defect:.1e} posterior sd"
+        fallback = "in part step by step, " if self.status is Status.STALLED else ""
+        return f"certified: every step is the kernel's own, {accuracy}, {fallback}{work}"
 
-    def __repr__(self) -> str:
+    @property
+    def _heading(self) -> str:
         run = f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"
-        lines = [run + " (interrupted)" if self.interrupted else run]
-        if self.report is not None:
-            lines.append(str(self.report))
-        rows = [("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items()))]
+        return run + " (interrupted)" if self.interrupted else run
+
+    @property
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [] if self.report is None else self.report.rows
+        rows.append(("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items())))
         is_diverging = self.sample_stats.get("diverging", np.zeros((1, 1), bool))
         diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
         if diverging:
             rows.append(("divergences", f"{diverging} of {is_diverging.size} draws: mistrust the tails"))
-        return "\n".join([*lines, aligned([*rows, ("certificate", self.certificate)])])
+        return [*rows, ("certificate", self.certificate)]
+
+    def __repr__(self) -> str:
+        return f"{self._heading}\n{text_lines(self._rows)}"
+
+    def _repr_html_(self) -> str:
+        return html_table([("run", self._heading), *self._rows])
+
+    def plot(self) -> dict[str, Any]:
+        """Plot the run in matplotlib figures.
+
+        Returns
+        -------
+        dict
+            Figures by name: "traces" and "ranks" of the first variables, by ArviZ; "coalescence", distances of pairs of
+            lanes, if there was a check; "front", defects at block starts after each sweep, if there were blocks.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed: ``pip install 'parsample[plots]'``.
+        """
+        from parsample.samplers.plots import figures  # noqa: PLC0415 - matplotlib is an extra
+
+        return figures(self.to_arviz(), self.report, self.segments)
 
     def to_arviz(
         self,
@@ -109,21 +145,21 @@ class SampleResult:
         coords: dict[str, Any] | None = None,
         constrain: Callable | None = None,
     ) -> Any:
-        """The draws as an ArviZ `xarray.DataTree` with groups posterior and sample_stats.
+        """Convert the draws to an ArviZ `xarray.DataTree` with groups posterior and sample_stats.
 
         Parameters
         ----------
         dims
-            Names of the dimensions of each variable, without chain and draw.
+            Names of the dimensions of each variable, chain and draw excluded.
         coords
-            Labels along those dimensions.
+            Coordinate labels of those dimensions.
         constrain
-            ``constrain(position) -> dict of arrays``: the variables to store. None: the leaves of the position.
+            ``constrain(position) -> dict of arrays`` computes the variables to store. None: the leaves of the position.
 
         Returns
         -------
         xarray.DataTree
-            Its attributes hold the certificate, and the settings and versions as JSON.
+            Draws and statistics; the attributes hold the certificate, and settings and versions as JSON.
 
         Raises
         ------
@@ -143,7 +179,7 @@ class SampleResult:
         return datatree(variables, statistics, self._attributes(), dims, coords)
 
     def _attributes(self) -> dict[str, str | float]:
-        """Certificate, settings and versions, as strings and numbers."""
+        """Attributes of the DataTree: certificate, settings and versions, as strings and numbers."""
         versions = {name: importlib.metadata.version(name) for name in ("jax", "blackjax", "arviz")}
         return {
             "inference_library": "parsample",

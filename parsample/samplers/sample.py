@@ -1,32 +1,33 @@
-"""`sample`: from a log density to certified draws."""
+"""`sample` draws certified samples from a log density; `check_sampler` predicts how it would evaluate them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.store import Store, checked_scratch_dir
+from parsample.internal.arithmetic import round_up
 from parsample.internal.processes import is_first
 from parsample.internal.validation import checked_flag
 from parsample.kernels.whitening import Coordinates
 from parsample.lanes.program import PERIOD
-from parsample.lanes.segments import Segment, evaluate_segment, step_by_step
+from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
 from parsample.planning.report import Report
 from parsample.samplers.prepare import Prepared, prepare, single_step_program
 from parsample.samplers.progress_bar import Progress
 from parsample.samplers.result import SampleResult
 from parsample.samplers.settings import SamplerMethod, SamplerSettings
-from parsample.solver.status import Status, report
+from parsample.solver.status import Status, warn_of
 
-# Segments that take so many times as many rows as a step-by-step evaluation is expected to take are given up.
+# With ``method="auto"``, a segment in blocks is given up after this multiple of the rows that cost as much as a
+# step-by-step evaluation.
 PATIENCE = 2.0
 
 
-def sample(
+def sample(  # noqa: PLR0913
     rng_key: Array,
     logdensity_fn: Callable,
     initial_position: PyTree,
@@ -48,55 +49,69 @@ def sample(
     Parameters
     ----------
     rng_key
-        One key; the draws depend on it, the log density, the start, the kernel and the number of lanes, not on
+        One key. The draws depend on it, the log density, the start, the kernel and the number of lanes, but not on
         `method`.
     logdensity_fn
-        ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. Where it is NaN or infinite a proposal is
-        rejected. It is compiled once: what it reads besides its argument is taken as it is at the first call.
+        ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. A proposal where it is NaN or infinite is
+        rejected. It is compiled once: values that it reads besides its argument are fixed at the first call.
     initial_position
-        Pytree of floating-point arrays; lanes start near it, dispersed by uniform noise on (-1, 1).
+        Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1).
     num_samples, num_chains
-        Draws per chain, and chains.
+        Draws per chain, and number of chains.
     num_warmup
-        Most steps of the warm-up (at least 100; not returned), which ends as soon as all has settled.
+        Maximum number of warm-up steps, at least 100. The warm-up ends as soon as it has settled; its draws are not
+        returned.
     kernel
-        "hmc" (trajectory lengths that vary in a fixed cycle), "nuts", "mala" (one leapfrog step), or "metropolis"
-        (coordinate by coordinate, for log densities without gradients); all in whitened coordinates.
+        "hmc" (trajectory lengths that vary in a fixed cycle), "nuts", "mala" (one leapfrog step), or "metropolis" (one
+        coordinate at a time, for log densities without gradients); all in whitened coordinates.
     method
-        "auto": in blocks if pairs of lanes meet soon enough for that to pay; "deer": in blocks; "sequential" or
-        `parsample.Sequential`: step by step.
+        "auto": in blocks if pairs of lanes meet soon enough for that to pay, else step by step; "deer": in blocks;
+        "sequential" or ``parsample.Sequential()``: step by step.
     target_acceptance_rate
-        What the step size is tuned to. None: 0.8 for hmc and nuts, 0.574 for mala, 0.44 for metropolis.
+        Acceptance rate to which the step size is tuned. None: 0.8 for hmc and nuts, 0.574 for mala, 0.44 for
+        metropolis.
     exact_meeting
-        Whether hmc, nuts and mala contain a multishift move in one step of four, so that blocks meet exactly and the
-        path is bitwise one chain. Without it, blocks are joined within a tolerance.
+        Whether one step in four of hmc, nuts and mala begins with a multishift move, so that blocks meet exactly and
+        the path is bitwise one chain. Without it, blocks are joined within a tolerance.
     num_lanes
-        Lanes that run side by side: the ensemble of the warm-up, and blocks of all chains together. None: 64 on a CPU,
-        512 elsewhere, and at least one for each chain.
+        Lanes that run side by side: the ensemble of the warm-up, then the blocks of all chains together. None: 64 on a
+        CPU, 512 elsewhere. Rounded down to a multiple of `num_chains`, but to at least one lane per chain.
     progress_bar
-        Whether to show progress. An interrupt (Ctrl-C) ends the run and returns what is finished.
+        Whether to show progress.
     devices
-        JAX devices that share the lanes; None: all local ones. A CPU is one device, all cores of which share its lanes.
-        If they belong to several processes, each must make this call and gets all draws, those of the first one's
-        arguments.
+        JAX devices that share the lanes; None: all local ones. A CPU is one device, and all its cores share its lanes.
+        If the devices belong to several processes, each process must make this call; the arguments of the first one
+        count, and each gets all draws.
     scratch_dir
-        A directory on disk for draws of more than 64 MiB: they are still numpy arrays, but lie in unnamed files, which
-        vanish with them, so that memory does not grow with the number of draws (nor does it in
-        `parsample.draws.datatree.save`). None: all draws are in memory.
+        Directory on disk for draws of more than 64 MiB. They are numpy arrays in unnamed files, which vanish with the
+        arrays, so memory does not grow with the number of draws, in `parsample.draws.datatree.save` either. None: all
+        draws are in memory.
 
     Returns
     -------
     SampleResult
+        Draws, statistics and certificate. After an interrupt (Ctrl-C) it holds the draws finished by then.
 
     Raises
     ------
     ValueError, TypeError
-        For unusable arguments, before anything long runs.
+        If an argument is unusable; raised before the warm-up.
+    OSError
+        If `scratch_dir` has no space for the draws.
+    KeyboardInterrupt
+        If the run is interrupted before any draws are finished.
 
     Warns
     -----
     ParallelStallWarning
         If the chains will not be, or were not, evaluated in parallel.
+    UncertifiedChainWarning
+        If a chain contains NaN or infinite states.
+
+    References
+    ----------
+    Multishift moves: D. B. Wilson, *Layered multishift coupling for use in perfect sampling algorithms*, 2000.
+    Acceptance rate of mala: Roberts and Rosenthal (1998).
 
     Examples
     --------
@@ -126,8 +141,17 @@ def sample(
         store = Store(num_chains, num_samples, scratch)
         segments, interrupted = _run_segments(prepared, store, progress)
     prepared.clock.lap("sampling")
+    result = _result(settings, prepared, store, segments, interrupted)
+    warn_of(result.status, f" (largest defect {result.defect:.2g})")
+    return result
+
+
+def _result(
+    settings: SamplerSettings, prepared: Prepared, store: Store, segments: list[Segment], interrupted: bool
+) -> SampleResult:
+    """The result of a run; `settings` are the user's, while those of `prepared` may have fewer lanes."""
     layout = prepared.program.dynamics.layout
-    result = SampleResult(
+    return SampleResult(
         positions=layout.unravel(store.arrays["position"]),
         sample_stats={name: store.arrays[name] for name in settings.kernel.statistics},
         adaptation=prepared.adaptation,
@@ -136,21 +160,19 @@ def sample(
         settings=settings.as_dict(np.dtype(layout.dtype)),
         seconds=prepared.clock.seconds,
         interrupted=interrupted,
-        scratch_dir=scratch,
+        scratch_dir=store.scratch_dir,
     )
-    report(result.status, f" (largest defect {result.defect:.2g})")
-    return result
 
 
 def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple[list[Segment], bool]:
-    """Run all segments, and store their draws."""
+    """Run all segments and store their draws; returns their records, and whether the run was interrupted."""
     records: list[Segment] = []
     kernel, parameters = prepared.settings.kernel, prepared.adaptation.parameters
     coordinates = Coordinates(parameters.center, parameters.factor)
     try:
         for segment in _segments(prepared, progress):
-            kept = {name: getattr(segment.outputs, name) for name in kernel.statistics}
-            store.put(segment.first, {"position": coordinates.position(segment.path), **kept})
+            statistics = {name: getattr(segment.outputs, name) for name in kernel.statistics}
+            store.put(segment.first, {"position": coordinates.position(segment.path), **statistics})
             records.append(segment.without_draws())
             progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
             progress.add(len(segment.path) * (min(segment.num_steps, store.num_samples - segment.first)))
@@ -163,7 +185,7 @@ def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple
 
 
 def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
-    """Segments of all chains, in blocks as long as that goes well, then step by step."""
+    """Segments of all chains: in blocks until one of them is given up, then step by step."""
     settings, run = prepared.settings, prepared.run
     in_blocks = settings.method == "deer" or (prepared.report is not None and prepared.report.parallelizable)
     num_blocks = settings.num_lanes // settings.num_chains
@@ -187,18 +209,19 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
         yield from _step_by_step(prepared, run)
 
 
-def _step_by_step(prepared: Prepared, run: Any) -> Iterator[Segment]:
+def _step_by_step(prepared: Prepared, run: Run) -> Iterator[Segment]:
+    """Segments of all chains, one lane per chain, to the last step."""
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
         program = prepared.single_steps or single_step_program(program, settings)
     while run.first < settings.num_samples:
-        left = -(-(settings.num_samples - run.first) // PERIOD) * PERIOD
-        segment = step_by_step(program, run, min(program.num_rows, left))
+        num_left = round_up(settings.num_samples - run.first, PERIOD)
+        segment = step_by_step(program, run, min(program.num_rows, num_left))
         yield segment
         run = run.after(segment)
 
 
-def check_sampler(
+def check_sampler(  # noqa: PLR0913
     rng_key: Array,
     logdensity_fn: Callable,
     initial_position: PyTree,
@@ -212,7 +235,7 @@ def check_sampler(
     lyapunov: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Report:
-    """What `sample` would do after its warm-up: how soon its lanes meet, and the plan that follows.
+    """Predict how `sample` evaluates its chains: warm up, measure how soon lanes meet, and plan.
 
     Parameters
     ----------
@@ -221,22 +244,28 @@ def check_sampler(
     target_acceptance_rate, exact_meeting, devices
         As for `sample`.
     lyapunov
-        Whether to estimate the Lyapunov exponent by tangents, which takes another compiled program: that of the kernel
-        without its multishift moves, each of which makes one path of nearby ones.
+        Whether to estimate the Lyapunov exponent from tangents, which compiles another program. It is the exponent of
+        the kernel without multishift moves, because each move merges nearby paths.
 
     Returns
     -------
     Report
+        Meeting times, warm-up and plan.
 
     Raises
     ------
     ValueError, TypeError
-        For unusable arguments.
+        If an argument is unusable, if `lyapunov` is combined with the kernel "metropolis", or if there is nothing to
+        check because chains are evaluated step by step, one per lane.
 
     Warns
     -----
     ParallelStallWarning
         If the chains would not be evaluated in parallel.
+
+    References
+    ----------
+    Predictability of a chain by its Lyapunov exponent: Gonzalez et al., arXiv 2508.16817.
 
     Examples
     --------
@@ -257,10 +286,10 @@ def check_sampler(
     if checked_flag("lyapunov", lyapunov) and not settings.kernel.uses_gradient:
         raise ValueError(f"lyapunov=True: kernel={kernel!r} either jumps or stays, and has no exponent of use.")
     with Progress(0, is_shown=False) as progress:
-        found = prepare(rng_key, logdensity_fn, initial_position, settings, progress, lyapunov=lyapunov).report
-    if found is None:
+        report = prepare(rng_key, logdensity_fn, initial_position, settings, progress, lyapunov=lyapunov).report
+    if report is None:
         raise ValueError(
-            f"num_chains={num_chains}: so many chains fill all lanes, each step by step; nothing to check."
+            f"num_chains={num_chains}: chains are evaluated step by step, one per lane, so there is nothing to check."
         )
-    found.warn()
-    return found
+    report.warn()
+    return report

@@ -1,4 +1,4 @@
-"""The settings of `sample`, checked once."""
+"""Validated settings of `sample`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ SamplerMethod = Sequential | Literal["auto", "deer", "sequential"]
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """The settings of `sample`, checked.
+    """Validated settings of `sample`.
 
     Attributes
     ----------
     num_samples, num_warmup, num_chains
-        Draws per chain, most warm-up steps of a lane, and chains.
+        Draws per chain, maximum number of warm-up steps, and number of chains.
     kernel
-        What steps.
+        Kernel of the chains.
     method
         "auto", "deer" or "sequential".
     target_acceptance_rate
-        What the step size is tuned to.
+        Acceptance rate to which the step size is tuned.
     exact_meeting
         Whether the kernel contains multishift moves.
     num_lanes
         Lanes of all chains together.
     mesh
-        Devices that share the lanes.
+        Mesh of the devices that share the lanes; None: a single device.
     """
 
     num_samples: int
@@ -51,7 +51,7 @@ class SamplerSettings:
     mesh: Mesh | None
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913
         cls,
         *,
         num_samples: int,
@@ -64,7 +64,7 @@ class SamplerSettings:
         num_lanes: int | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> "SamplerSettings":
-        """The arguments of `sample`, each found usable."""
+        """Validate arguments of `sample`."""
         checked_count("num_samples", num_samples)
         checked_count("num_warmup", num_warmup, MIN_WARMUP)
         num_chains = checked_count("num_chains", num_chains)
@@ -90,7 +90,7 @@ class SamplerSettings:
         )
 
     def as_dict(self, dtype: np.dtype) -> dict[str, Any]:
-        """As files store them."""
+        """Settings in the form in which results and files store them."""
         return {
             "kernel": self.kernel.name,
             "num_samples": self.num_samples,

@@ -23,6 +23,16 @@ class Newton:
     ----------
     damping
         Between 0, which is none, and 1, where nothing of A is left (scale-ELK, Gonzalez et al., arXiv 2407.19115).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(
+    ...     lambda s, u: 0.5 * jnp.sin(s) + u, jnp.zeros(3), jnp.ones((100, 3)), block_size=10,
+    ...     correction=parsample.Newton(damping=0.1),
+    ... )
+    >>> parsample.Status(int(solution.status)).name
+    'CONVERGED'
     """
 
     damping: float = 0.0

@@ -23,10 +23,10 @@ from parsample.solver.linearization import Dense, Linearization
 from parsample.solver.method import DEER
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution
-from parsample.solver.status import Status, report
+from parsample.solver.status import Status, warn_of
 
 
-def deer(
+def deer(  # noqa: PLR0913
     step: Callable,
     initial_state: PyTree,
     inputs: PyTree,
@@ -92,8 +92,17 @@ def deer(
     Warns
     -----
     ParallelStallWarning
-        If the path was finished sequentially, stopped at `max_iters` or is not finite; under a transformation the
-        status says so instead.
+        If the path was finished step by step; under a transformation only the status says so.
+    UncertifiedChainWarning
+        If the path was stopped at `max_iters`, or is not finite; under a transformation only the status says so.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> inputs = jax.random.normal(jax.random.key(0), (1000, 3))
+    >>> solution = parsample.deer(lambda s, u: 0.5 * jnp.sin(s) + u, jnp.zeros(3), inputs, block_size=10)
+    >>> parsample.Status(int(solution.status)).name, bool(solution.defect < 1e-4)
+    ('CONVERGED', True)
     """
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)
@@ -110,12 +119,12 @@ def deer(
     solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
     if not isinstance(solution.status, jax.core.Tracer):
-        report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+        warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
 @jit_with_xla_options(0, 1, 2)
-def _deer(
+def _deer(  # noqa: PLR0913
     step: Callable,
     method: DEER,
     mesh: Mesh | None,
@@ -158,6 +167,12 @@ def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
     ------
     ValueError, TypeError
         For arguments that do not fit each other, naming them.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> parsample.rollout(lambda s, u: s + u, jnp.zeros(()), jnp.ones(4)).tolist()
+    [1.0, 2.0, 3.0, 4.0]
     """
     entries = as_inputs(inputs)
     checked_recursion(step, initial_state, entries.sequence)

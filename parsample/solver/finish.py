@@ -17,7 +17,7 @@ from parsample.solver.status import Status
 def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
     """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
 
-    Not a part of `newton.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices of a mesh that
+    It is not a part of `newton.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices that
     had to wait for the one that does it would be taken for lost.
     """
     num_steps, keeps_states = inputs.num_steps, solution.states is not None

@@ -1,8 +1,8 @@
-"""What Newton's method is told of each block map: nothing, the identity, a diagonal, or the Jacobian.
+"""How Newton's method approximates each block map: by nothing, the identity, a diagonal, or the Jacobian.
 
-Tangents are carried along with the states of a block (forward mode), from *tangent_seeds* at the block's start to *output_tangents* at
-its end; a linearization chooses the tangent_seeds and makes a matrix of the output_tangents. Accept-reject steps differentiate
-the branch taken.
+Tangents are carried along with the states of a block (forward mode), from seeds at its start to output tangents at its
+end. A linearization chooses the seeds, and makes a matrix of the output tangents. Accept-reject steps differentiate the
+branch taken.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,16 @@ class Zero(WithoutTangents):
     """A = 0: a block starts where the block before it ended. Blocks must coalesce by themselves.
 
     Sweeps after the first one end early, once all new paths have met the old ones.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(
+    ...     lambda s, u: 0.5 * jnp.sin(s) + u, jnp.zeros(3), jnp.ones((100, 3)), block_size=10,
+    ...     linearization=parsample.Zero(),
+    ... )
+    >>> parsample.Status(int(solution.status)).name
+    'CONVERGED'
     """
 
     def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
@@ -40,7 +50,15 @@ class Zero(WithoutTangents):
 
 @dataclass(frozen=True)
 class Identity(WithoutTangents):
-    """A = I: Picard iteration. Right where a step moves little, as for random walks."""
+    """A = I: Picard iteration. Right where a step moves little, as for random walks.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(lambda s, u: s + u, jnp.zeros(()), jnp.ones(100), linearization=parsample.Identity())
+    >>> solution.states[-1].tolist()
+    100.0
+    """
 
     def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A."""
@@ -56,6 +74,16 @@ class Diagonal:
     num_probes
         None: exact, from D tangents. Else an estimate from this many random sign vectors z, the mean of z * (J z)
         (Hutchinson 1990; Zoltowski et al., arXiv 2508.18413).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(
+    ...     lambda s, u: 0.5 * jnp.sin(s) + u, jnp.zeros(3), jnp.ones((100, 3)), block_size=10,
+    ...     linearization=parsample.Diagonal(),
+    ... )
+    >>> parsample.Status(int(solution.status)).name
+    'CONVERGED'
     """
 
     num_probes: int | None = None
@@ -84,7 +112,18 @@ def check_probes(num_probes: int | None) -> None:
 
 @dataclass(frozen=True)
 class Dense:
-    """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252)."""
+    """A = the block's Jacobian, from D tangents: DEER, Newton's method (Lim et al., arXiv 2309.12252).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(
+    ...     lambda s, u: 0.5 * jnp.sin(s) + u, jnp.zeros(3), jnp.ones((100, 3)), block_size=10,
+    ...     linearization=parsample.Dense(),
+    ... )
+    >>> parsample.Status(int(solution.status)).name
+    'CONVERGED'
+    """
 
     def tangent_seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Unit vectors, shape (D, D)."""

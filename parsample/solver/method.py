@@ -34,6 +34,13 @@ class DEER:
         led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
+
+    Examples
+    --------
+    >>> import parsample
+    >>> method = parsample.DEER(block_size=64, linearization=parsample.Zero())
+    >>> method.block_size
+    64
     """
 
     block_size: int = 1
@@ -73,4 +80,15 @@ class DEER:
 
 @dataclass(frozen=True)
 class Sequential:
-    """As ``method=``, asks for the step-by-step evaluation."""
+    """As ``method=``, asks for the step-by-step evaluation.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> result = parsample.sample(
+    ...     jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2), method=parsample.Sequential(),
+    ...     num_samples=100, progress_bar=False,
+    ... )
+    >>> result.status.name
+    'SEQUENTIAL'
+    """

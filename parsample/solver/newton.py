@@ -55,7 +55,7 @@ class _Iterate(NamedTuple):
     stopped: Int[Array, ""]  # a Status, or -1 while running
 
 
-def solve(
+def solve(  # noqa: PLR0913
     transition: Transition,
     start: Vector,
     inputs: Inputs,

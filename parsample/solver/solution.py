@@ -42,6 +42,13 @@ class Solution(NamedTuple):
         Leading steps found by sweeps; the whole of T unless the solve stalled or stopped.
     block_defects
         Defect of each block after each of the first sweeps, shape (sweeps, C).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> solution = parsample.deer(lambda s, u: 0.5 * s + u, jnp.zeros(()), jnp.ones(100))
+    >>> solution.states.shape, int(solution.exact_prefix)
+    ((100,), 100)
     """
 
     states: PyTree

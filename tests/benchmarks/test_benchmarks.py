@@ -10,10 +10,24 @@ import numpy as np
 import pytest
 
 import parsample
-from benchmarks import end_to_end, gpu, native, posteriors, problems, reference, samplers, scaling, suite, timing
+from benchmarks import (
+    end_to_end,
+    gpu,
+    native,
+    posteriors,
+    problems,
+    reference,
+    samplers,
+    scaling,
+    suite,
+    tables,
+    timing,
+)
 from benchmarks import report as reporting
 from benchmarks.chains import Chains
+from benchmarks.papers import PAPERS
 from benchmarks.run import GROUPS, run_group
+from benchmarks.tables import TABLES, load
 from models.recursions.eight_schools_gibbs import eight_schools
 from parsample.solver.linearization import Zero
 
@@ -53,10 +67,11 @@ def check_runs(rows):
             assert record["seconds"]["quartile_1"] <= record["seconds"]["median"] <= record["seconds"]["quartile_3"]
 
 
-def test_readme_shows_the_committed_results():
-    text = reporting.README.read_text()
-    assert set(re.findall(r"<!-- results:(\w+) -->", text)) == {*reporting.TABLES, *reporting.PAPERS}
-    assert reporting.rewritten(text, reporting.load(suite.RESULTS)) == text
+def test_documents_show_the_committed_results():
+    texts = [document.read_text() for document in reporting.DOCUMENTS]
+    assert set(re.findall(r"<!-- results:(\w+) -->", "".join(texts))) == {*TABLES, *PAPERS}
+    for text in texts:
+        assert reporting.rewritten(text, load(suite.RESULTS)) == text
 
 
 def test_a_marker_that_names_no_table_is_refused():
@@ -69,7 +84,7 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
     assert gpu.main(["--tiny", "--repeats", "1", "--seconds", "2400", "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "gpu_summary.json").read_text())
     assert {entry["ended"] for entry in summary.values()} == {"done"}
-    files = {file.group: file for file in reporting.load(tmp_path)}
+    files = {file.group: file for file in load(tmp_path)}
     assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"memory", "warmup"}
     for group, file in files.items():
         assert {"device", "dtype", "num_devices"} <= set(file.environment)
@@ -95,19 +110,20 @@ def check_findings(files):
 
 
 def check_report(out, num_groups):
-    """README's tables and the figures are drawn from the files in `out`, and from nothing else."""
-    readme = out / "README.md"
-    shutil.copy(reporting.README, readme)
-    assert reporting.main(["--results", str(out), "--readme", str(readme)]) == 0
-    text = readme.read_text()
+    """The documents' tables and the figures are drawn from the files in `out`, and from nothing else."""
+    documents = [out / document.name for document in reporting.DOCUMENTS]
+    for document, original in zip(documents, reporting.DOCUMENTS, strict=True):
+        shutil.copy(original, document)
+    assert reporting.main(["--results", str(out), "--documents", *map(str, documents)]) == 0
+    text = "".join(document.read_text() for document in documents)
     assert "mixture, MALA 0.5, T = 2,048" in text
-    assert text.count("Not measured yet") == 1 + len(reporting.PAPERS)
+    assert text.count("Not measured yet") == 1 + len(PAPERS)
     assert "Not measured yet (`python -m benchmarks.run memory`)" in text
     assert len(list((out / "figures").glob("*.png"))) == num_groups
     # Written again, nothing changes; what is outside the markers stays.
-    assert reporting.rewritten(text, reporting.load(out)) == text
+    assert reporting.rewritten(text, load(out)) == text
     outside = re.compile(r"(<!-- results:\w+ -->).*?(<!-- end -->)", re.DOTALL)
-    assert outside.sub("", text) == outside.sub("", reporting.README.read_text())
+    assert outside.sub("", text) == outside.sub("", "".join(document.read_text() for document in reporting.DOCUMENTS))
 
 
 @pytest.mark.exhaustive
@@ -266,7 +282,7 @@ def test_processes_of_all_samplers_report_what_a_user_waits_for(tmp_path):
         assert 0 < row["seconds_after_imports"] < row["wall_seconds"] < row["job_seconds"]
         # The population mean of the eight schools.
         assert row["means"][1] == pytest.approx(4.4, abs=1.5)
-    written = reporting.end_to_end(reporting.load(tmp_path)[0])
+    written = tables.end_to_end(load(tmp_path)[0])
     assert written.count("| eight_schools | 200 |") == len(reporting.MEASURES)
 
 
@@ -328,13 +344,13 @@ def test_rounds_are_summarized_by_median_and_extremes():
     assert sequential.spread("wall_seconds") == (2.0, 1.0, 3.0)
     assert auto.spread("wall_seconds") == (4.0, 2.0, np.inf)
     assert end_to_end.ratio_within_rounds(auto, sequential, "wall_seconds") == np.median([2 / 3, 4 / 1])
-    written = reporting.end_to_end(reporting.File("end_to_end", {}, rows))
+    written = tables.end_to_end(tables.File("end_to_end", {}, rows))
     assert "| mixture | 100 | 4 s (2 s to >60 s) | 2 s (1 s to 3 s) | - |" in written
-    models = reporting.end_to_end_models(reporting.File("end_to_end", {}, [{**row, "table": "models"} for row in rows]))
+    models = tables.end_to_end_models(tables.File("end_to_end", {}, [{**row, "table": "models"} for row in rows]))
     assert "| mixture | 100 | 4 s (2 s to >60 s) | 2 s (1 s to 3 s) | 2.33 | - | - |" in models
     slow = [{**row, "table": "models"} for row in [{**over, "sampler": "sequential"}, *process_rows("auto", 1.0)]]
-    assert "| >60 s | - | - | - |" in reporting.end_to_end_models(reporting.File("end_to_end", {}, slow))
-    only_over = reporting.end_to_end(reporting.File("end_to_end", {}, [over, *process_rows("sequential", 1.0)]))
+    assert "| >60 s | - | - | - |" in tables.end_to_end_models(tables.File("end_to_end", {}, slow))
+    only_over = tables.end_to_end(tables.File("end_to_end", {}, [over, *process_rows("sequential", 1.0)]))
     assert "| mixture | 100 | >60 s | 1 s (1 s to 1 s) |" in only_over
 
 

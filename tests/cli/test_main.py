@@ -8,21 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import arviz
 import numpy as np
 import pytest
 import xarray
+from results import fabricated, report
 
-from parsample import Plan, Report, Status, __version__
+from parsample import Report, Status, __version__
 from parsample.cli.main import main
-from parsample.draws.summary import MAX_SUMMARY_VALUES, summary_table
-from parsample.kernels.whitening import KernelParameters
-from parsample.lanes.meeting import MeetingTimes
-from parsample.lanes.segments import Segment
-from parsample.planning.plan import Measured
 from parsample.samplers.compare import KernelComparison, KernelForecast
 from parsample.samplers.result import SampleResult
-from parsample.warmup.adaptation import Adaptation
 
 MODEL = """
 from chains import gaussian as logdensity, gaussian_start
@@ -37,17 +31,6 @@ def model(tmp_path) -> str:
     path = tmp_path / "a_gaussian.py"
     path.write_text(MODEL)
     return str(path)
-
-
-PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
-ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
-
-
-def report(*, parallel: bool) -> Report:
-    """What a check might have found."""
-    meeting = MeetingTimes(np.full(8, 40.0 if parallel else np.inf), np.ones((50, 8)))
-    plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, 0.25, 1.1 if parallel else 1.0)
-    return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
 
 
 @pytest.mark.parametrize(("parallel", "code", "verdict"), [(True, 0, "parallel"), (False, 3, "sequential")])
@@ -224,18 +207,6 @@ def test_seed_and_zarr(capsys, tmp_path, model):
         np.testing.assert_array_equal(draws.setdefault(seed, new), new)
     assert not (draws["1"] == draws["2"]).any()
     assert capsys.readouterr().err == ""
-
-
-def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
-    """A result of the model above with a status that is hard to get by."""
-    rng = np.random.default_rng(0)
-    positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
-    path = np.zeros((2, 0, 3))
-    segment = Segment(0, 100, path, None, None, status, 0.1, 4, 200, np.ones((4, 4)), 25)
-    stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
-    return SampleResult(
-        positions, stats, ADAPTATION, None, [segment], {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}, interrupted
-    )
 
 
 @pytest.mark.parametrize(
@@ -429,31 +400,3 @@ def test_it_runs_as_a_module():
         command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"parsample {__version__}\n", "")
-
-
-def test_a_huge_summary_is_left_to_the_user(monkeypatch):
-    def summary(*_: Any, **__: Any) -> None:
-        pytest.fail("arviz.summary takes minutes on so many draws")
-
-    monkeypatch.setattr(arviz, "summary", summary)
-    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 599)
-    tree = fabricated(Status.CONVERGED).to_arviz()
-    table = summary_table(tree)
-    assert MAX_SUMMARY_VALUES > 599
-    assert "(600 values: ESS and R-hat with --full-summary)" in table
-    rows = {line.split()[0]: line.split() for line in table.splitlines()[1:4]}
-    assert len(rows) == 3
-    draws = tree["posterior"]["x"].to_numpy()[..., 1]
-    assert float(rows["x[1]"][1]) == pytest.approx(draws.mean(), abs=1e-3)
-    assert float(rows["x[1]"][2]) == pytest.approx(draws.std(), rel=1e-2)
-    assert float(rows["x[1]"][3]) == pytest.approx(np.quantile(draws, 0.055), rel=1e-2)
-
-
-def test_a_summary_has_ess_and_r_hat_up_to_the_limit_and_beyond_on_request(monkeypatch):
-    tree = fabricated(Status.CONVERGED).to_arviz()
-    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 600)
-    table = summary_table(tree)
-    assert "r_hat" in table
-    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 1)
-    assert summary_table(tree, full=True) == table
-    assert len(table.splitlines()) == 4

@@ -118,3 +118,22 @@ def eight_schools(position: dict) -> jax.Array:
 
 def eight_schools_start() -> dict:
     return {"mu": jnp.array(4.0), "log_tau": jnp.array(1.0), "theta_raw": jnp.zeros(8)}
+
+
+MEAN = np.array([3.0, -100.0, 0.01])
+FACTOR = np.diag([1.0, 30.0, 1e-3]) @ np.array([[1.0, 0.0, 0.0], [0.9, 0.436, 0.0], [-0.7, 0.5, 0.51]])
+INVERSE = np.linalg.inv(FACTOR)
+
+
+def correlated(x: jax.Array) -> jax.Array:
+    """A Gaussian with correlations of up to 0.9 and scales from 0.001 to 30."""
+    return -0.5 * jnp.sum(jnp.square(jnp.asarray(INVERSE, x.dtype) @ (x - jnp.asarray(MEAN, x.dtype))))
+
+
+def evaluated_outside(x: np.ndarray) -> np.ndarray:
+    return np.asarray(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1), np.asarray(x).dtype)
+
+
+def black_box(x: jax.Array, vmap_method: str | None = "expand_dims") -> jax.Array:
+    """A log density that JAX can neither differentiate nor look into."""
+    return jax.pure_callback(evaluated_outside, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method=vmap_method)

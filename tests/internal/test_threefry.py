@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kernel_steps import KEYS, NUM_LANES
+from scipy import stats
 
-from parsample.internal.threefry import MAX_WRITTEN_OUT, unrolled
+from parsample.internal.threefry import MAX_WRITTEN_OUT, step_uniforms, unrolled
 
 MAKERS = [jax.random.key, jax.random.PRNGKey]
 SHAPES = [(), (1,), (MAX_WRITTEN_OUT,), (2, MAX_WRITTEN_OUT), (0,)]
@@ -65,3 +67,14 @@ def test_more_numbers_than_a_key_has_are_refused():
 def test_a_seed_means_what_it_means_to_jax():
     impl = unrolled(jax.random.key(0)).dtype._impl
     np.testing.assert_array_equal(impl.seed(jnp.uint32(5)), data(jax.random.key(5)))
+
+
+def test_uniform_numbers_are_functions_of_key_step_and_number():
+    first = step_uniforms(jnp.asarray(KEYS[0]), jnp.int32(7), 0, 6, np.dtype(float))
+    later = step_uniforms(jnp.asarray(KEYS[0]), jnp.int32(7), 2, 4, np.dtype(float))
+    np.testing.assert_array_equal(first[2:], later)
+    draws = jax.jit(jax.vmap(lambda key: step_uniforms(key, jnp.int32(7), 0, 3, np.dtype("float32"))))(KEYS)
+    for column in np.asarray(draws, float).T:
+        assert stats.kstest(column, stats.uniform.cdf).statistic < 0.0138
+    correlations = np.corrcoef(np.asarray(draws, float).T) - np.eye(3)
+    assert np.abs(correlations).max() < 4 / np.sqrt(NUM_LANES)

@@ -1,9 +1,7 @@
 """Bad input: one error each, which names the argument, its value and the remedy, before anything long runs."""
 
-import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import blackjax
 import jax
@@ -11,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import fade, isotropic, noise
+from refusals import COUNTS, quietly, refuses
 
 from parsample import (
     DEER,
-    Newton,
-    Zero,
     as_recursion,
     check,
     check_sampler,
@@ -36,11 +33,6 @@ MALA = blackjax.mala(isotropic, 0.2)
 
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
-
-
-def refuses(error: type[Exception], *words: str) -> Any:
-    """An error whose message holds these words, in this order."""
-    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, words)))
 
 
 # Keys
@@ -107,66 +99,6 @@ def test_a_step_that_changes_the_kind_of_state(solver, step):
         solver(step, START, INPUTS)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"block_size": 0}, "block_size must be a whole number of at least 1; got 0"),
-        ({"block_size": -3}, "block_size must be a whole number of at least 1; got -3"),
-        ({"block_size": 2.0}, "block_size must be a whole number of at least 1; got 2.0"),
-        ({"block_size": True}, "block_size must be a whole number of at least 1; got True"),
-        ({"block_size": 13}, "block_size=13 exceeds the T=12 steps"),
-        ({"max_iters": 0}, "max_iters must be a whole number of at least 1; got 0"),
-        ({"stall_after": 1.5}, "stall_after must be a whole number of at least 1; got 1.5"),
-        ({"atol": -1.0}, "atol must not be negative; got -1.0"),
-        ({"rtol": np.nan}, "rtol must not be negative; got nan"),
-        ({"clip": -0.5}, "clip must not be negative; got -0.5"),
-        ({"max_step": -1}, "max_step must not be negative; got -1"),
-        ({"initial_guess": jnp.zeros(11)}, "initial_guess has shapes (11,); it must have those of the path, (12,)"),
-        ({"scale": jnp.ones(3)}, "scale has shapes (3,); it must have those of initial_state, ()"),
-        ({"scale": jnp.array(0.0)}, "scale"),
-        ({"scale": jnp.array(jnp.nan)}, "scale"),
-    ],
-    ids=str,
-)
-def test_settings_of_deer(settings, words):
-    with refuses(ValueError, words):
-        deer(fade, START, INPUTS, **settings)
-
-
-@pytest.mark.parametrize("linearization", [Zero, "dense", None])
-def test_a_linearization_learns_of_block_maps(linearization):
-    if linearization is None:  # by keyword, None is the default of `deer`; as a setting it is an error
-        assert deer(fade, START, INPUTS, linearization=None).status == 0
-        return
-    with refuses(TypeError, "linearization must be Dense(), Diagonal(), Identity() or Zero(); got"):
-        DEER(4, linearization)
-
-
-@pytest.mark.parametrize("correction", [Newton, "newton", 0.5])
-def test_a_correction_is_a_rule(correction):
-    with refuses(TypeError, "correction must be Newton(), or another rule; got"):
-        DEER(4, correction=correction)
-    with refuses(TypeError, "correction must be Newton(), or another rule; got"):
-        deer(fade, START, INPUTS, correction=correction)
-
-
-def test_numpy_integers_are_whole_numbers():
-    assert deer(fade, START, INPUTS, block_size=np.int64(4)).num_iters >= 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"num_discarded": -1}, "num_discarded=-1"),
-        ({"num_discarded": 12}, "num_discarded=12 of T=12 steps leaves too few for num_batches=20"),
-        ({"num_batches": 1}, "num_batches=1"),
-    ],
-)
-def test_settings_of_lyapunov_exponent(settings, words):
-    with refuses(ValueError, words):
-        lyapunov_exponent(fade, START, INPUTS, **settings)
-
-
 @pytest.mark.parametrize("function", [lyapunov_exponent, coalescence_times])
 def test_bad_recursions_are_refused_everywhere(function):
     start = jnp.zeros((2, 1)) if function is coalescence_times else jnp.zeros(1)
@@ -179,17 +111,7 @@ def test_bad_recursions_are_refused_everywhere(function):
         function(fade, start.astype(int), inputs)
 
 
-def test_meeting_takes_two():
-    with refuses(ValueError, "initial_states", "at least 2 starts", "(1,)"):
-        coalescence_times(fade, jnp.zeros(1), INPUTS)
-
-
 # Positions and log densities
-
-
-def quietly(logdensity_fn: Callable, position: Any, **settings: Any) -> Any:
-    settings = {"num_samples": 10, "num_warmup": 100, "num_chains": 1, "progress_bar": False} | settings
-    return sample(KEY, logdensity_fn, position, **settings)
 
 
 POSITIONS = {
@@ -274,30 +196,6 @@ def test_a_chain_starts_where_its_log_density_is_finite(function, bad):
 
 # Counts and choices
 
-COUNTS = [0, -1, True, 2.0, "3", None]
-
-
-@pytest.mark.parametrize("value", COUNTS)
-@pytest.mark.parametrize("name", ["num_samples", "num_chains", "num_warmup"])
-def test_counts_of_sample(name, value):
-    minimum = 100 if name == "num_warmup" else 1
-    with refuses(ValueError, f"{name} must be a whole number of at least {minimum}; got {value!r}"):
-        quietly(isotropic, np.zeros(2), **{name: value})
-
-
-@pytest.mark.parametrize("value", [value for value in COUNTS if value is not None])  # its default
-def test_numbers_of_lanes(value):
-    with refuses(ValueError, f"num_lanes must be a whole number of at least 1; got {value!r}"):
-        quietly(isotropic, np.zeros(2), num_lanes=value)
-
-
-@pytest.mark.parametrize("value", [1, 0.0, "yes", None])
-def test_exact_meeting_is_a_flag(value):
-    with refuses(TypeError, f"exact_meeting must be True or False; got {value!r}"):
-        quietly(isotropic, np.zeros(2), exact_meeting=value)
-    with refuses(TypeError, f"exact_meeting must be True or False; got {value!r}"):
-        check_sampler(KEY, isotropic, np.zeros(2), exact_meeting=value)
-
 
 TAKES_STEPS = {
     "check": partial(check, KEY, MALA, jnp.zeros(2)),
@@ -320,40 +218,6 @@ def test_unknown_methods(name):
         run_inference_algorithm(KEY, MALA, 10, initial_position=jnp.zeros(2), method=name)
     with refuses((ValueError, TypeError), "method must be", "'auto', 'deer', 'sequential'", "got"):
         quietly(isotropic, np.zeros(2), method=name)
-
-
-@pytest.mark.parametrize("name", ["gibbs", "HMC", None])
-def test_unknown_kernels(name):
-    with refuses(ValueError, "kernel must be one of 'hmc', 'nuts', 'mala', 'metropolis'; got", repr(name)):
-        quietly(isotropic, np.zeros(2), kernel=name)
-
-
-@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,), (["hmc"],)])
-def test_kernels_to_compare(names):
-    with refuses(
-        ValueError, "kernels must be different names out of 'hmc', 'nuts', 'mala', 'metropolis'; got", repr(names)
-    ):
-        compare_kernels(KEY, isotropic, np.zeros(2), kernels=names)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"num_samples": 0}, "num_samples must be a whole number of at least 1; got 0"),
-        ({"num_warmup": 99}, "num_warmup must be a whole number of at least 100; got 99"),
-        ({"num_chains": True}, "num_chains must be a whole number of at least 1; got True"),
-        ({"kernels": ("mala",), "target_acceptance_rate": 1.5}, "target_acceptance_rate must lie between 0 and 1"),
-    ],
-)
-def test_settings_of_a_comparison(settings, words):
-    with refuses(ValueError, words):
-        compare_kernels(KEY, isotropic, np.zeros(2), **settings)
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.2, np.nan])
-def test_target_acceptance_rates(rate):
-    with refuses(ValueError, "target_acceptance_rate must lie between 0 and 1; got"):
-        quietly(isotropic, np.zeros(2), target_acceptance_rate=rate)
 
 
 def test_blocks_that_do_not_fit_the_run():

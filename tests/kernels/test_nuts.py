@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from blackjax.mcmc.hmc import HMCState
 
-from parsample.kernels.base import LaneState, any_lane
+from parsample.kernels.base import LaneState
 from parsample.kernels.nuts import nuts_step
 from parsample.lanes.program import LANES
 
@@ -100,13 +100,6 @@ def test_tangents_are_those_of_blackjax():
     assert ours.shape == (NUM_LANES, DIMENSION, DIMENSION)
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
     assert np.abs(theirs).max() > 0.1
-
-
-def test_lanes_ask_each_other_and_a_lane_alone_itself():
-    flags = jnp.array([False, True, False])
-    assert jax.vmap(any_lane, axis_name=LANES)(flags).tolist() == 3 * [True]
-    assert jax.vmap(any_lane, axis_name=LANES)(flags[::2]).tolist() == 2 * [False]
-    assert jax.vmap(any_lane)(flags).tolist() == flags.tolist()
 
 
 def test_what_lanes_count_alike_is_not_masked():

@@ -10,6 +10,7 @@ from benchmarks import report, suite
 from benchmarks.figures import draw
 from benchmarks.papers import chains, common, methods
 from benchmarks.run import run_group
+from benchmarks.tables import load
 
 TINY = suite.Options(scale="tiny", repeats=1, cores=1)
 
@@ -18,7 +19,7 @@ def rehearsed(name, out, only=None):
     """Rows of an experiment by table, all measured; its table has been written and its figure drawn."""
     rows = run_group(f"papers.{name}", replace(TINY, out=out, only=only))
     assert [row.get("error") for row in rows] == [None] * len(rows)
-    (file,) = report.load(out)
+    (file,) = load(out)
     assert "| --- |" in report.section(name, [file])
     (picture,) = draw([file], out / "figures")
     assert plt.imread(picture).std() > 0.01  # something is drawn

@@ -4,33 +4,25 @@ import warnings
 from typing import Any
 
 import blackjax
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import contraction, isotropic, logistic_map, logistic_step
+from checks import KEY, examined
 
 from parsample import ParallelStallWarning, Report, as_recursion, check
-
-KEY = jax.random.key(0)
-
-
-def examined(algorithm: Any, position: jax.Array, num_steps: int) -> Report:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ParallelStallWarning)
-        return check(KEY, algorithm, position, num_steps=num_steps)
 
 
 @pytest.fixture(scope="module")
 def predictable() -> Report:
-    """A standard Gaussian under MALA steps of 0.2, nearly all accepted; a difference shrinks by 0.8 in each."""
-    return examined(blackjax.mala(isotropic, 0.2), jnp.zeros(2), 20_000)
+    return checks.predictable()
 
 
 @pytest.fixture(scope="module")
 def unpredictable() -> Report:
-    """Random-walk Metropolis: differences never shrink."""
-    return examined(blackjax.normal_random_walk(isotropic, jnp.eye(2)), jnp.zeros(2), 20_000)
+    return checks.unpredictable()
 
 
 def test_a_predictable_chain_is_measured_right(predictable):
@@ -60,36 +52,11 @@ def test_a_predictable_chain_is_planned_in_parallel_without_a_warning(predictabl
         predictable.warn()
 
 
-def test_a_report_reads_well(predictable):
-    text = str(predictable)
-    for words in ("verdict", "parallel", "Lyapunov exponent", f"{predictable.lle:+.3g}", "nats per step", "halves in"):
-        assert words in text
-    num_pairs = len(predictable.coalescence)
-    assert f"{num_pairs} of {num_pairs} pairs met" in text
-    assert f"{predictable.plan.num_blocks} blocks of {predictable.plan.block_size} steps" in text
-    assert "evaluations per step" in text
-    assert "because" not in text
-
-
 def test_random_walk_metropolis_has_exponent_zero_and_never_meets(unpredictable):
     assert abs(unpredictable.lle) < 1e-14
     assert unpredictable.lle_se < 1e-14
     assert np.isinf(unpredictable.coalescence).all()
     assert unpredictable.meeting.num_steps == len(unpredictable.meeting.distances) >= 64
-
-
-def test_an_unpredictable_chain_is_planned_sequentially_with_cause_and_remedy(unpredictable):
-    assert not unpredictable.parallelizable
-    num_pairs, num_steps = len(unpredictable.coalescence), unpredictable.meeting.num_steps
-    assert f"{num_pairs} of {num_pairs} pairs did not meet within {num_steps} steps" in unpredictable.cause
-    assert "another kernel" in unpredictable.remedy
-    with pytest.warns(ParallelStallWarning, match=r"evaluated sequentially: .* did not meet.*Try: .*kernel"):
-        unpredictable.warn()
-    text = str(unpredictable)
-    assert "sequential" in text
-    assert "because" in text
-    assert "try" in text
-    assert f"0 of {num_pairs}" in text
 
 
 def test_the_pilot_stops_when_all_have_met_and_takes_a_few_percent_otherwise(predictable, unpredictable):
@@ -192,33 +159,3 @@ def test_inputs_are_those_of_a_recursion():
         check(KEY, logistic_step, jnp.zeros(1))
     with pytest.raises(TypeError, match="initial_state must be a pytree of floating-point arrays"):
         check(KEY, logistic_step, jnp.arange(1), inputs=jnp.arange(10))
-
-
-SLOW_DIRECTIONS = jnp.array([1.0, 3.0, 0.25])
-
-
-def slow_gaussian(x: jax.Array) -> jax.Array:
-    """Directions that contract at similar, slow rates."""
-    return -0.5 * jnp.sum(SLOW_DIRECTIONS * x**2)
-
-
-def test_the_exponent_of_slow_similar_directions_is_right_within_its_error():
-    # Langevin steps that are nearly always accepted contract by 1 - 0.01 w; tangents take hundreds of steps to turn.
-    mala = blackjax.mala(slow_gaussian, 0.01)
-    for seed in range(4):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ParallelStallWarning)
-            found = check(jax.random.key(seed), mala, jnp.zeros(3), num_steps=8000)
-        assert abs(found.lle - np.log(1 - 0.0025)) <= 2 * found.lle_se
-        assert found.lle_se < 0.004
-        assert found.lle == pytest.approx(np.log(1 - 0.0025), abs=0.002)
-
-
-@pytest.mark.slow
-def test_directions_that_contract_alike_need_not_turn():
-    mala = blackjax.mala(lambda x: -0.5 * jnp.sum(x**2), 0.01)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ParallelStallWarning)
-        found = check(jax.random.key(0), mala, jnp.zeros(30), num_steps=8000)
-    assert found.lle == pytest.approx(np.log(0.99), abs=1e-4)
-    assert found.lle_se < 1e-3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parsample.lanes.meeting import MeetingTimes
-from parsample.planning.plan import Measured, block_size_of, depends_on_single_steps, make_plan, why_apart
+from parsample.planning.plan import Measured, block_size_of, depends_on_single_steps, late_meeting_cause, make_plan
 
 
 def meeting(times: np.ndarray, num_steps: int = 500) -> MeetingTimes:
@@ -38,7 +38,7 @@ def test_step_by_step_is_planned_where_most_pairs_never_meet():
     times = np.where(np.arange(64) % 3 == 0, 50.0, np.inf)
     plan = make_plan(meeting(times), 64, 4, 10_000, 640, Measured(1e-3, 2.0))
     assert not plan.is_parallel
-    assert why_apart(meeting(times), 64) == "42 of 64 pairs did not meet within 500 steps"
+    assert late_meeting_cause(meeting(times), 64) == "42 of 64 pairs did not meet within 500 steps"
     assert plan.seconds == pytest.approx(2 + 10_000 * 0.25 * 1e-3)
 
 

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import delay_line, diagonal_step, noise, walk_step
+from chains import delay_line, diagonal_step, fade, noise, walk_step
+from refusals import refuses
 
 from parsample import coalescence_times
+
+INPUTS = noise(12)
 
 
 @pytest.mark.parametrize("apart", [1.0, 1e-3, 100.0])
@@ -52,3 +55,9 @@ def test_distances_are_in_units_of_the_scale():
     starts = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     result = coalescence_times(diagonal_step, starts, noise(5, 3), scale=jnp.array([10.0, 1.0, 1.0]))
     np.testing.assert_allclose(result.distances[:, 0], 0.1 * 0.9 ** np.arange(1, 6), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_meeting_takes_two():
+    with refuses(ValueError, "initial_states", "at least 2 starts", "(1,)"):
+        coalescence_times(fade, jnp.zeros(1), INPUTS)

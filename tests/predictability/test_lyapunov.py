@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import affine, affine_step, delay_line, isotropic, logistic_map, noise
+from chains import affine, affine_step, delay_line, fade, isotropic, logistic_map, noise
+from refusals import refuses
 
 from parsample import lyapunov_exponent
 from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
 from parsample.predictability.lyapunov import batch_means, log_growth
 
 KEY = jax.random.key(0)
+INPUTS = noise(12)
+START = jnp.array(0.5)
 PRECISIONS = np.array([1.0, 4.0, 9.0])
 
 
@@ -155,3 +158,17 @@ def test_settings_out_of_range(as_users_have_it, settings, words):
     arguments = {"step": affine_step, "initial_state": jnp.ones(3), "inputs": noise(30, 3)} | settings
     with pytest.raises(ValueError, match=words):
         lyapunov_exponent(**arguments)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_discarded": -1}, "num_discarded=-1"),
+        ({"num_discarded": 12}, "num_discarded=12 of T=12 steps leaves too few for num_batches=20"),
+        ({"num_batches": 1}, "num_batches=1"),
+    ],
+)
+def test_settings_of_lyapunov_exponent(settings, words):
+    with refuses(ValueError, words):
+        lyapunov_exponent(fade, START, INPUTS, **settings)

@@ -2,7 +2,6 @@
 
 import itertools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import blackjax
@@ -11,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from algorithms import KEY, TARGETS, assert_same, build, first_and_acceptance
+from chains import gaussian, gaussian_start
 from marks import slow
 
+import parsample
 from parsample import (
     DEER,
     Dense,
@@ -26,14 +28,9 @@ from parsample import (
 )
 
 T = 400
-KEY = jax.random.key(11)
+DEVICES = jax.devices()
+KEY_ON_DEVICES = jax.random.key(3)
 
-# Target: log density, start, step sizes of mala and of the others.
-TARGETS: dict[str, tuple[Callable, Callable, float, float]] = {
-    "gaussian": (chains.gaussian, chains.gaussian_start, 0.08, 0.4),
-    "logistic": (chains.logistic_regression, chains.logistic_regression_start, 0.06, 0.3),
-    "schools": (chains.eight_schools, chains.eight_schools_start, 0.4, 0.5),
-}
 KERNELS = ("mala", "hmc", "dhmc", "nuts")
 METHODS = {
     "sequential": "sequential",
@@ -63,22 +60,7 @@ def marked(kernel: str, target: str, method: str) -> Any:
 
 CASES = [marked(*case) for case in itertools.product(KERNELS, TARGETS, METHODS)]
 
-_built: dict[tuple[str, str], Any] = {}
 _expected: dict[tuple[str, str], Any] = {}
-
-
-def build(kernel: str, target: str) -> tuple[Any, Any]:
-    """The algorithm, built once so that compiled code is reused, and its start."""
-    logdensity, start, small, large = TARGETS[target]
-    if (kernel, target) not in _built:
-        ones = jnp.ones(sum(leaf.size for leaf in jax.tree.leaves(start())))
-        _built[kernel, target] = {
-            "mala": lambda: blackjax.mala(logdensity, small),
-            "hmc": lambda: blackjax.hmc(logdensity, large, ones, 3),
-            "dhmc": lambda: blackjax.dhmc(logdensity, large, ones),
-            "nuts": lambda: blackjax.nuts(logdensity, large, ones),
-        }[kernel]()
-    return _built[kernel, target], start()
 
 
 def expected(kernel: str, target: str) -> Any:
@@ -86,19 +68,6 @@ def expected(kernel: str, target: str) -> Any:
         algorithm, start = build(kernel, target)
         _expected[kernel, target] = blackjax.util.run_inference_algorithm(KEY, algorithm, T, initial_position=start)
     return _expected[kernel, target]
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    """The same structure, dtypes, decisions, and numbers to 1e-8."""
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            np.testing.assert_array_equal(jax.random.key_data(a), jax.random.key_data(b))
-        elif jnp.issubdtype(a.dtype, jnp.floating):
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
-        else:
-            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("kernel", "target", "method"), CASES)
@@ -138,10 +107,6 @@ def test_a_run_in_two_halves_goes_on_where_the_first_ended():
     assert_same(ours, theirs)
 
 
-def first_and_acceptance(state: Any, info: Any) -> dict:
-    return {"x0": state.position["x"][0], "rate": info.acceptance_rate}
-
-
 @pytest.mark.parametrize(
     "method",
     [DEER(128, Zero()), DEER(16, Diagonal(1))],
@@ -153,82 +118,6 @@ def test_transform_is_what_the_history_holds(method):
     arguments = {"initial_position": start, "transform": first_and_acceptance}
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, T, **arguments)
     assert_same(run_inference_algorithm(KEY, algorithm, T, **arguments, method=method), theirs)
-
-
-def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
-    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
-    arguments = {"initial_position": start, "transform": first_and_acceptance}
-    compilations.clear()
-    solution = evaluate_inference_algorithm(KEY, algorithm, 1500, **arguments)
-    assert (Status(int(solution.status)), float(solution.evals_per_step)) == (Status.SEQUENTIAL, 1)
-    # The start is looked at, keys are split, and one lane is compiled.
-    assert [name for name in compilations if name in COMPILED] == COMPILED[:3]
-    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 1500, **arguments)
-    assert_same((solution.final, solution.outputs), theirs)
-
-
-# What a run compiles: init and its check, the keys, one lane and many.
-COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_lanes)"]
-
-
-@pytest.mark.parametrize("method", ["auto", "deer"])
-def test_blocks_are_blackjaxs_own_chain_and_compiled_once(method, monkeypatch, compilations):
-    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", np.inf)  # whatever this machine takes
-    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
-    for num_steps in (9000, 7000):
-        arguments = {"initial_position": start, "transform": first_and_acceptance}
-        compilations.clear()
-        solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=method)
-        # Another length needs another split of the key, and no other program with the log density.
-        many = COMPILED[:2] + COMPILED[4 - (2 if method == "auto" else 1) :] if num_steps == 9000 else COMPILED[1:2]
-        assert [name for name in compilations if name in COMPILED] == many
-        assert Status(int(solution.status)) is (Status.SEQUENTIAL if method == "auto" else Status.CONVERGED)
-        assert float(solution.defect) < 1e-9
-        assert 1 <= float(solution.evals_per_step) < 8  # blocks are as short as meeting takes
-        assert int(solution.num_iters) >= 4
-        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
-        assert_same((solution.final, solution.outputs), theirs)
-
-
-def test_auto_goes_on_step_by_step_where_lanes_gain_nothing(monkeypatch):
-    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: np.inf)
-    monkeypatch.setattr("parsample.samplers.chain_run.MIN_GAIN", 0.0)
-    algorithm, start = build("mala", "gaussian")
-    arguments = {"initial_position": start, "transform": first_and_acceptance}
-    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 6000, **arguments)
-    with pytest.warns(ParallelStallWarning, match="The rest of this chain will be evaluated sequentially") as caught:
-        ours = run_inference_algorithm(KEY, algorithm, 6000, **arguments)
-    assert len(caught) == 1
-    assert_same(ours, theirs)
-
-
-def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypatch):
-    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.0)
-    walk = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
-    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
-    theirs = blackjax.util.run_inference_algorithm(KEY, walk, 5000, **arguments)
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
-        ours = run_inference_algorithm(KEY, walk, 5000, **arguments)
-    assert_same(ours, theirs)
-
-
-def noisy(position: jax.Array) -> jax.Array:
-    """A standard Gaussian far from the origin of its arithmetic: in float32, x + 4096 keeps three digits of x."""
-    return -0.5 * jnp.sum(((position + 4096.0) - 4096.0) ** 2)
-
-
-def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monkeypatch, float32):
-    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.3)
-    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
-        solution = evaluate_inference_algorithm(KEY, blackjax.mala(noisy, 0.2), 12_000, **arguments)
-    assert float(solution.defect) < 1e-2
-    assert float(solution.evals_per_step) < 4
 
 
 @pytest.mark.slow
@@ -308,17 +197,34 @@ def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
     np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(monkeypatch):
-    def density(x: jax.Array) -> jax.Array:
-        return jax.pure_callback(
-            lambda v: np.asarray(-0.5 * np.sum(np.asarray(v) ** 2)), jax.ShapeDtypeStruct((), x.dtype), x
-        )
+# Devices
 
-    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    walk = blackjax.normal_random_walk(density, 0.5 * jnp.eye(2))
-    kwargs = {"initial_position": jnp.zeros(2), "transform": lambda state, _: state.position}
-    with pytest.warns(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:
-        _, found = run_inference_algorithm(KEY, walk, 5000, method="auto", **kwargs)
-    assert len(caught) == 1
-    _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)
-    np.testing.assert_array_equal(found, expected)
+
+@pytest.mark.parametrize("method", [DEER(50, Zero()), "auto", Sequential()], ids=str)
+def test_blackjax_own_chain_on_several_devices(method):
+    algorithm = blackjax.mala(gaussian, 0.1)
+    arguments = (KEY_ON_DEVICES, algorithm, 400)
+    expected = blackjax.util.run_inference_algorithm(*arguments, initial_position=gaussian_start())
+    found = parsample.run_inference_algorithm(
+        *arguments, initial_position=gaussian_start(), method=method, devices=DEVICES[:3]
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+@pytest.mark.parametrize("place", [DEVICES[0], DEVICES[3]], ids=str)
+@pytest.mark.slow
+def test_arguments_may_lie_anywhere(place):
+    algorithm = blackjax.mala(gaussian, 0.1)
+    start = jax.device_put(gaussian_start(), place)
+    settings = {"method": DEER(50, Zero(), stall_after=1), "devices": DEVICES[:2]}  # stalls, and is finished on one
+    with pytest.warns(ParallelStallWarning):
+        halfway = parsample.evaluate_inference_algorithm(
+            KEY_ON_DEVICES, algorithm, 150, initial_position=start, **settings
+        )
+    arguments = (KEY_ON_DEVICES, algorithm, 150, halfway.final)
+    expected = parsample.run_inference_algorithm(*arguments, method="sequential")
+    with pytest.warns(ParallelStallWarning):
+        shared = parsample.run_inference_algorithm(*arguments, **settings)
+    for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)

@@ -10,28 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import eight_schools, eight_schools_start, gaussian, gaussian_start
+from chains import eight_schools, eight_schools_start, gaussian, gaussian_start, isotropic
+from refusals import refuses
+from results import ADAPTATION
 
-from parsample import (
-    KernelComparison,
-    KernelForecast,
-    Plan,
-    Report,
-    check_sampler,
-    compare_kernels,
-    sample,
-)
+from parsample import KernelComparison, KernelForecast, Plan, Report, check_sampler, compare_kernels, sample
 from parsample.draws.layout import Layout
 from parsample.kernels import KERNELS
-from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.meeting import MeetingTimes
 from parsample.planning.plan import Measured
 from parsample.samplers.compare import MIN_PILOT_LENGTH, _planned, coordinate_names
-from parsample.warmup.adaptation import Adaptation
 
 KEY = jax.random.key(0)
-PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
-ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
 SETTINGS: dict[str, Any] = {"num_samples": 6000, "num_warmup": 300, "num_chains": 2}
 
 
@@ -216,3 +206,30 @@ def test_a_pilot_foretells_the_effective_sample_size_of_a_long_run():
         assert forecast.ess_per_draw == pytest.approx(ess / 160_000, rel=0.2)
         assert forecast.failure == ""
         assert (forecast.gradients_per_draw == 1) is (forecast.kernel == "mala")
+
+
+# Bad settings
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("names", [(), "hmc", ("hmc", "hmc"), ("hmc", "gibbs"), None, 3, (None,), (["hmc"],)])
+def test_kernels_to_compare(names):
+    with refuses(
+        ValueError, "kernels must be different names out of 'hmc', 'nuts', 'mala', 'metropolis'; got", repr(names)
+    ):
+        compare_kernels(KEY, isotropic, np.zeros(2), kernels=names)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1; got 0"),
+        ({"num_warmup": 99}, "num_warmup must be a whole number of at least 100; got 99"),
+        ({"num_chains": True}, "num_chains must be a whole number of at least 1; got True"),
+        ({"kernels": ("mala",), "target_acceptance_rate": 1.5}, "target_acceptance_rate must lie between 0 and 1"),
+    ],
+)
+def test_settings_of_a_comparison(settings, words):
+    with refuses(ValueError, words):
+        compare_kernels(KEY, isotropic, np.zeros(2), **settings)

@@ -70,7 +70,7 @@ def test_coalescence_has_one_line_a_pair():
 
 def test_front_has_one_row_of_points_a_sweep():
     result = run(BLOCKS)
-    figure = plot_front(result)
+    figure = plot_front(result.segments)
     (axis,) = figure.axes
     (segment,) = result.segments
     assert len(axis.lines) == segment.num_sweeps >= 2
@@ -97,3 +97,18 @@ def test_pictures_are_written(tmp_path, method, names):
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 5000
+
+
+def test_a_result_draws_its_pictures_itself():
+    figures = run(BLOCKS).plot()
+    assert list(figures) == ["traces", "ranks", "coalescence", "front"]
+    assert len(figures["coalescence"].axes[0].lines) == MAX_PAIRS_SHOWN
+    assert list(run("sequential").plot()) == ["traces", "ranks"]
+
+
+def test_one_chain_has_pictures_without_ranks():
+    one = run(BLOCKS)
+    positions = {name: draws[:1] for name, draws in one.positions.items()}
+    stats = {name: draws[:1] for name, draws in one.sample_stats.items()}
+    single = dataclasses.replace(one, positions=positions, sample_stats=stats)
+    assert list(single.plot()) == ["traces", "coalescence", "front"]

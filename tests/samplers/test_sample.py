@@ -1,56 +1,25 @@
-"""`sample`: the same draws by every method, bitwise one chain; results as promised; one clear error for bad input."""
+"""`sample`: the same draws by every method, bitwise one chain; and how a run ends."""
 
-import contextlib
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from chains import gaussian, gaussian_start, logistic_regression, logistic_regression_start
+from refusals import refused
+from runs import KERNELS_TESTED, KEY, assert_same_draws, first_draws, run
 
-from parsample import DEER, ParallelStallWarning, Sequential, Status, Zero
+import parsample
+from parsample import ParallelStallWarning, Status
 from parsample.kernels import KERNELS
-from parsample.samplers.prepare import _share_of_chains
 from parsample.samplers.progress_bar import Progress
-from parsample.samplers.result import SampleResult
 from parsample.samplers.sample import check_sampler, sample
 
-KEY = jax.random.key(0)
+DEVICES = jax.devices()
 SLOW = pytest.mark.slow
-KERNELS_TESTED = ["hmc", "metropolis", pytest.param("mala", marks=SLOW), pytest.param("nuts", marks=SLOW)]
-
-
-@functools.cache
-def run(kernel: str = "hmc", method: Any = "auto", num_samples: int = 1000, exact_meeting: bool = True) -> SampleResult:
-    """One run of each kind, shared by the tests: compilation takes longer than all of them."""
-    return sample(
-        KEY,
-        gaussian,
-        gaussian_start(),
-        num_samples=num_samples,
-        num_chains=2,
-        kernel=kernel,
-        method=method,
-        exact_meeting=exact_meeting,
-        progress_bar=False,
-    )
-
-
-def assert_same_draws(result: SampleResult, expected: SampleResult, tolerance: float = 1e-8) -> None:
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=0, atol=tolerance), result.positions, expected.positions
-    )
-    for name, values in expected.sample_stats.items():
-        if values.dtype.kind == "f":
-            np.testing.assert_allclose(result.sample_stats[name], values, atol=1e-6, err_msg=name)
-        else:
-            np.testing.assert_array_equal(result.sample_stats[name], values, err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["auto", "deer"])
@@ -72,13 +41,6 @@ def test_long_runs_take_little_more_than_one_evaluation_per_step(kernel):
     assert (result.status, result.defect) == (Status.CONVERGED, 0)
     assert result.evals_per_step < 1.1
     assert_same_draws(dataclasses.replace(result, **first_draws(result, 1000)), run(kernel, "sequential"))
-
-
-def first_draws(result: SampleResult, number: int) -> dict[str, Any]:
-    return {
-        "positions": jax.tree.map(lambda leaf: leaf[:, :number], result.positions),
-        "sample_stats": {name: values[:, :number] for name, values in result.sample_stats.items()},
-    }
 
 
 @pytest.mark.parametrize("kernel", ["hmc", "metropolis", pytest.param("nuts", marks=SLOW)])
@@ -118,11 +80,6 @@ def test_lanes_that_devices_do_not_divide_are_filled_up():
     expected = sample(KEY, gaussian, gaussian_start(), **kwargs)
     assert result.settings["num_lanes"] == 63
     assert_same_draws(result, expected)
-
-
-def test_sequential_settings_are_the_method_of_that_name():
-    assert run("hmc", Sequential()).status is Status.SEQUENTIAL
-    assert_same_draws(run("hmc", Sequential()), run("hmc", "sequential"), tolerance=0)
 
 
 def test_as_many_chains_as_lanes_run_step_by_step_in_the_one_program(compilations):
@@ -168,21 +125,6 @@ def test_a_sequential_run_compiles_one_program_more(compilations):
 
 
 @pytest.mark.parametrize("kernel", KERNELS_TESTED)
-def test_result_has_the_shapes_names_and_statistics_promised(kernel):
-    result = run(kernel, "sequential")
-    assert jax.tree.structure(result.positions) == jax.tree.structure(gaussian_start())
-    assert (result.positions["x"].shape, result.positions["y"].shape) == ((2, 1000, 2), (2, 1000, 1, 1))
-    assert set(result.sample_stats) == set(KERNELS[kernel].statistics)
-    assert {values.shape for values in result.sample_stats.values()} == {(2, 1000)}
-    assert (result.num_draws, result.interrupted) == (1000, False)
-    assert (result.evals_per_step, result.defect) == (1, 0)
-    assert set(result.seconds) == {"compilation", "warmup", "sampling"}
-    assert set(run(kernel).seconds) == {"compilation", "warmup", "check", "sampling"}
-    assert result.settings["kernel"] == kernel
-    assert result.settings["target_acceptance_rate"] == KERNELS[kernel].target_acceptance_rate
-
-
-@pytest.mark.parametrize("kernel", KERNELS_TESTED)
 def test_statistics_are_those_of_the_draws(kernel):
     stats, position = run(kernel).sample_stats, run(kernel).positions
     np.testing.assert_allclose(stats["lp"], jax.vmap(jax.vmap(gaussian))(position), rtol=1e-7)
@@ -218,42 +160,6 @@ def test_chains_have_their_own_randomness():
     assert not (x[0] == x[1]).any()
 
 
-def with_segments(result: SampleResult, **changes: Any) -> SampleResult:
-    return dataclasses.replace(result, segments=[segment._replace(**changes) for segment in result.segments])
-
-
-def test_certificate_says_what_was_done_and_how_exact_it_is():
-    blocks = run("hmc", "deer")
-    assert run("hmc", "sequential").certificate == "certified: evaluated step by step, 1 evaluation per step"
-    assert blocks.certificate.startswith("certified: every step is the kernel's own, bitwise one chain, ")
-    assert f"{blocks.evals_per_step:.2f} evaluations per step" in blocks.certificate
-    assert "largest defect 3.0e-11 posterior sd" in with_segments(blocks, defect=3e-11).certificate
-    assert "in part step by step" in with_segments(blocks, status=Status.STALLED).certificate
-    broken = with_segments(blocks, status=Status.NON_FINITE)
-    assert broken.certificate.startswith(f"NOT certified: {Status.NON_FINITE.message}")
-
-
-def test_a_printed_result_shows_everything_but_the_draws():
-    result = run("hmc")
-    lines = repr(result).splitlines()
-    assert lines[0] == "2 chains x 1000 draws, kernel hmc"
-    assert "\n".join(lines[1:-2]) == str(result.report)
-    assert lines[-2].startswith("took")
-    assert "compilation" in lines[-2]
-    assert lines[-1].endswith(result.certificate)
-    is_diverging = np.zeros((2, 1000), bool)
-    is_diverging[1, :3] = True
-    diverging = dataclasses.replace(result, sample_stats={**result.sample_stats, "diverging": is_diverging})
-    assert "divergences        3 of 2000 draws: mistrust the tails" in repr(diverging)
-    assert repr(dataclasses.replace(result, interrupted=True)).splitlines()[0].endswith("(interrupted)")
-
-
-def test_the_worst_of_segments_is_the_status():
-    result = run("hmc", "deer")
-    stalled = result.segments[0]._replace(status=Status.STALLED)
-    assert dataclasses.replace(result, segments=[stalled, *result.segments]).status is Status.STALLED
-
-
 def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monkeypatch):
     monkeypatch.setattr("parsample.samplers.sample.PATIENCE", 0.0)
     with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
@@ -269,18 +175,6 @@ def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monke
 def modes(x: jax.Array) -> jax.Array:
     """Two modes that no lane leaves."""
     return jnp.logaddexp(-0.5 * jnp.sum((x - 8) ** 2), -0.5 * jnp.sum((x + 8) ** 2))
-
-
-@pytest.mark.parametrize(("cost", "status"), [(10.0, Status.CONVERGED), (1e-3, Status.SEQUENTIAL)])
-def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatch):
-    expected = run("hmc", "sequential", 4000)
-    monkeypatch.setattr("parsample.samplers.prepare.depends_on_single_steps", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.prepare._share_of_chains", lambda *timed: cost * _share_of_chains(*timed))
-    with pytest.warns(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
-        result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
-    assert result.status is status
-    assert result.report.measured.seconds_to_compile == 0
-    assert_same_draws(result, expected)
 
 
 def test_auto_says_beforehand_that_lanes_do_not_meet():
@@ -315,44 +209,6 @@ def test_check_sampler_states_the_exponent_that_pairs_show():
 def test_the_exponent_needs_a_kernel_with_gradients():
     with pytest.raises(ValueError, match=r"lyapunov=True: kernel='metropolis' either jumps or stays"):
         check_sampler(KEY, gaussian, gaussian_start(), kernel="metropolis", lyapunov=True)
-
-
-def outside(x: np.ndarray) -> np.ndarray:
-    return np.asarray(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1), np.asarray(x).dtype)
-
-
-def black_box(x: jax.Array, vmap_method: str | None = "expand_dims") -> jax.Array:
-    """A log density that JAX can neither differentiate nor look into."""
-    return jax.pure_callback(outside, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method=vmap_method)
-
-
-def test_a_black_box_runs_in_blocks_without_gradients():
-    result = sample(KEY, black_box, jnp.zeros(2), num_samples=2000, kernel="metropolis", progress_bar=False)
-    assert (result.status, result.defect) == (Status.CONVERGED, 0)
-    assert result.positions.shape == (4, 2000, 2)
-    # At least 0.15 effective draws per draw: five standard errors are 0.15.
-    assert np.abs(result.positions.mean((0, 1))).max() < 0.15
-    assert np.abs(result.positions.std((0, 1)) - 1).max() < 0.15
-
-
-def test_a_black_box_that_cannot_be_batched_runs_step_by_step_with_one_warning():
-    density = functools.partial(black_box, vmap_method=None)
-    with pytest.warns(ParallelStallWarning, match=r"calls back to Python.*vmap_method") as caught:
-        result = sample(
-            KEY, density, jnp.zeros(1), num_samples=60, num_warmup=100, num_chains=2, kernel="metropolis",
-            progress_bar=False,
-        )  # fmt: skip
-    assert len(caught) == 1
-    assert result.status is Status.SEQUENTIAL
-    assert np.unique(result.positions).size > 20
-
-
-def test_a_while_loop_density_needs_no_derivative():
-    def looped(x: jax.Array) -> jax.Array:
-        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] - x @ x / 6), (0, 0.0 * x[0]))[1]
-
-    result = sample(KEY, looped, jnp.zeros(2), num_samples=500, kernel="metropolis", progress_bar=False)
-    assert (result.status, result.defect) == (Status.CONVERGED, 0)
 
 
 def interrupted_at(name: str, monkeypatch: Any) -> None:
@@ -391,19 +247,6 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch):
     )
 
 
-def test_a_progress_bar_shows_every_phase(capsys):
-    sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=True)
-    shown = capsys.readouterr().err
-    for words in (
-        "compiling",
-        "warm-up 1, round of 8 steps: step size",
-        "check: pairs",
-        "sampling in blocks",
-        "sweeps",
-    ):
-        assert words in shown
-
-
 def half_normal(x: jax.Array) -> jax.Array:
     """The wall of a density without an edge: NaN below zero, value and gradient."""
     return jnp.log(x) - 0.5 * jnp.sqrt(x) ** 4
@@ -419,126 +262,31 @@ def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
     assert abs(result.positions.mean() - math.sqrt(math.pi / 2)) < 0.1
 
 
-@contextlib.contextmanager
-def type_checks_off() -> Iterator[None]:
-    """What users without a run-time type checker meet."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def no_warmup(monkeypatch):
-    def rounds(*_: Any) -> None:
-        pytest.fail("a warm-up was started")
-
-    monkeypatch.setattr("parsample.warmup.ensemble.Ensemble.rounds", rounds)
-
-
-def refused(logdensity_fn: Any = gaussian, position: Any = None, **kwargs: Any) -> None:
-    with type_checks_off():
-        sample(KEY, logdensity_fn, gaussian_start() if position is None else position, progress_bar=False, **kwargs)
-
-
-@pytest.mark.usefixtures("no_warmup")
-@pytest.mark.parametrize(
-    ("name", "value", "remedy"),
-    [
-        ("num_samples", 0, "whole number of at least 1"),
-        ("num_samples", -3, "whole number of at least 1"),
-        ("num_samples", 10.5, "whole number of at least 1"),
-        ("num_samples", True, "whole number of at least 1"),
-        ("num_samples", "1000", "whole number of at least 1"),
-        ("num_chains", 0, "whole number of at least 1"),
-        ("num_chains", 2.0, "whole number of at least 1"),
-        ("num_warmup", 0, "whole number of at least 100"),
-        ("num_warmup", 99, "whole number of at least 100"),
-        ("kernel", "gibbs", "one of 'hmc', 'nuts', 'mala', 'metropolis'"),
-        ("kernel", None, "one of 'hmc', 'nuts', 'mala', 'metropolis'"),
-        ("method", "parallel", "one of 'auto', 'deer', 'sequential'"),
-        ("num_lanes", 0, "whole number of at least 1"),
-        ("method", 3, "one of 'auto', 'deer', 'sequential'"),
-        ("target_acceptance_rate", 0.0, "between 0 and 1"),
-        ("target_acceptance_rate", 1.0, "between 0 and 1"),
-        ("target_acceptance_rate", 80, "between 0 and 1"),
-        ("target_acceptance_rate", math.nan, "between 0 and 1"),
-    ],
-)
-def test_a_bad_setting_is_refused_with_name_value_and_remedy(name, value, remedy):
-    with pytest.raises(ValueError, match=rf"{name} must .*{remedy}.*; got {value!r}\.$"):
-        refused(**{name: value})
-
-
-@pytest.mark.usefixtures("no_warmup")
-def test_explicit_blocks_belong_to_the_solver_not_to_the_sampler():
-    with pytest.raises(ValueError, match=r"method must be one of 'auto', 'deer', 'sequential'; got DEER"):
-        refused(method=DEER(64, Zero()))
-
-
-X = np.array([0.5, -0.5])
-BAD_POSITIONS: dict[str, tuple[Any, type, str]] = {
-    "integers": ({"x": np.arange(2), "y": np.zeros((1, 1))}, TypeError, r"initial_position\['x'\] has dtype int.*conv"),
-    "a Python integer": (0, TypeError, r"initial_position has dtype int.*convert"),
-    "NaN": ({"x": X, "y": np.full((1, 1), np.nan)}, ValueError, r"initial_position\['y'\] is not finite: .*nan.*Start"),
-    "infinite": ({"x": X * np.inf, "y": np.zeros((1, 1))}, ValueError, r"initial_position\['x'\] is not finite"),
-    "shape": (
-        {"x": np.zeros(3), "y": np.zeros((1, 1))},
-        ValueError,
-        r"cannot be evaluated at initial_position .*\[3\]",
-    ),
-    "a missing leaf": ({"x": X}, ValueError, r"cannot be evaluated at initial_position .*'y'"),
-    "empty": ({}, ValueError, r"initial_position holds no arrays; got \{\}"),
-    "float32": (
-        {"x": X, "y": jnp.zeros((1, 1), "float32")},
-        TypeError,
-        r"\['y'\] has dtype float32.*astype\(float64\)",
-    ),
-}
-
-
-@pytest.mark.usefixtures("no_warmup")
-@pytest.mark.parametrize("case", BAD_POSITIONS)
-def test_a_bad_position_is_refused(case):
-    position, error, message = BAD_POSITIONS[case]
-    with pytest.raises(error, match=message):
-        refused(position=position)
-
-
-def without_gradient(x: jax.Array) -> jax.Array:
-    return jax.pure_callback(
-        lambda v: -0.5 * np.sum(v * v, -1), jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="expand_dims"
-    )
-
-
-BAD_DENSITIES: dict[str, tuple[Any, type, str]] = {
-    "not callable": (3.0, TypeError, r"logdensity_fn must be callable; got 3\.0"),
-    "NaN": (lambda x: jnp.log(x[1]), ValueError, r"logdensity_fn is nan at initial_position; start where it is finite"),
-    "-inf": (lambda x: jnp.where(x[0] > 1, 0.0, -jnp.inf), ValueError, r"is -inf at initial_position; start where"),
-    "a vector": (lambda x: -(x**2), ValueError, r"must return one floating-point scalar; it returns .*2.*Sum"),
-    "a pair": (lambda x: (x[0], x[1]), ValueError, r"must return one floating-point scalar.*Sum its terms"),
-    "an integer": (lambda x: jnp.int32(1), ValueError, r"must return one floating-point scalar.*int32"),
-    "nothing": (lambda x: None, ValueError, r"must return one floating-point scalar; it returns None"),
-    "raising": (lambda x: x[0] @ x, ValueError, r"cannot be evaluated at initial_position \(float64\[2\]\)"),
-    "no gradient": (without_gradient, ValueError, r"has no gradient at initial_position: .+metropolis' needs none"),
-    "NaN gradient": (
-        lambda x: jnp.sqrt(jnp.abs(x[0] - 0.5)),
-        ValueError,
-        r"has gradient .* at initial_position; start",
-    ),
-}
-
-
 @pytest.mark.usefixtures("no_warmup")
 def test_a_scratch_directory_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"scratch_dir must be a directory .*missing': No such file or directory"):
         refused(scratch_dir=tmp_path / "missing")
 
 
-@pytest.mark.usefixtures("no_warmup")
-@pytest.mark.parametrize("case", BAD_DENSITIES)
-def test_a_bad_log_density_is_refused(case):
-    density, error, message = BAD_DENSITIES[case]
-    with pytest.raises(error, match=message):
-        refused(density, jnp.asarray(X))
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("deer", marks=pytest.mark.exhaustive), pytest.param("sequential", marks=pytest.mark.slow)],
+)
+def test_draws_do_not_depend_on_devices(method):
+    def draws(devices: list) -> parsample.SampleResult:
+        return parsample.sample(
+            jax.random.key(1),
+            gaussian,
+            gaussian_start(),
+            num_samples=1024,
+            num_warmup=200,
+            num_chains=2,
+            method=method if devices[1:] else "sequential",
+            progress_bar=False,
+            devices=devices,
+        )
+
+    shared, alone = draws(DEVICES[:2]), draws(DEVICES[:1])
+    assert shared.status is (Status.CONVERGED if method == "deer" else Status.SEQUENTIAL)
+    assert shared.settings["num_devices"] == 2
+    np.testing.assert_allclose(shared.positions["x"], alone.positions["x"], atol=1e-8)

@@ -7,7 +7,8 @@ import pytest
 from chains import Recursion, noise
 from matrices import FORMS, random_matrices
 
-from parsample import DEER, Newton, Status, Zero, affine, deer, rollout
+from parsample import Newton, Status, deer, rollout
+from parsample.solver import affine
 
 C = 4
 DEFECTS = np.random.default_rng(5).normal(size=(C, 6))
@@ -45,9 +46,3 @@ def test_damped_corrections_find_the_rollout():
 def test_damping_out_of_range(damping):
     with pytest.raises(ValueError, match=f"damping must lie between 0 and 1; got {damping}"):
         Newton(damping)
-
-
-def test_one_setting_reaches_deer_as_it_does_its_settings():
-    assert DEER().correction == Newton()
-    assert not DEER(4, Zero(), correction=lambda matrices, defects, scale: defects).is_fixed_point
-    assert DEER(4, Zero()).is_fixed_point

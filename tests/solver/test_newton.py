@@ -1,32 +1,29 @@
-"""Block DEER against the sequential rollout: the path, the certificate, the work, and how a solve ends."""
+"""Block DEER against the sequential rollout: the path, what it does not depend on, and its certificate."""
 
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import (
-    Recursion,
-    affine,
-    contraction,
-    delay_line,
-    diagonal_step,
-    fade,
-    logistic_map,
-    noise,
-    walk_step,
-)
+from chains import Recursion, affine, contraction, diagonal_step, fade, logistic_map, noise, walk_step
+from jax.sharding import PartitionSpec
 from marks import slow
+from paths import PATIENT, T, assert_same_path, residuals
 
-import parsample
-from parsample import DEER, Dense, Diagonal, Identity, ParallelStallWarning, Status, Zero, deer, rollout
-from parsample.chain.transition import as_inputs, from_step
-from parsample.solver.finish import finish
-from parsample.solver.newton import solve
+from parsample import (
+    Dense,
+    Diagonal,
+    Identity,
+    ParallelStallWarning,
+    Status,
+    UncertifiedChainWarning,
+    Zero,
+    deer,
+    rollout,
+)
 
-T = 50
+DEVICES = jax.devices()
 LINEARIZATIONS = [Dense(), Diagonal(), Diagonal(3), Identity(), Zero()]
 BLOCK_SIZES = [1, 7, 16, T - 1, T]
 # All of them are solved; the default run has every linearization and every block size.
@@ -40,7 +37,6 @@ DEFAULT = [
     (Dense(), T),
 ]
 CORNERS = [corner if corner in DEFAULT else slow(*corner) for corner in itertools.product(LINEARIZATIONS, BLOCK_SIZES)]
-PATIENT = {"stall_after": 10_000}
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +47,6 @@ def chain() -> Recursion:
 @pytest.fixture(scope="module")
 def truth(chain):
     return rollout(*chain)
-
-
-def assert_same_path(states, expected, atol=1e-8):
-    for ours, theirs in zip(jax.tree.leaves(states), jax.tree.leaves(expected), strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
-
-
-def residuals(chain: Recursion, states) -> np.ndarray:
-    """How far each state is from the step of the one before: what a certificate is about, found without the solver."""
-    before = jax.tree.map(
-        lambda s, path: jnp.concatenate([jnp.asarray(s)[None], path[:-1]]), chain.initial_state, states
-    )
-    steps = jax.vmap(chain.step)(before, chain.inputs)
-    jumps = jax.tree.map(lambda a, b: jnp.abs(a - b).reshape(a.shape[0], -1).max(1), steps, states)
-    return np.max(jax.tree.leaves(jumps), axis=0)
 
 
 # The path
@@ -91,7 +71,7 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
 @pytest.mark.parametrize(("block_size", "sweeps"), [(1, 3), slow(3, 4)])
 def test_after_k_sweeps_k_blocks_are_exact_whatever_the_linearization(linearization, block_size, sweeps):
     chaos = logistic_map(60)
-    with pytest.warns(ParallelStallWarning, match="stopped at max_iters"):
+    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*chaos, block_size=block_size, linearization=linearization, max_iters=sweeps)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert int(solution.num_iters) == sweeps
@@ -199,16 +179,6 @@ def test_the_defect_is_the_jump_left_between_blocks(linearization):
     assert int(np.argmax(residuals(chain, solution.states))) == 30
 
 
-def test_jumps_inside_blocks_are_within_tolerance_too_when_guesses_are_far_off():
-    # Paths that still come in from afar must not widen the unit in which they are measured.
-    chain = Recursion(fade, jnp.array(0.0), noise(2000))
-    guess = jnp.full(2000, 1e8)
-    solution = deer(*chain, block_size=500, linearization=Zero(), initial_guess=guess)
-    assert Status(int(solution.status)) is Status.CONVERGED
-    assert float(solution.defect) < 2e-10
-    assert_same_path(solution.states, rollout(*chain))
-
-
 @pytest.mark.parametrize("block_size", [32, slow(50)])
 def test_coalescing_blocks_are_bitwise_one_chain_in_float32(block_size, float32):
     chain = contraction(500)
@@ -227,44 +197,6 @@ def test_float32_finds_the_path_to_its_own_rounding(linearization, float32):
     assert float(solution.defect) <= 2e-5
     assert residuals(chain, solution.states).max() < 1e-4
     assert_same_path(solution.states, rollout(*chain), atol=1e-4)
-
-
-def test_scale_is_the_unit_of_defects(chain):
-    units = [jax.tree.map(lambda leaf, u=u: jnp.full_like(leaf, u), chain.initial_state) for u in (1.0, 10.0)]
-    first, second = (deer(*chain, scale=unit, **PATIENT).defect_history[0] for unit in units)
-    np.testing.assert_allclose(first, 10 * second, rtol=1e-12)
-
-
-# The work
-
-
-@pytest.mark.parametrize(
-    ("linearization", "tangents"),
-    [(Zero(), 0), (Identity(), 0), (Diagonal(), 3), (Diagonal(2), 2), (Dense(), 3)],
-    ids=str,
-)
-def test_one_block_costs_one_evaluation_and_its_tangents(chain, truth, linearization, tangents):
-    solution = deer(*chain, block_size=T, linearization=linearization)
-    assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 1)
-    assert float(solution.evals_per_step) == 1 + tangents
-    assert_same_path(solution.states, truth, atol=1e-14)
-
-
-@pytest.mark.parametrize(("linearization", "tangents"), [(Identity(), 0), (Diagonal(2), 2), (Dense(), 3)], ids=str)
-def test_every_sweep_counts_every_lane_and_tangent(chain, linearization, tangents):
-    solution = deer(*chain, block_size=16, linearization=linearization)  # 4 blocks of 16 for 50 steps
-    assert Status(int(solution.status)) is Status.CONVERGED
-    assert float(solution.evals_per_step) == pytest.approx(int(solution.num_iters) * 4 * 16 * (1 + tangents) / T)
-
-
-@pytest.mark.parametrize("memory", [1, 20])
-def test_coalescing_blocks_run_once_and_then_until_they_have_met(memory):
-    chain = delay_line(memory, 400)
-    solution = deer(*chain, block_size=40, linearization=Zero())
-    assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
-    assert float(solution.evals_per_step) == (40 + memory) / 40
-    assert float(solution.defect) == 0.0
-    np.testing.assert_array_equal(solution.states, rollout(*chain))
 
 
 def keeping(rates: jax.Array) -> Recursion:
@@ -293,131 +225,6 @@ def test_blocks_that_have_met_stay_as_they_are():
     assert_same_path(solution.states, rollout(*chain), atol=1e-9)
 
 
-def test_coalescing_blocks_that_forget_within_a_block_cost_little_more_than_one():
-    chain = contraction(1000)
-    solution = deer(*chain, block_size=250, linearization=Zero())
-    assert Status(int(solution.status)) is Status.CONVERGED
-    assert 1 < float(solution.evals_per_step) < 1.35
-
-
-# How a solve ends
-
-
-@pytest.mark.parametrize("start", [0.2345, slow(0.77)])
-@pytest.mark.parametrize(("linearization", "block_size"), [(Dense(), 1), (Dense(), 16), (Zero(), 16)], ids=str)
-def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, start):
-    chaos = logistic_map(600, start)
-    with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*cost more than a sequential run"):
-        solution = deer(*chaos, block_size=block_size, linearization=linearization)
-    assert Status(int(solution.status)) is Status.STALLED
-    assert int(solution.exact_prefix) < 600
-    # Chaos doubles any difference at every step: equal to rounding means equal.
-    np.testing.assert_array_equal(solution.states, rollout(*chaos))
-    assert float(solution.defect) == 0.0
-
-
-@pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str)
-def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(linearization, num_tangents):
-    # Neutral, not chaotic: no difference shrinks, none grows, so that the path is well defined to rounding.
-    def rotate(state: jax.Array, drive: jax.Array) -> jax.Array:
-        angle = drive + 2.0 * jnp.sum(state**2)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        return jnp.stack([cos * state[0] - sin * state[1], sin * state[0] + cos * state[1]])
-
-    chain = Recursion(rotate, jnp.array([1.0, 0.0]), noise(600))
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
-        solution = deer(*chain, block_size=16, linearization=linearization, stall_after=2)
-    assert Status(int(solution.status)) is Status.STALLED
-    assert int(solution.num_iters) == 2
-    assert 32 <= int(solution.exact_prefix) < 600
-    assert_same_path(solution.states, rollout(*chain))
-    assert float(solution.evals_per_step) <= 2 * (1 + num_tangents) * 608 / 600 + 1
-
-
-def test_max_iters_warns_and_says_how_far_the_path_is_exact(chain, truth):
-    with pytest.warns(ParallelStallWarning, match=r"exact only up to its exact prefix.*Raise max_iters"):
-        solution = deer(*chain, block_size=2, linearization=Zero(), max_iters=3)
-    assert Status(int(solution.status)) is Status.MAX_ITERS
-    assert not Status.MAX_ITERS.is_exact
-    prefix = int(solution.exact_prefix)
-    assert 6 <= prefix < T
-    assert_same_path(*(jax.tree.map(lambda leaf: leaf[:prefix], path) for path in (solution.states, truth)))
-    assert float(solution.defect) > 1e-10
-
-
-@pytest.mark.parametrize(
-    ("linearization", "block_size"), [(Dense(), 1), slow(Identity(), 1), slow(Diagonal(), 8), (Zero(), 8)], ids=str
-)
-def test_a_path_that_is_truly_nan_is_reported_not_repaired(linearization, block_size):
-    def step(state: jax.Array, drive: tuple) -> jax.Array:
-        t, u = drive
-        return jnp.where(t == 25, jnp.nan, 0.5 * state + u)
-
-    chain = Recursion(step, jnp.ones(2), (jnp.arange(T), noise(T, 2)))
-    with pytest.warns(ParallelStallWarning, match="NaN or infinite"):
-        solution = deer(*chain, block_size=block_size, linearization=linearization)
-    assert Status(int(solution.status)) is Status.NON_FINITE
-    assert np.isnan(solution.states[25:]).all()
-    np.testing.assert_allclose(solution.states[:25], rollout(*chain)[:25], atol=1e-8)
-
-
-def test_an_overflowing_path_is_reported():
-    chain = Recursion(lambda s, _: 1e100 * s, jnp.ones(1), jnp.arange(10))
-    with pytest.warns(ParallelStallWarning, match="NaN or infinite"):
-        solution = deer(*chain, block_size=2)
-    assert Status(int(solution.status)) is Status.NON_FINITE
-    np.testing.assert_array_equal(np.isfinite(solution.states[:, 0]), np.arange(10) < 3)
-
-
-# Transformations
-
-
-def test_under_jit_the_status_is_returned_and_nothing_warns(truth, chain):
-    solution = jax.jit(lambda state: deer(chain.step, state, chain.inputs, block_size=7, max_iters=1))(
-        chain.initial_state
-    )
-    assert Status(int(solution.status)) is Status.MAX_ITERS
-    first = jax.tree.map(lambda leaf: leaf[:7], (solution.states, truth))
-    assert_same_path(*first, atol=1e-12)
-
-
-@pytest.mark.parametrize("linearization", [Dense(), Zero()], ids=str)
-@pytest.mark.slow
-def test_vmap_over_chains(linearization):
-    chains = [contraction(T, seed=seed) for seed in range(3)]
-    inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chain.inputs for chain in chains))
-    run = partial(deer, chains[0].step, chains[0].initial_state, block_size=10, linearization=linearization, **PATIENT)
-    solutions = jax.vmap(run)(inputs)
-    for index, chain in enumerate(chains):
-        assert Status(int(solutions.status[index])) is Status.CONVERGED
-        assert_same_path(jax.tree.map(lambda leaf, i=index: leaf[i], solutions.states), rollout(*chain))
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        slow(DEER(10, Zero())),
-        DEER(3, Dense()),
-        DEER(10, Zero(), stall_after=2),
-    ],
-    ids=str,
-)
-def test_chains_under_vmap_are_each_right(method):
-    decays = jnp.array([0.0, 0.5, 0.9])
-    inputs = noise(3, T)
-
-    def one(decay: jax.Array, drive: jax.Array) -> tuple[parsample.Solution, jax.Array]:
-        transition, start = from_step(lambda s, u: decay * jnp.sin(s) + u, jnp.array([2.0]))
-        solution = solve(transition, start, as_inputs(drive), method)
-        return finish(transition, as_inputs(drive), solution, method.block_size)
-
-    solutions = jax.jit(jax.vmap(one))(decays, inputs)
-    assert all(Status(int(status)).is_exact for status in solutions.status)
-    for index in range(3):
-        expected = rollout(lambda s, u, a=decays[index]: a * jnp.sin(s) + u, jnp.array([2.0]), inputs[index])
-        np.testing.assert_allclose(solutions.states[index], expected, atol=1e-8)
-
-
 def test_the_exact_front_takes_in_blocks_that_have_met():
     # Rounding is left where blocks meet, and one near the end never forgets: it must not cost the others.
     def step(state: jax.Array, drive: tuple) -> jax.Array:
@@ -432,7 +239,34 @@ def test_the_exact_front_takes_in_blocks_that_have_met():
     np.testing.assert_array_equal(solution.states, rollout(*chain))
 
 
-def test_the_solution_is_a_function_of_its_arguments(chain):
-    first, second = (deer(*chain, block_size=7, linearization=Diagonal(2)) for _ in range(2))
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(a, b)
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("linearization", "block_size", "num_devices"),
+    [
+        (Dense(), 7, 8),
+        (Zero(), 10, 8),
+        slow(Dense(), 1, 2),
+        slow(Diagonal(), 10, 3),
+        slow(Zero(), 60, 2),
+    ],
+    ids=str,
+)
+def test_the_path_is_the_same_on_any_number_of_devices(linearization, block_size, num_devices):
+    chain = contraction(203)
+    alone = deer(*chain, block_size=block_size, linearization=linearization)
+    shared = deer(*chain, block_size=block_size, linearization=linearization, devices=DEVICES[:num_devices])
+    assert Status(int(shared.status)) is Status.CONVERGED
+    assert int(shared.num_iters) == int(alone.num_iters)
+    assert shared.block_ends.shape == alone.block_ends.shape
+    assert shared.block_defects.shape == alone.block_defects.shape
+    truth = rollout(*chain)
+    for a, b in zip(jax.tree.leaves(shared.states), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_a_path_lies_where_it_was_computed():
+    solution = deer(*contraction(80), block_size=10, devices=DEVICES[:4])
+    assert solution.states["x"].sharding.spec == PartitionSpec("devices")
+    assert solution.status.sharding.is_fully_replicated

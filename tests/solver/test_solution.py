@@ -1,4 +1,4 @@
-"""What a solve keeps of its way: the merit and the front."""
+"""Solutions: what they keep of a solve, and the certificate of a rollout."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 from chains import Recursion, fade, noise
 
 from parsample import Status, deer
-from parsample.solver.grid import Grid
-from parsample.solver.progress import DeviceSummary, advance, no_progress
+from parsample.chain.transition import as_inputs, from_step
+from parsample.solver.solution import rolled_out
 
 
 @pytest.mark.parametrize("block_size", [1, 5])
@@ -20,15 +20,21 @@ def test_the_first_merit_is_half_the_sum_of_squared_defects(block_size):
     )
 
 
-@pytest.mark.parametrize(("num_met", "front"), [([2, 1], 3), ([1, 2], 1), ([2, 2], 4), ([0, 2], 0)])
-def test_the_front_ends_where_the_first_device_has_not_met(num_met, front):
-    counts, grid = jnp.array(num_met), Grid(40, 10, 2)
-    summaries = DeviceSummary(
-        counts, jnp.array([False, False]), 2 - counts, counts, jnp.array([0.5, 2.0]), jnp.array([1.0, 3.0])
-    )
-    progress = advance(no_progress(4, jnp.float64), summaries, grid)
-    assert (int(progress.num_iters), int(progress.front), int(progress.met_prefixes[0])) == (1, front, front)
-    assert int(progress.unmet[0]) == 4 - sum(num_met)
-    assert (float(progress.defects[0]), float(progress.merits[0])) == (2.0, 2.0)
-    assert np.isnan(progress.defects[1:]).all()
-    assert not bool(progress.hopeless)
+def test_a_rollout_is_certified_by_definition():
+    transition, start = from_step(lambda s, u: 0.5 * s + u, jnp.zeros(2))
+    found = rolled_out(transition, start, as_inputs(jnp.ones((10, 2))))
+    assert Status(int(found.status)) is Status.SEQUENTIAL
+    # 2 (1 - 2^-10), in numbers that have no rounding.
+    np.testing.assert_array_equal(found.final, [1.998046875, 1.998046875])
+    np.testing.assert_array_equal(found.block_ends, found.final[None])
+    assert (float(found.defect), float(found.evals_per_step)) == (0, 1)
+    assert (int(found.num_iters), int(found.exact_prefix)) == (0, 10)
+    assert (found.states, found.outputs) == (None, None)
+
+
+def test_a_rollout_that_was_not_finite_on_its_way_is_not_certified():
+    # Only the third state is infinite.
+    transition, start = from_step(lambda _, u: jnp.where(u == 2, jnp.inf, u), jnp.zeros(()))
+    found = rolled_out(transition, start, as_inputs(jnp.arange(6.0)))
+    assert Status(int(found.status)) is Status.NON_FINITE
+    assert float(found.final) == 5

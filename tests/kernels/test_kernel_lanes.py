@@ -1,0 +1,53 @@
+"""Lanes of a kernel: the log density that they see, and when two of them have met."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chains import gaussian, gaussian_start
+from results import PARAMETERS
+
+from parsample.draws.layout import Layout
+from parsample.kernels import KERNELS
+from parsample.kernels.base import LaneState
+from parsample.kernels.kernel_lanes import KernelLanes
+
+
+def lanes(logdensity_fn: Any, position: Any) -> KernelLanes:
+    return KernelLanes(logdensity_fn, Layout.of(position), KERNELS["hmc"])
+
+
+def test_the_log_density_of_a_flat_position_is_that_of_the_users_pytree():
+    found = lanes(gaussian, gaussian_start()).logdensity(jnp.array([1.0, -0.5, 0.2]))
+    assert float(found) == pytest.approx(-0.5 * (1 * 1.0 + 4 * 0.25 + 9 * 0.04), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_log_density_that_is_not_finite_is_minus_infinity(value):
+    def density(position: jax.Array) -> jax.Array:
+        return jnp.where(position[0] > 0, value, 3.0)
+
+    dynamics = lanes(density, jnp.zeros(2))
+    assert float(dynamics.logdensity(jnp.array([1.0, 0.0]))) == -np.inf
+    assert float(dynamics.logdensity(jnp.array([-1.0, 0.0]))) == 3.0
+
+
+ONE = LaneState(np.ones((4, 2)), np.zeros(4), np.zeros((4, 2)))
+# The same; the same position with another cached log density; elsewhere; nowhere.
+OTHER = LaneState(np.array([[1, 1], [1, 1], [1, 1.5], [1, np.nan]]), np.array([0, 1e-12, 0, 0]), np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("atol", "distances", "same"),
+    [
+        (0.0, [0, np.inf, 0.5, np.inf], [True, False, False, False]),  # bitwise: all that is cached counts
+        (0.1, [0, 0, 0.5, np.inf], [True, True, False, False]),
+        (0.6, [0, 0, 0.5, np.inf], [True, True, True, False]),
+    ],
+)
+def test_states_are_the_same_bitwise_or_within_the_tolerance(atol, distances, same):
+    found, met = lanes(gaussian, gaussian_start()).joined(PARAMETERS, atol, ONE, OTHER)
+    assert found.tolist() == distances
+    assert met.tolist() == same

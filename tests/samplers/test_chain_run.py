@@ -1,0 +1,103 @@
+"""A user's chain in blocks as long as that pays: what is compiled, and when blocks are given up."""
+
+import blackjax
+import chains
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from algorithms import KEY, assert_same, build, first_and_acceptance
+
+from parsample import ParallelStallWarning, Status, evaluate_inference_algorithm, run_inference_algorithm
+
+
+def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
+    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
+    arguments = {"initial_position": start, "transform": first_and_acceptance}
+    compilations.clear()
+    solution = evaluate_inference_algorithm(KEY, algorithm, 1500, **arguments)
+    assert (Status(int(solution.status)), float(solution.evals_per_step)) == (Status.SEQUENTIAL, 1)
+    # The start is looked at, keys are split, and one lane is compiled.
+    assert [name for name in compilations if name in COMPILED] == COMPILED[:3]
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 1500, **arguments)
+    assert_same((solution.final, solution.outputs), theirs)
+
+
+# What a run compiles: init and its check, the keys, one lane and many.
+COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_lanes)"]
+
+
+@pytest.mark.parametrize("method", ["auto", "deer"])
+def test_blocks_are_blackjaxs_own_chain_and_compiled_once(method, monkeypatch, compilations):
+    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)
+    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", np.inf)  # whatever this machine takes
+    algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
+    for num_steps in (9000, 7000):
+        arguments = {"initial_position": start, "transform": first_and_acceptance}
+        compilations.clear()
+        solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=method)
+        # Another length needs another split of the key, and no other program with the log density.
+        many = COMPILED[:2] + COMPILED[4 - (2 if method == "auto" else 1) :] if num_steps == 9000 else COMPILED[1:2]
+        assert [name for name in compilations if name in COMPILED] == many
+        assert Status(int(solution.status)) is (Status.SEQUENTIAL if method == "auto" else Status.CONVERGED)
+        assert float(solution.defect) < 1e-9
+        assert 1 <= float(solution.evals_per_step) < 8  # blocks are as short as meeting takes
+        assert int(solution.num_iters) >= 4
+        theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
+        assert_same((solution.final, solution.outputs), theirs)
+
+
+def test_auto_goes_on_step_by_step_where_lanes_gain_nothing(monkeypatch):
+    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: np.inf)
+    monkeypatch.setattr("parsample.samplers.chain_run.MIN_GAIN", 0.0)
+    algorithm, start = build("mala", "gaussian")
+    arguments = {"initial_position": start, "transform": first_and_acceptance}
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 6000, **arguments)
+    with pytest.warns(ParallelStallWarning, match="The rest of this chain will be evaluated sequentially") as caught:
+        ours = run_inference_algorithm(KEY, algorithm, 6000, **arguments)
+    assert len(caught) == 1
+    assert_same(ours, theirs)
+
+
+def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypatch):
+    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.0)
+    walk = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
+    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
+    theirs = blackjax.util.run_inference_algorithm(KEY, walk, 5000, **arguments)
+    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+        ours = run_inference_algorithm(KEY, walk, 5000, **arguments)
+    assert_same(ours, theirs)
+
+
+def noisy(position: jax.Array) -> jax.Array:
+    """A standard Gaussian far from the origin of its arithmetic: in float32, x + 4096 keeps three digits of x."""
+    return -0.5 * jnp.sum(((position + 4096.0) - 4096.0) ** 2)
+
+
+def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monkeypatch, float32):
+    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
+    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.3)
+    arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
+    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+        solution = evaluate_inference_algorithm(KEY, blackjax.mala(noisy, 0.2), 12_000, **arguments)
+    assert float(solution.defect) < 1e-2
+    assert float(solution.evals_per_step) < 4
+
+
+def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(monkeypatch):
+    def density(x: jax.Array) -> jax.Array:
+        return jax.pure_callback(
+            lambda v: np.asarray(-0.5 * np.sum(np.asarray(v) ** 2)), jax.ShapeDtypeStruct((), x.dtype), x
+        )
+
+    monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
+    walk = blackjax.normal_random_walk(density, 0.5 * jnp.eye(2))
+    kwargs = {"initial_position": jnp.zeros(2), "transform": lambda state, _: state.position}
+    with pytest.warns(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:
+        _, found = run_inference_algorithm(KEY, walk, 5000, method="auto", **kwargs)
+    assert len(caught) == 1
+    _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)
+    np.testing.assert_array_equal(found, expected)

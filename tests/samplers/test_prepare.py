@@ -1,0 +1,102 @@
+"""What is settled before chains run: bad arguments are refused, and single steps timed where the plan needs it."""
+
+import contextlib
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chains import black_box, gaussian, gaussian_start
+from refusals import refused
+from runs import KEY, assert_same_draws, run
+
+from parsample import ParallelStallWarning, Status
+from parsample.samplers.prepare import _share_of_chains
+from parsample.samplers.sample import sample
+
+
+@pytest.mark.parametrize(("cost", "status"), [(10.0, Status.CONVERGED), (1e-3, Status.SEQUENTIAL)])
+def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatch):
+    expected = run("hmc", "sequential", 4000)
+    monkeypatch.setattr("parsample.samplers.prepare.depends_on_single_steps", lambda *_: True)
+    monkeypatch.setattr("parsample.samplers.prepare._share_of_chains", lambda *timed: cost * _share_of_chains(*timed))
+    with pytest.warns(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
+        result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
+    assert result.status is status
+    assert result.report.measured.seconds_to_compile == 0
+    assert_same_draws(result, expected)
+
+
+def test_a_black_box_that_cannot_be_batched_runs_step_by_step_with_one_warning():
+    density = functools.partial(black_box, vmap_method=None)
+    with pytest.warns(ParallelStallWarning, match=r"calls back to Python.*vmap_method") as caught:
+        result = sample(
+            KEY, density, jnp.zeros(1), num_samples=60, num_warmup=100, num_chains=2, kernel="metropolis",
+            progress_bar=False,
+        )  # fmt: skip
+    assert len(caught) == 1
+    assert result.status is Status.SEQUENTIAL
+    assert np.unique(result.positions).size > 20
+
+
+X = np.array([0.5, -0.5])
+BAD_POSITIONS: dict[str, tuple[Any, type, str]] = {
+    "integers": ({"x": np.arange(2), "y": np.zeros((1, 1))}, TypeError, r"initial_position\['x'\] has dtype int.*conv"),
+    "a Python integer": (0, TypeError, r"initial_position has dtype int.*convert"),
+    "NaN": ({"x": X, "y": np.full((1, 1), np.nan)}, ValueError, r"initial_position\['y'\] is not finite: .*nan.*Start"),
+    "infinite": ({"x": X * np.inf, "y": np.zeros((1, 1))}, ValueError, r"initial_position\['x'\] is not finite"),
+    "shape": (
+        {"x": np.zeros(3), "y": np.zeros((1, 1))},
+        ValueError,
+        r"cannot be evaluated at initial_position .*\[3\]",
+    ),
+    "a missing leaf": ({"x": X}, ValueError, r"cannot be evaluated at initial_position .*'y'"),
+    "empty": ({}, ValueError, r"initial_position holds no arrays; got \{\}"),
+    "float32": (
+        {"x": X, "y": jnp.zeros((1, 1), "float32")},
+        TypeError,
+        r"\['y'\] has dtype float32.*astype\(float64\)",
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_warmup")
+@pytest.mark.parametrize("case", BAD_POSITIONS)
+def test_a_bad_position_is_refused(case):
+    position, error, message = BAD_POSITIONS[case]
+    with pytest.raises(error, match=message):
+        refused(position=position)
+
+
+def without_gradient(x: jax.Array) -> jax.Array:
+    return jax.pure_callback(
+        lambda v: -0.5 * np.sum(v * v, -1), jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="expand_dims"
+    )
+
+
+BAD_DENSITIES: dict[str, tuple[Any, type, str]] = {
+    "not callable": (3.0, TypeError, r"logdensity_fn must be callable; got 3\.0"),
+    "NaN": (lambda x: jnp.log(x[1]), ValueError, r"logdensity_fn is nan at initial_position; start where it is finite"),
+    "-inf": (lambda x: jnp.where(x[0] > 1, 0.0, -jnp.inf), ValueError, r"is -inf at initial_position; start where"),
+    "a vector": (lambda x: -(x**2), ValueError, r"must return one floating-point scalar; it returns .*2.*Sum"),
+    "a pair": (lambda x: (x[0], x[1]), ValueError, r"must return one floating-point scalar.*Sum its terms"),
+    "an integer": (lambda x: jnp.int32(1), ValueError, r"must return one floating-point scalar.*int32"),
+    "nothing": (lambda x: None, ValueError, r"must return one floating-point scalar; it returns None"),
+    "raising": (lambda x: x[0] @ x, ValueError, r"cannot be evaluated at initial_position \(float64\[2\]\)"),
+    "no gradient": (without_gradient, ValueError, r"has no gradient at initial_position: .+metropolis' needs none"),
+    "NaN gradient": (
+        lambda x: jnp.sqrt(jnp.abs(x[0] - 0.5)),
+        ValueError,
+        r"has gradient .* at initial_position; start",
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_warmup")
+@pytest.mark.parametrize("case", BAD_DENSITIES)
+def test_a_bad_log_density_is_refused(case):
+    density, error, message = BAD_DENSITIES[case]
+    with pytest.raises(error, match=message):
+        refused(density, jnp.asarray(X))
