@@ -1,1 +1,1 @@
-"""Measurements behind the README's numbers; each script writes JSON under benchmarks/results/."""
+"""Measurements behind the documentation's numbers; each script writes JSON under benchmarks/results/."""

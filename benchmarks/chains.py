@@ -109,7 +109,7 @@ def _sequential(
 
 
 @jit_with_xla_options(0, 1, 2, 3)
-def _in_blocks(
+def _in_blocks(  # noqa: PLR0913
     dynamics: AlgorithmDynamics,
     num_steps: int,
     method: parsample.DEER,

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.end_to_end import SAMPLERS, Summary, summaries
-from benchmarks.report import CURVES, MEASURES, File, curve, median, paper
+from benchmarks.papers import paper
 from benchmarks.scaling import crossover
+from benchmarks.tables import CURVES, MEASURES, File, curve, median
 
 NAMES = {
     "blackjax": "BlackJAX",

@@ -57,7 +57,7 @@ def draw(out: Path) -> str:
     """Draw the figures of everything in the folder; how that ended."""
     try:
         from benchmarks.figures import draw as draw_all  # noqa: PLC0415 - imports JAX
-        from benchmarks.report import load  # noqa: PLC0415
+        from benchmarks.tables import load  # noqa: PLC0415
 
         for path in draw_all(load(out), out / "figures"):
             print(path)

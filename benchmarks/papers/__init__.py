@@ -6,3 +6,13 @@ papers did unless ``--x32`` is given; ``--full`` takes the published sizes where
 The papers are Gonzalez et al., arXiv 2508.16817, whose code stops when half the sum of squared residuals is below 1e-10
 for each step, and Zoltowski et al., arXiv 2508.18413.
 """
+
+import importlib
+from typing import Any
+
+PAPERS = ("threshold", "two_well", "observers", "gains", "chains", "methods")
+
+
+def paper(name: str) -> Any:
+    """The module of an experiment."""
+    return importlib.import_module(f"benchmarks.papers.{name}")

@@ -24,8 +24,8 @@ from benchmarks.papers.tools.linearizations import BlockDiagonal, DiagonalIn
 from benchmarks.papers.tools.predictability import sweeps_for
 from benchmarks.papers.tools.sliding import deer_in_windows
 from benchmarks.problems import Problem
-from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, cell, markdown, median
 from models.recursions.eight_schools_gibbs import eight_schools
 from parsample import Dense, Diagonal, Recursion, Zero
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import parsample
-from benchmarks.report import load, section
+from benchmarks.report import section
 from benchmarks.run import run_group
 from benchmarks.suite import RESULTS, Options, is_measured
+from benchmarks.tables import load
 from benchmarks.timing import use_cores
 from parsample import Recursion
 

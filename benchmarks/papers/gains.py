@@ -13,8 +13,8 @@ import numpy as np
 import parsample
 from benchmarks.papers.common import in_its_own_units, main, number, random_guess, size_of, solve
 from benchmarks.papers.tools.corrections import GradientDescent
-from benchmarks.report import File, cell, markdown, median
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, cell, markdown, median
 from models.recursions.network import mean_field_network
 from parsample import Dense, Diagonal, Zero
 

@@ -17,8 +17,8 @@ from benchmarks.papers.chains import SAFE, chain_of
 from benchmarks.papers.common import main, size_of, solve
 from benchmarks.papers.tools.corrections import GradientDescent, TrustRegion
 from benchmarks.papers.tools.surrogate import surrogate_hmc, surrogate_mala
-from benchmarks.report import File, duration, markdown, median
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, duration, markdown, median
 from models.recursions.eight_schools_gibbs import eight_schools
 from models.recursions.network import mean_field_network
 from models.recursions.observers import observer

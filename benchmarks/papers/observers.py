@@ -25,8 +25,8 @@ from benchmarks.papers.common import (
     solve,
 )
 from benchmarks.papers.tools.predictability import overshoot, sweeps_for
-from benchmarks.report import File, cell, duration, markdown
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, cell, duration, markdown
 from models.recursions.flows import flow
 from models.recursions.observers import REPLACED, observer
 from parsample import Recursion

@@ -22,8 +22,8 @@ from benchmarks.papers.common import (
     solve,
 )
 from benchmarks.papers.tools.predictability import conditioning, overshoot, predicted_sweeps, spectral_norms, sweeps_for
-from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, markdown
 from models.recursions.network import mean_field_network
 
 # Gains, seeds, units, steps, and sweeps after which the rest is evaluated step by step.

@@ -12,8 +12,8 @@ import numpy as np
 import parsample
 from benchmarks.papers.common import finite, in_its_own_units, main, published_sweeps, random_guess, size_of, solve
 from benchmarks.papers.tools.predictability import spectral_norms, sweeps_for
-from benchmarks.report import File, markdown
 from benchmarks.suite import Job, Options, Row
+from benchmarks.tables import File, markdown
 from models.recursions.two_well import STEP_SIZE, two_well
 
 # Seeds, and steps.

@@ -21,7 +21,7 @@ from parsample.solver.grid import Grid
 from parsample.solver.method import DEER
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution, sequential_solution
-from parsample.solver.status import Status, report
+from parsample.solver.status import Status, warn_of
 
 # A window slides on once this part of it has met.
 SLIDE_AT = 0.5
@@ -44,7 +44,7 @@ def deer_in_windows(
         raise ValueError(f"window={window} exceeds the T={entries.num_steps} steps of inputs.")
     solution = _deer_in_windows(step, method, window, initial_state, entries, initial_guess, rng_key)
     solution = completed(solution, None, partial(_finish, step, method.block_size, initial_state, entries))
-    report(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
 
 
@@ -85,7 +85,7 @@ class _Windows(NamedTuple):
     status: Int[Array, ""]  # -1 while running
 
 
-def slide(
+def slide(  # noqa: PLR0913
     transition: Transition,
     start: Vector,
     inputs: Inputs,
