@@ -1,8 +1,9 @@
-"""The check before a long run: does evaluating this chain in parallel pay, and if not, why not?
+"""Check before a long run whether evaluating this chain in parallel pays, and if not, why.
 
-A short pilot moves lanes with independent keys away from the start. Each lane then runs again with the same keys from
-its neighbour's state, which shows how soon paths with common randomness meet. Tangents along some of the lanes give the
-Lyapunov exponent. The plan follows from the meeting times and from the measured time per row, one step of every lane.
+In a short pilot, lanes (batched copies of the chain) take steps with independent keys, away from the start. Each lane
+then runs again with the same keys from its neighbour's state, which shows how soon paths with common randomness meet.
+Tangents from some of the states give the Lyapunov exponent. The plan follows from the meeting times and the measured
+time per row; a row is one step of every lane.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +35,10 @@ from parsample.predictability.tangents import NUM_TANGENTS, exponent
 if TYPE_CHECKING:
     import blackjax.base
 
-# Steps that move the lanes away from the start, and steps of the stretch to which restarted lanes are first compared.
+# Steps of the burn-in, which moves lanes away from the start, and steps of the first comparison with restarted lanes.
 BURN_IN_STEPS, STRETCH_STEPS = 256, 64
 
-# Longest run of the tangents, which must turn into the leading direction, as a multiple of the shortest run.
+# Maximum number of tangent steps, as a multiple of the minimum; tangents need time to align with the leading direction.
 MAX_TANGENT_RATIO = 16
 
 # Folded into the key, so that the pilot's random numbers differ from the chain's.
@@ -47,7 +48,7 @@ PILOT_TAG = 0x9A9A
 _KERNEL_REMEDIES = (
     "parsample.with_exact_meeting, a better adapted metric, trajectory lengths that vary, or another kernel"
 )
-_RECURSION_REMEDIES = "a recursion that forgets sooner, such as a stable observer of this one"
+_RECURSION_REMEDIES = "a recursion that forgets its initial state sooner, such as a stable observer of this one"
 
 
 def check(
@@ -64,7 +65,7 @@ def check(
     Parameters
     ----------
     rng_key
-        Key of the pilot, which uses none of the keys that a chain with the same key would use.
+        Key of the pilot. A chain with the same key uses other random numbers.
     inference_algorithm
         A BlackJAX sampling algorithm, or a function ``step(state, input) -> state`` together with its `inputs`.
     initial_position
@@ -87,9 +88,10 @@ def check(
     ------
     ValueError, TypeError
         If the position, the log density there or another argument is unusable, or if the state of the algorithm has
-        fields that parsample does not know.
+        unsupported fields.
     NotImplementedError
-        If steps cannot be batched over lanes, as where a log density calls back to Python without a batching rule.
+        If steps cannot be batched over lanes, for example if the log density calls back to Python without a batching
+        rule.
 
     Warns
     -----
@@ -175,7 +177,7 @@ def examine(
 def _pilot_inputs(
     dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any
 ) -> PyTree:
-    """Inputs of `num_rows` rows for `num_lanes` lanes with independent keys; another `number` gives other keys."""
+    """Inputs with leading axes (num_lanes, num_rows) and an independent key per lane; `number` selects the keys."""
     # The chain itself uses the keys that `rng_key` splits into, so the tag is folded in before the split.
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, PILOT_TAG), number), num_lanes)
     return jax.vmap(lambda key: dynamics(parameters, key, num_rows)[1].sequence)(keys)
@@ -193,13 +195,13 @@ def _states_along_path(path: Float[np.ndarray, "n L D"], state: PyTree) -> PyTre
 
 
 def _lane_inputs(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
-    """Inputs on the host in the form of `ChainLanes`; every lane moves in every row."""
+    """Inputs as `ChainLanes` takes them: words on the host, and a mask (L, n), true because every lane always steps."""
     words = jax.tree.map(np.asarray, as_words(inputs))
     return words, np.ones(jax.tree.leaves(words)[0].shape[:2], bool)
 
 
 def _pilot_lengths(dynamics: Dynamics, num_steps: int) -> tuple[int, int, int]:
-    """Minimum and maximum number of steps with tangents, and maximum number of steps in which pairs are compared."""
+    """Minimum and maximum number of tangent steps, and maximum number of steps over which pairs are compared."""
     shortest = int(np.clip(num_steps // 1250, 40, 250))
     longest = MAX_TANGENT_RATIO * shortest
     if isinstance(dynamics, RecursionDynamics):

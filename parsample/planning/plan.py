@@ -1,7 +1,7 @@
-"""The choice between blocks and step by step, from meeting times and from the measured time per row.
+"""Choose between evaluation in blocks and step by step, from meeting times and the measured time per row.
 
-A row is one step of every lane. In blocks, a segment takes as many rows as a block has steps, plus the rows that its
-slowest lane needs to meet. Step by step, every step takes a row with one lane per chain, in another compiled program.
+A row is one step of every lane. In blocks, a segment takes one row per step of a block, plus the rows until its slowest
+lane meets. Step by step, each step takes one row of another compiled program, which has one lane per chain.
 """
 
 import math
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from parsample.lanes.meeting import MAX_UNMET, MeetingTimes
 
-# Cost of a row with one lane per chain, as a share of the cost of a row of all lanes, where it was not measured: on a
-# CPU, a step of a cheap log density is mostly overhead until lanes fill the vector units.
+# Assumed cost of a row with one lane per chain, as a share of the cost of a row of all lanes, until it is measured. On
+# a CPU, a step of a cheap log density is mostly overhead until lanes fill the vector units.
 DEFAULT_SHARE_OF_CHAINS = 0.25
 
 # Single steps are timed before the choice if compiling their program takes at most this share of the predicted time.
@@ -28,9 +28,9 @@ class Plan:
     num_chains, num_steps
         Number of chains, and steps of each.
     num_blocks, block_size
-        Blocks per chain in a segment, and steps per block; 1 and all steps if sequential.
+        Blocks per chain in a segment, and steps per block; 1 and `num_steps` if sequential.
     seconds
-        Predicted wall time in seconds. It includes the compilation of a program for single steps where one is needed.
+        Predicted wall time in seconds, including compilation of the program for single steps if it is needed.
     evals_per_step
         Predicted evaluations of the kernel per step.
 
@@ -112,9 +112,9 @@ def make_plan(
 
 
 def depends_on_single_steps(plan: Plan, measured: Measured, num_lanes: int) -> bool:
-    """Whether a parallel plan could be slower than single steps, and timing these costs little.
+    """Whether single steps could be faster than this parallel plan and are cheap to time.
 
-    The lowest possible cost of a single step is the share of its lanes in a row, ``num_chains / num_lanes``.
+    A single step costs at least the share ``num_chains / num_lanes`` of a row of all lanes.
     """
     min_share = plan.num_chains / num_lanes
     min_seconds = measured.seconds_to_compile + plan.num_steps * min_share * measured.seconds_per_row

@@ -18,7 +18,7 @@ MAX_NOISE_DISTANCE = 0.1
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """Result of `check`, `check_sampler`, or the check of `sample`; ``str(report)`` is for people.
+    """Result of `check`, `check_sampler`, or the check of `sample`; ``str(report)`` is its text.
 
     Attributes
     ----------
@@ -31,13 +31,13 @@ class Report:
     plan
         Evaluation that ``method="auto"`` is expected to choose, with predicted time and work.
     remedies
-        Suggestions where lanes meet late or never.
+        Suggestions for lanes that meet late or never.
     atol
-        Largest difference between states that count as equal, in standard deviations of the chain: at least the
-        difference that rounding causes; 0 where lanes meet exactly.
+        Difference within which states count as equal, in standard deviations of the chain: at least the difference that
+        rounding causes; 0 if lanes meet exactly.
     lle, lle_se
-        Largest Lyapunov exponent and its standard error, in nats per step; NaN where the step has no derivative in
-        forward mode, None where the exponent was not estimated.
+        Largest Lyapunov exponent and its standard error, in nats per step; NaN if the step has no derivative in
+        forward mode, None if the exponent was not estimated.
     adaptation
         Result of the warm-up of `sample`; None for other chains.
 
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def remedy(self) -> str:
-        """Suggestion where blocks will not pay; empty if the plan is parallel."""
+        """What to try if blocks will not pay; empty if the plan is parallel."""
         return self._diagnosis[1]
 
     @property

@@ -65,12 +65,12 @@ def run_inference_algorithm(  # noqa: PLR0913
     method
         "auto": in blocks while these meet and are expected to be faster than single steps, else step by step; "deer":
         in blocks; "sequential": step by step; or explicit `parsample.DEER` or `parsample.Sequential` settings. Under
-        ``jax.jit`` or ``jax.vmap`` nothing can be timed: there "auto" is "sequential", and "deer" is 64 blocks with
+        ``jax.jit`` or ``jax.vmap`` nothing can be timed, so "auto" means "sequential", and "deer" means 64 blocks with
         `parsample.Zero`, finished step by step if they do not meet.
     devices
         JAX devices that share the blocks; None: all local ones, or the device that a transformation runs on. The chain
         does not depend on them. If the devices belong to several processes, each process must make this call; the
-        arguments of the first one count, and each gets the whole chain.
+        arguments of the first process are used, and each process gets the whole chain.
 
     Returns
     -------

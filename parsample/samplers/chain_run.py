@@ -1,7 +1,7 @@
 """Evaluate a user's chain in blocks, or step by step where that is faster or blocks do not meet.
 
-The measurements are parts of the run. The first steps are taken one by one and timed; the first segment of blocks shows
-how long a row takes, one step of every lane, and how soon lanes meet.
+The run itself provides the measurements. The first steps are taken one by one and timed; the first segment of blocks
+shows how soon lanes meet and how long a row takes, which is one step of every lane.
 """
 
 import math
@@ -32,18 +32,18 @@ from parsample.solver.status import ParallelStallWarning, Status
 # Steps per block of the first segment, which shows how soon lanes meet.
 FIRST_BLOCK = 64
 
-# A segment is given up after PATIENCE times the expected time of its single steps; the first segment also after
-# MAX_FIRST_SHARE of the expected time of single steps for the rest of the chain.
+# A segment is given up once it takes PATIENCE times as long as its steps would take one by one; the first segment also
+# once it takes the share MAX_FIRST_SHARE of the time that the rest of the chain would take one by one.
 PATIENCE, MAX_FIRST_SHARE = 2.0, 0.2
 
 # Single steps at the start, in three rounds: to compile, to find how many fit into a call, to time them. After
 # MAX_TIMING_SECONDS no further round begins.
 TIMED_STEPS, MAX_TIMING_SECONDS = (PERIOD, PERIOD, 30 * PERIOD), 0.5
 
-# Blocks gain nothing if a row takes more than this share of the time of as many single steps as there are lanes.
+# Blocks gain nothing if a row of all lanes takes more than this share of the time of one single step per lane.
 MIN_GAIN = 0.8
 
-# Compilation time of many lanes, as a multiple of that of one lane; and seconds of a run in blocks beyond its rows.
+# Compilation time for many lanes relative to one lane, and seconds that a run in blocks takes in addition to its rows.
 COMPILATION_RATIO, OVERHEAD_SECONDS = 2.0, 0.2
 
 # Rows of the stretch on which pairs of lanes are first compared, to find whether rounding keeps them apart.
@@ -58,18 +58,18 @@ WITHOUT_BATCHING = (
 
 @dataclass(frozen=True)
 class Chain:
-    """A user's chain in the form in which lanes evaluate it.
+    """A user's chain, converted for evaluation in lanes.
 
     Attributes
     ----------
     lanes
         The chain as `LaneDynamics`.
     records
-        Shapes of the position and the output that one row of one lane records.
+        Shapes of the position and the output recorded per row and lane.
     state
         Initial state, with keys as words and a leading axis of 1.
     sequence
-        Inputs of all steps, leading axis T, with keys as words, on the host.
+        Inputs of all steps, on the host, with leading axis T and keys as words.
     mesh
         Mesh of the devices that share the lanes; None: a single device.
     """
@@ -82,7 +82,7 @@ class Chain:
 
     @classmethod
     def of(cls, dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None) -> "Chain":
-        """The first `num_steps` steps of the chain of `rng_key` from `state`."""
+        """The chain of `num_steps` steps that starts at `state` with key `rng_key`."""
         sequence = _sequence(dynamics, num_steps, state, rng_key)
         lanes, records = ChainLanes.of(dynamics, state, sequence)
         words = jax.tree.map(lambda leaf: np.asarray(leaf)[None], as_words(state))
@@ -98,7 +98,7 @@ class Chain:
         return LaneProgram(self.lanes, num_lanes, self.mesh if num_lanes > 1 else None, self.records)
 
     def run(self, program: LaneProgram) -> Run:
-        """The chain before its first step, for the lanes of `program`."""
+        """The chain before its first step, with inputs for the lanes of `program`."""
 
         def inputs(_: np.ndarray, first_steps: np.ndarray) -> PyTree:
             steps = first_steps[:, None] + np.arange(program.num_rows)
@@ -140,7 +140,7 @@ class SolutionBuilder:
             self.block_defects = self.block_defects if len(self.block_defects) else segment.block_defects
 
     def solution(self, state_kinds: Kinds, output_kinds: Kinds) -> Solution:
-        """The chain and its certificate."""
+        """The solution with outputs, final state and certificate."""
         dtype = self.last_segment.path.dtype
         is_complete = self.status in (Status.CONVERGED, Status.SEQUENTIAL)
         outputs = as_keys(jax.device_put(self.outputs), output_kinds)
@@ -179,7 +179,7 @@ def _segments(chain: Chain, may_leave_blocks: bool) -> Iterator[Segment]:
         for segment in _timed_steps(single_lane, chain, run):
             yield segment
             run = run.after(segment)
-    # Each process runs the single lane by itself and measures other times, so all use those of the first.
+    # Each process times the single lane by itself, so all processes use the times of the first.
     times = np.array([single_lane.seconds_to_compile, single_lane.seconds_per_row])
     compile_seconds, seconds_per_step = (float(value) for value in broadcast_from_first(chain.mesh, times))
     if not may_leave_blocks or _may_pay(program, compile_seconds, (chain.num_steps - run.first) * seconds_per_step):
@@ -193,7 +193,7 @@ def _segments(chain: Chain, may_leave_blocks: bool) -> Iterator[Segment]:
 
 
 def _timed_steps(single_lane: LaneProgram, chain: Chain, run: Run) -> Iterator[Segment]:
-    """Segments of the first steps, one by one, until the time per step is known."""
+    """Segments of the first steps, taken one by one to measure the time per step."""
     begin = time.perf_counter()
     for num_steps in TIMED_STEPS:
         if (
@@ -218,7 +218,7 @@ def _may_pay(program: LaneProgram, compile_seconds: float, sequential_seconds: f
 
 
 def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
-    """Segments in blocks, to the end of the chain or until single steps of `seconds_per_step` are faster."""
+    """Segments in blocks, until the chain ends, blocks stall, or single steps of `seconds_per_step` are faster."""
     atol, is_noise_known = MEETING_DISTANCE[str(program.dtype)], False
     guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
     block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
@@ -253,7 +253,7 @@ def _block_size(program: LaneProgram, num_steps: int) -> int:
 
 
 def _seconds_left(program: LaneProgram, segment: Segment, block_size: int, num_left: int) -> float:
-    """Expected seconds for the rest of the chain in blocks, if lanes meet as soon as in the last segment."""
+    """Expected seconds for the last `num_left` steps in blocks, if lanes meet as soon as in `segment`."""
     rows_to_meet = segment.num_evaluations / program.num_lanes - segment.block_size
     num_segments = math.ceil(num_left / (block_size * program.num_lanes))
     return num_segments * (block_size + rows_to_meet) * program.seconds_per_row
@@ -270,7 +270,7 @@ def _steps(single_lane: LaneProgram, chain: Chain, run: Run, num_steps: int) -> 
 
 
 def _noise_tolerance(program: LaneProgram, run: Run, states: PyTree, atol: float) -> float:
-    """The tolerance that rounding errors of the steps require, measured on pairs of lanes from `states`."""
+    """The tolerance that allows for rounding errors of the steps, measured on pairs of lanes from `states`."""
     size = min(NOISE_ROWS, program.num_rows)
     lanes = np.arange(program.num_lanes)
     stretch = stretch_of(program, run.parameters, run.inputs(0 * lanes, run.first + size * lanes), states, size)
@@ -281,6 +281,6 @@ def _noise_tolerance(program: LaneProgram, run: Run, states: PyTree, atol: float
 def _warn_of_little_gain(ratio: float) -> None:
     warn_user(
         "The rest of this chain will be evaluated sequentially: a step of all lanes takes "
-        f"{ratio:.3g} times as long as one step, and blocks gain nothing. Try: a device with more parallel capacity.",
+        f"{ratio:.3g} times as long as one step, so blocks gain nothing. Try: a device with more parallel capacity.",
         ParallelStallWarning,
     )

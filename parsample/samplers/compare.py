@@ -1,7 +1,7 @@
-"""Compare kernels before a long run: predicted effective draws per second of each.
+"""Compare kernels before a long run by their predicted effective sample size (ESS) per second.
 
-Effective draws per draw of a kernel come from a pilot, the first draws that `sample` would return. Seconds come from
-the plan that follows from the check of the pilot.
+The ESS per draw of a kernel comes from a pilot: the first draws that `sample` would return. The predicted time comes
+from a plan of the long run, made from the check of the pilot.
 """
 
 import math
@@ -28,10 +28,10 @@ from parsample.solver.status import ParallelStallWarning
 # Draws of a pilot, all chains together, and minimum number of draws per chain.
 PILOT_DRAWS, MIN_PILOT_LENGTH = 16_000, 256
 
-# Kernels with trajectories, the only ones to which the target acceptance rate of a model or user applies.
+# Kernels with trajectories; only these use the target acceptance rate of a model or user.
 WITH_TRAJECTORIES = ("hmc", "nuts")
 
-# Minimum ESS of a reliable pilot, which Vehtari et al. (2021) require for their diagnostics.
+# Minimum ESS of a reliable pilot; Vehtari et al. (2021) require it for their diagnostics.
 RELIABLE_ESS = 400
 
 
@@ -44,7 +44,7 @@ class KernelForecast:
     kernel
         Name of the kernel.
     report
-        Report of the check of the pilot, with the plan of the planned run; None if the pilot failed or was not checked.
+        Report of the pilot's check, with the plan for `num_draws` draws; None if the pilot failed or was not checked.
     num_draws
         Draws of the planned run, all chains together.
     num_pilot_draws
@@ -60,7 +60,7 @@ class KernelForecast:
     failure
         Why the kernel cannot be used; empty if it can.
     sequential_seconds
-        Predicted seconds of the run step by step, in proportion to the pilot; NaN if the pilot was checked or failed.
+        Predicted seconds of a step-by-step run, scaled up from the pilot; NaN if the pilot was checked or failed.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class KernelForecast:
 
     @property
     def note(self) -> str:
-        """Caveat to the numbers; empty if there is none."""
+        """Failure or caveat of the forecast in words; empty if there is none."""
         if self.failure:
             return f"failed: {self.failure}"
         if (ess := self.ess_per_draw * self.num_pilot_draws) >= RELIABLE_ESS:
@@ -94,7 +94,7 @@ class KernelForecast:
 
     @property
     def seconds(self) -> float:
-        """Predicted time of the run after the warm-up; NaN if the pilot failed."""
+        """Predicted seconds of the run after the warm-up; NaN if the pilot failed."""
         return self.sequential_seconds if self.report is None else self.report.plan.seconds
 
     @property
@@ -105,7 +105,7 @@ class KernelForecast:
 
 @dataclass(frozen=True)
 class KernelComparison:
-    """Forecasts of several kernels; ``str(comparison)`` is a table for people.
+    """Forecasts of several kernels; ``str(comparison)`` is a table.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ class KernelComparison:
 
     @property
     def best(self) -> KernelForecast | None:
-        """Forecast with the most effective draws per second; None if every kernel failed."""
+        """Forecast with the largest ESS per second; None if every kernel failed."""
         usable = [forecast for forecast in self.forecasts if not forecast.failure]
         return max(usable, key=lambda forecast: forecast.ess_per_second, default=None)
 
@@ -179,7 +179,7 @@ def compare_kernels(  # noqa: PLR0913
     target_acceptance_rate: float | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> KernelComparison:
-    """Predict effective draws per second of kernels of `sample` on this device.
+    """Predict the effective sample size (ESS) per second of kernels of `sample` on this device.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_sample
 
 
 def _planned(report: Report, num_rows: int, num_samples: int) -> Report:
-    """The report of a pilot with a plan of the longer run; blocks have at most `num_rows` steps."""
+    """The report of a pilot, with a plan for `num_samples` draws per chain in blocks of at most `num_rows` steps."""
     num_chains, num_lanes = report.plan.num_chains, report.num_lanes
     block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
     plan = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)

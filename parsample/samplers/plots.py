@@ -1,4 +1,4 @@
-"""Pictures of a run: traces and ranks of the draws, paths meeting, and the front of exact states advancing."""
+"""Figures of a run: traces and ranks of the draws, distances of paths until they meet, and defects of the blocks."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from parsample.planning.report import Report
     from parsample.samplers.result import SampleResult
 
-# Draws per chain that a picture shows; more would hide each other.
+# Maximum number of draws per chain in a figure; more would overlap.
 MAX_DRAWS_SHOWN = 2000
 
-# Variables that traces and ranks show, the first ones in order.
+# Maximum number of variables in traces and ranks; the first ones are shown.
 MAX_VARIABLES_SHOWN = 12
 
-# Pairs of lanes that a picture shows.
+# Maximum number of pairs of lanes in a figure.
 MAX_PAIRS_SHOWN = 16
 
 COLORS = ("#1b6ca8", "#e07a1f", "#3b8f5a", "#a8325e", "#6b5b95", "#8c8c3a", "#4a4a4a", "#c0504d")
 
 
 def figures(tree: "xarray.DataTree", report: "Report | None", segments: Sequence["Segment"]) -> dict[str, Figure]:
-    """Every picture that the run allows: traces; ranks of several chains; for runs in blocks coalescence and front."""
+    """All figures of a run by name: traces; ranks of several chains; coalescence, if checked; front, if in blocks."""
     drawn = {"traces": plot_draws(arviz.plot_trace, tree)}
     if tree["posterior"].sizes["chain"] > 1:  # ranks compare chains
         drawn["ranks"] = plot_draws(arviz.plot_rank, tree)
@@ -46,7 +46,7 @@ def figures(tree: "xarray.DataTree", report: "Report | None", segments: Sequence
 
 
 def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
-    """Write every picture that the run allows as a PNG file; returns their paths."""
+    """Write each figure of the run to a PNG file; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures(tree, result.report, result.segments).items():
@@ -56,7 +56,7 @@ def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path)
 
 
 def plot_draws(plot: Callable, tree: "xarray.DataTree") -> Figure:
-    """ArviZ's picture `plot` of the first variables, thinned; such as ``arviz.plot_rank``."""
+    """Figure of the thinned draws of the first variables; `plot` is an ArviZ function such as ``arviz.plot_rank``."""
     series = dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
     stride = max(1, next(iter(series.values())).shape[1] // MAX_DRAWS_SHOWN)
     thinned = {name: copied(draws[:, ::stride]) for name, draws in series.items()}
@@ -65,12 +65,12 @@ def plot_draws(plot: Callable, tree: "xarray.DataTree") -> Figure:
     size = (12.8, 1.9 * ceil_div(len(series), 2) + 0.4)
     collection = plot(shown, backend="matplotlib", col_wrap=2, figure_kwargs={"figsize": size, "layout": "constrained"})
     figure = collection.viz["figure"].item()
-    pyplot.close(figure)  # pyplot would keep it, and warn of the twentieth
+    pyplot.close(figure)  # pyplot would keep it open, and warn after 20 figures
     return figure
 
 
 def plot_coalescence(report: "Report") -> Figure:
-    """Distance between lanes that share their randomness, one of them restarted elsewhere, against steps."""
+    """Plot distances against steps, for pairs of lanes with common keys, one of each pair restarted elsewhere."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     distances = report.meeting.distances
@@ -88,7 +88,7 @@ def plot_coalescence(report: "Report") -> Figure:
 
 
 def plot_front(segments: Sequence["Segment"]) -> Figure:
-    """Defect at every block start of the first chain after each sweep: the exact front, at defect 0, moves on."""
+    """Plot the defect at each block start of the first chain after each sweep; the prefix with defect 0 is exact."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     segments = [segment for segment in segments if len(segment.block_defects)]

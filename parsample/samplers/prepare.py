@@ -1,4 +1,4 @@
-"""Preparation of a run of `sample`: validate arguments, warm up the lanes, measure meeting times and plan."""
+"""Prepare a run of `sample`: validate arguments, warm up the lanes, measure meeting times and plan."""
 
 import time
 from collections.abc import Callable
@@ -43,17 +43,17 @@ from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation, Reference
 from parsample.warmup.ensemble import Ensemble
 
-# If a row of all lanes takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried. They are kept if a lane
-# then costs less than MAX_LANE_COST_RATIO times its cost among all lanes.
+# If a row of all lanes takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried. They are used if the
+# cost per lane is then less than MAX_LANE_COST_RATIO times the cost per lane with all lanes.
 EXPENSIVE_ROW_SECONDS, FEW_LANES, MAX_LANE_COST_RATIO = 0.2, 16, 1.5
 
-# Share of the predicted time that is spent on timing single steps.
+# Share of the predicted time of the run to spend on timing single steps.
 TIMING_SHARE = 0.02
 
-# Minimum and maximum number of steps with tangents.
+# Minimum and maximum number of tangent steps.
 TANGENT_STEPS = (64, 1024)
 
-# First suggestion where lanes meet late or never.
+# First suggestion for lanes that meet late or never.
 METROPOLIS_REMEDY = "kernel='metropolis', whose lanes meet under another coupling"
 
 
@@ -84,7 +84,7 @@ class Prepared:
     run
         The chains before their first step.
     guesses
-        Guesses of the block starts: a state typical of the posterior for each lane.
+        Guesses of the block starts: for each lane, a state typical of the posterior.
     adaptation
         Result of the warm-up.
     report
@@ -106,7 +106,7 @@ class Prepared:
 
     @property
     def atol(self) -> float:
-        """Largest difference between states that count as equal, in whitened coordinates."""
+        """Difference within which states count as equal, in whitened coordinates."""
         return meeting_distance(self.settings, self.program)
 
     @property
@@ -132,7 +132,7 @@ def prepare(
     *,
     lyapunov: bool = False,
 ) -> Prepared:
-    """Warm up the lanes and, unless chains are to be evaluated step by step, measure how soon they meet.
+    """Warm up the lanes and, unless chains are to be evaluated step by step, measure how soon lanes meet.
 
     With `lyapunov`, the report contains the Lyapunov exponent of the kernel without multishift moves.
     """
@@ -185,14 +185,14 @@ def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSett
 
 
 def _with_timed_steps(report: Report, single_steps: LaneProgram, run: Run, settings: SamplerSettings) -> Report:
-    """The report with a plan that follows from the measured time of single steps."""
+    """Time single steps; returns the report with their measured cost and the resulting plan."""
     share = _share_of_chains(single_steps, run, report)
     measured = replace(report.measured, seconds_to_compile=0.0, share_of_chains=share)
     return replace(report, measured=measured, plan=_plan(report.meeting, settings, report.plan.block_size, measured))
 
 
 def _share_of_chains(single_steps: LaneProgram, run: Run, report: Report) -> float:
-    """Measured cost of a row with one lane per chain, as a share of the cost of a row of all lanes."""
+    """Time single steps; returns the cost of a row with one lane per chain, as a share of a row of all lanes."""
     num_rows = TIMING_SHARE * report.plan.seconds / report.measured.seconds_per_row
     num_rows = int(np.clip(num_rows, 4 * PERIOD, single_steps.num_rows)) // PERIOD * PERIOD
     step_by_step(single_steps, run, num_rows)
@@ -242,12 +242,12 @@ def _disperse(
 
 
 def _fewer_lanes(settings: SamplerSettings) -> int:
-    """About `FEW_LANES` lanes, equally many for each chain."""
+    """About `FEW_LANES` lanes, the same number for each chain."""
     return min(settings.num_lanes, max(1, FEW_LANES // settings.num_chains) * settings.num_chains)
 
 
 def _explanation(logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, error: Exception) -> Exception:
-    """The error to raise where lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
+    """The error to raise if lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
     return gradient_failure(logdensity_fn, position, error) if settings.kernel.uses_gradient else error
 
 
@@ -261,7 +261,7 @@ def _warn_of_single_evaluations(error: Exception) -> None:
 
 
 def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
-    """Times measured so far by the first process."""
+    """Times measured so far, broadcast from the first process."""
     times = broadcast_from_first(
         settings.mesh, np.array([program.seconds_per_row, clock.seconds["compilation"], share])
     )
@@ -287,11 +287,11 @@ def _check(
 
 
 def _plan(meeting: MeetingTimes, settings: SamplerSettings, block_size: int, measured: Measured) -> Plan:
-    """The faster plan for the chains of these settings."""
+    """The faster plan for the chains of `settings`."""
     return make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
 
 
 def _exponent(dynamics: KernelLanes, stretch: Stretch, rng_key: Array) -> tuple[Any, Any]:
-    """Lyapunov exponent of the kernel and its standard error, without multishift moves, which merge nearby paths."""
+    """Lyapunov exponent and its standard error, for the kernel without multishift moves, which merge nearby paths."""
     parameters = stretch.parameters._replace(move_scales=np.zeros_like(stretch.parameters.move_scales))
     return exponent(dynamics, *TANGENT_STEPS, parameters, stretch.ends.position[:NUM_TANGENTS], rng_key)

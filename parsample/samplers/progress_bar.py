@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 
 class Progress:
-    """One progress bar for a whole run: it shows the phase, and counts draws.
+    """One progress bar for a whole run: it shows the phase and counts draws.
 
     Parameters
     ----------

@@ -21,14 +21,14 @@ from parsample.warmup.adaptation import Adaptation
 
 @dataclass(frozen=True, repr=False)
 class SampleResult:
-    """Draws of `sample`, their statistics and their certificate; ``str(result)`` is for people.
+    """Draws of `sample`, with their statistics and their certificate.
 
-    The printed form shows the report of the check, times, divergences and the certificate.
+    ``str(result)`` shows the report of the check, times, divergences and the certificate.
 
     Attributes
     ----------
     positions
-        Pytree of the structure of the initial position; every leaf has leading axes (chain, draw).
+        Pytree with the structure of the initial position; every leaf has leading axes (chain, draw).
     sample_stats
         Statistics of each draw under ArviZ's names, each of shape (chain, draw).
     adaptation
@@ -42,9 +42,9 @@ class SampleResult:
     seconds
         Wall time in seconds of compilation, warm-up, check and sampling.
     interrupted
-        Whether the run was interrupted; the draws are those finished by then.
+        Whether the run was interrupted; only draws finished by then are included.
     scratch_dir
-        Directory in which large arrays lie; None: in memory.
+        Directory of the files that hold large arrays; None: all arrays are in memory.
 
     Examples
     --------
@@ -78,18 +78,18 @@ class SampleResult:
 
     @property
     def defect(self) -> float:
-        """Largest jump of a chain off its own recursion, in posterior standard deviations; 0: bitwise one chain."""
+        """Largest jump where blocks join, in posterior standard deviations; 0: the draws are bitwise one chain."""
         return max((segment.defect for segment in self.segments), default=math.nan)
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the kernel per step, over all segments."""
+        """Evaluations of the kernel per step, averaged over all segments."""
         steps = np.array([segment.num_steps for segment in self.segments])
         return float(np.average([segment.evals_per_step for segment in self.segments], weights=steps))
 
     @property
     def certificate(self) -> str:
-        """One line that states whether the draws are the kernel's own chains."""
+        """One line that states whether every step is the kernel's own, with accuracy and cost."""
         work = f"{self.evals_per_step:.2f} evaluations per step"
         if self.status is Status.NON_FINITE:
             return f"NOT certified: {self.status.message}"

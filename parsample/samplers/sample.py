@@ -22,8 +22,8 @@ from parsample.samplers.result import SampleResult
 from parsample.samplers.settings import SamplerMethod, SamplerSettings
 from parsample.solver.status import Status, warn_of
 
-# With ``method="auto"``, a segment in blocks is given up after this multiple of the rows that cost as much as a
-# step-by-step evaluation.
+# With ``method="auto"``, a segment in blocks is given up once it costs this multiple of its evaluation step by
+# step.
 PATIENCE = 2.0
 
 
@@ -80,12 +80,12 @@ def sample(  # noqa: PLR0913
         Whether to show progress.
     devices
         JAX devices that share the lanes; None: all local ones. A CPU is one device, and all its cores share its lanes.
-        If the devices belong to several processes, each process must make this call; the arguments of the first one
-        count, and each gets all draws.
+        If the devices belong to several processes, each process must make this call; the arguments of the first process
+        are used, and each process gets all draws.
     scratch_dir
-        Directory on disk for draws of more than 64 MiB. They are numpy arrays in unnamed files, which vanish with the
-        arrays, so memory does not grow with the number of draws, in `parsample.draws.datatree.save` either. None: all
-        draws are in memory.
+        Directory on disk for draws of more than 64 MiB. They are numpy arrays in unnamed files, which are deleted with
+        the arrays, so the memory of sampling and of `parsample.draws.datatree.save` does not grow with the number of
+        draws. None: all draws are in memory.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def sample(  # noqa: PLR0913
 def _result(
     settings: SamplerSettings, prepared: Prepared, store: Store, segments: list[Segment], interrupted: bool
 ) -> SampleResult:
-    """The result of a run; `settings` are the user's, while those of `prepared` may have fewer lanes."""
+    """The result of a run; `settings` are the user's, `prepared.settings` may have fewer lanes."""
     layout = prepared.program.dynamics.layout
     return SampleResult(
         positions=layout.unravel(store.arrays["position"]),
@@ -185,7 +185,7 @@ def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple
 
 
 def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
-    """Segments of all chains: in blocks until one of them is given up, then step by step."""
+    """Segments of all chains: in blocks until a segment is given up, then step by step."""
     settings, run = prepared.settings, prepared.run
     in_blocks = settings.method == "deer" or (prepared.report is not None and prepared.report.parallelizable)
     num_blocks = settings.num_lanes // settings.num_chains
@@ -210,7 +210,7 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
 
 
 def _step_by_step(prepared: Prepared, run: Run) -> Iterator[Segment]:
-    """Segments of all chains, one lane per chain, to the last step."""
+    """The remaining segments of all chains, with one lane per chain."""
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
         program = prepared.single_steps or single_step_program(program, settings)
@@ -284,7 +284,7 @@ def check_sampler(  # noqa: PLR0913
         devices=devices,
     )
     if checked_flag("lyapunov", lyapunov) and not settings.kernel.uses_gradient:
-        raise ValueError(f"lyapunov=True: kernel={kernel!r} either jumps or stays, and has no exponent of use.")
+        raise ValueError(f"lyapunov=True: kernel={kernel!r} either jumps or stays, and has no useful exponent.")
     with Progress(0, is_shown=False) as progress:
         report = prepare(rng_key, logdensity_fn, initial_position, settings, progress, lyapunov=lyapunov).report
     if report is None:

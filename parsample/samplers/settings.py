@@ -90,7 +90,7 @@ class SamplerSettings:
         )
 
     def as_dict(self, dtype: np.dtype) -> dict[str, Any]:
-        """Settings in the form in which results and files store them."""
+        """Settings, data type and devices as results and files store them."""
         return {
             "kernel": self.kernel.name,
             "num_samples": self.num_samples,
