@@ -9,19 +9,17 @@ import jax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from parsample.chain.transition import Inputs, Transition, Vector
 from parsample.internal.threefry import unrolled
 
 if TYPE_CHECKING:
     import blackjax.base
-from parsample.chain.transition import Inputs, Transition, Vector
 
-# What BlackJAX's state fields are to a chain. Fields that the position determines are recomputed by `init`;
-# fields that the kernel hands on are exchanged between blocks; fields that advance by themselves are precomputed.
+# Roles of BlackJAX's state fields. Fields that the position determines are recomputed by `init`; other fields that the
+# next step needs are exchanged between blocks; fields that advance independently of the position are precomputed.
 DETERMINED_FIELDS = frozenset({"logdensity", "logdensity_grad", "U_x", "U_grad_x"})
 
-
 EXCHANGED_FIELDS = frozenset({"position", "momentum", "slice"})
-
 
 AUTONOMOUS_FIELDS = frozenset({"random_generator_arg"})
 
@@ -43,12 +41,13 @@ def from_algorithm(
     Raises
     ------
     TypeError
-        If the state has a field of unknown meaning: such a kernel cannot be reduced to what blocks exchange.
+        If the state has a field of unknown role: such a state cannot be reduced to the fields that blocks exchange.
     """
     fields, exchanged = _known_fields(state), exchanged_fields(state)
     autonomous = {name: getattr(state, name) for name in fields if name in AUTONOMOUS_FIELDS}
     vector, unravel = ravel_pytree(exchanged)
-    # Only shapes matter here: `init` may want a key, or the first value of what advances by itself; both are replaced.
+    # `init` may need a key, or the first value of an autonomous field. The fields set from this argument are replaced
+    # later, so that only its shape matters.
     init_argument = next(iter(autonomous.values()), None)
     if init_argument is None:
         init_argument = jax.random.key_data(jax.random.key(0))
@@ -74,10 +73,10 @@ def exchanged_fields(state: PyTree) -> dict[str, PyTree]:
 
 
 def algorithm_inputs(algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree, rng_keys: Array) -> Inputs:
-    """The inputs of a BlackJAX chain: its keys, and the fields that advance without looking at the position.
+    """The inputs of a BlackJAX chain: its keys, and the fields that advance independently of the position.
 
-    dhmc's ``random_generator_arg`` is such a field. Only its own update is kept of the step traced here, so
-    that the compiler drops everything else.
+    dhmc's ``random_generator_arg`` is such a field. The step traced here returns only such fields, so that the
+    compiler drops everything else.
     """
     names = [name for name in _known_fields(state) if name in AUTONOMOUS_FIELDS]
     if not names:
@@ -96,22 +95,22 @@ def algorithm_inputs(algorithm: "blackjax.base.SamplingAlgorithm", state: PyTree
 class AlgorithmDynamics:
     """Chains of a BlackJAX algorithm, keyed as ``blackjax.util.run_inference_algorithm`` keys them.
 
-    The parameters are the initial state, of which only what advances by itself matters here.
+    `parameters` is the initial state; only its structure and its autonomous fields are used.
     """
 
     algorithm: "blackjax.base.SamplingAlgorithm"
     transform: Callable
 
     def transition(self, state: PyTree) -> Transition:
-        """A step of the algorithm."""
+        """One step of the algorithm as a `Transition`."""
         return from_algorithm(self.algorithm, state, self.transform)[0]
 
     def exchanged(self, state: PyTree) -> PyTree:
-        """The position, and whatever else the kernel hands on."""
+        """The fields of the state that blocks exchange, by name."""
         return exchanged_fields(state)
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
-        """The chain of `rng_key`, and what drives it for `num_steps` steps."""
+        """The transition, and the inputs of `num_steps` steps with keys split from `rng_key`."""
         transition = self.transition(parameters)
         return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(unrolled(rng_key), num_steps))
 
@@ -130,10 +129,10 @@ def _known_fields(state: PyTree) -> tuple[str, ...]:
     known = DETERMINED_FIELDS | EXCHANGED_FIELDS | AUTONOMOUS_FIELDS
     unknown = [name for name in fields if name not in known]
     if "position" not in fields or unknown:
-        what = f"fields {unknown}" if unknown else "no field 'position'"
+        what = f"fields {unknown}, which might not follow from the position" if unknown else "no field 'position'"
         raise TypeError(
-            f"inference_algorithm: a state of type {type(state).__name__} has {what}, of which parsample does not "
-            "know whether they follow from the position; this kernel cannot be run in parallel. Use "
-            "blackjax.util.run_inference_algorithm, or write the chain as step(state, input) for parsample.deer."
+            f"inference_algorithm: a state of type {type(state).__name__} has {what}; this kernel cannot be "
+            "run in parallel. Use blackjax.util.run_inference_algorithm, or write the chain as "
+            "step(state, input) for parsample.deer."
         )
     return cast(tuple[str, ...], fields)

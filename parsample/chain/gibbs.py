@@ -24,7 +24,7 @@ class Conditional(NamedTuple):
     variate
         ``variate(rng_key)``: random numbers whose distribution does not depend on the state.
     update
-        ``update(state, variate)``: the block's new value, given the newest of all blocks.
+        ``update(state, variate)``: the block's new value, given the latest values of all blocks.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class Gibbs:
     Raises
     ------
     ValueError, TypeError
-        If there are none, or they are not conditionals.
+        If `conditionals` is empty, or not a mapping to instances of `Conditional`.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Gibbs:
         state
             The value of every block, by name.
         variates
-            Those of this step, by name.
+            The variates of this step, by name of the block.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class Gibbs:
         Raises
         ------
         ValueError
-            If the blocks of the state are not those of the conditionals.
+            If the names of the state's blocks differ from those of the conditionals.
         """
         if set(state) != set(self.conditionals):
             raise ValueError(
@@ -108,18 +108,18 @@ class Gibbs:
         return state
 
     def variates(self, rng_key: Array, num_steps: int) -> State:
-        """Variates of so many steps.
+        """Variates of `num_steps` steps.
 
         Parameters
         ----------
         rng_key
-            Their key.
+            Key of the draws.
         num_steps
-            T.
+            Number of steps T.
 
         Returns
         -------
-        By name, with leading axis T.
+        Variates by name of the block, with leading axis T.
         """
         keys = jax.random.split(rng_key, checked_count("num_steps", num_steps))
 

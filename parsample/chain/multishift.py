@@ -2,8 +2,8 @@
 
 A normal proposal is drawn as the one point of a random lattice that lies in a random interval around the state (layered
 multishift coupling: D. B. Wilson, *Layered multishift coupling for use in perfect sampling algorithms*, 2000). The
-lattice depends on the key only, so states that are close are mapped to the very same proposal; if both accept it, their
-paths are equal from then on. The move leaves the target invariant by itself, and so does any composition with it.
+lattice depends on the key only, so nearby states are often mapped to the same proposal; if both accept it, their paths
+are equal from then on. The move leaves the target invariant, and so does its composition with any kernel that does.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from parsample.internal.trees import select
 if TYPE_CHECKING:
     import blackjax.base
 
-# Share of the steps of `with_exact_meeting` that make the move. A move that does not merge two paths parts them a
-# little, and it costs an evaluation: one in four to eight steps lets paths meet soonest.
+# Share of the steps of `with_exact_meeting` that make the move. A move costs an evaluation, and drives two
+# paths slightly apart if it does not merge them: paths meet soonest with a move in one of four to eight steps.
 MOVE_PROBABILITY = 0.25
 
 
 def multishift_normal(
     rng_key: Array, position: Float[Array, " n"], scale: Float[Array, "..."] | float
 ) -> Float[Array, " n"]:
-    """Draw from ``N(position, scale^2)`` so that nearby positions are mapped to the very same point.
+    """Draw from ``N(position, scale^2)`` so that nearby positions are often mapped to the same point.
 
     The normal density is a mixture of uniforms over its layers: the layer at a uniform height under the density has
     half-width ``r = scale sqrt(z^2 + 2 e)``, with z normal and e exponential. A uniform on ``[x - r, x + r)`` is the
@@ -54,13 +54,13 @@ def lattice_point(
     """`multishift_normal` from three uniform numbers on [0, 1) for each coordinate."""
     z, u = normal(uniforms[0]), uniforms[2]
     width = 2 * scale * jnp.sqrt(z * z - 2 * jnp.log1p(-uniforms[1]))
-    # Half of the width is subtracted as 0.5 in units of the lattice: a single rounding.
+    # Half the width is subtracted as 0.5 in units of the lattice, to round only once.
     return width * (u + jnp.ceil(position / width - 0.5 - u))
 
 
 def normal(uniform: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     """Standard normal numbers from uniform ones on [0, 1)."""
-    # Not 0 but half the spacing of the numbers: the inverse must be finite.
+    # 0 is replaced by half the spacing of the numbers, so that the inverse is finite.
     smallest = jnp.finfo(uniform.dtype).epsneg
     return jnp.sqrt(jnp.asarray(2, uniform.dtype)) * jax.lax.erf_inv(2 * jnp.maximum(uniform, smallest / 2) - 1)
 
@@ -74,7 +74,7 @@ def accepted(uniform: Float[Array, ""], log_ratio: Float[Array, ""]) -> tuple[Bo
 def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> "blackjax.base.SamplingAlgorithm":
     """Random-walk Metropolis whose normal proposals are multishift-coupled, as a BlackJAX algorithm.
 
-    All coordinates move at once: up to about five dimensions, two paths with common keys soon become equal. No
+    All coordinates move at once: in up to about five dimensions, two paths with common keys soon become equal. No
     derivative of the log density is needed.
 
     Parameters
@@ -124,7 +124,7 @@ class ExactMeetingInfo(NamedTuple):
     info
         Info of the algorithm's own step.
     is_moved
-        Whether a multishift move was made and accepted after it.
+        Whether a multishift move was made after that step and accepted.
 
     Examples
     --------
@@ -152,11 +152,11 @@ def with_exact_meeting(
     Parameters
     ----------
     algorithm
-        Any BlackJAX algorithm whose state has a ``position``, and fields that ``init`` finds from it.
+        Any BlackJAX algorithm whose state has a ``position``, and fields that ``init`` computes from it.
     logdensity_fn
         The log density that the algorithm samples.
     scale
-        Standard deviation of the move: a scalar, or a pytree like the position. About a tenth to a third of the
+        Standard deviation of the move: a scalar, or a pytree like the position. Use a tenth to a third of the
         target's standard deviation, less in many dimensions.
 
     Returns
@@ -190,7 +190,7 @@ def with_exact_meeting(
         present = state.logdensity if hasattr(state, "logdensity") else logdensity_fn(state.position)
         uniform = jax.random.uniform(key_accept, dtype=present.dtype)
         accept, _ = accepted(uniform, logdensity_fn(position) - present)
-        # `init` may want a key for what the move keeps: its momentum, or its random numbers.
+        # `init` may need a key, for fields that the move does not change: momentum, or random numbers.
         fresh = algorithm.init(position, rng_key)
         determined = {name: getattr(fresh, name) for name in state._fields if name in DETERMINED_FIELDS}
         return select(accept, state._replace(position=position, **determined), state), accept

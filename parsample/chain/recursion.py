@@ -1,6 +1,6 @@
 """Chains of a BlackJAX algorithm as plain recursions, and recursions as families of chains.
 
-So that whatever takes ``step(state, input)`` can look at a sampler, and `parsample.check` at any recursion.
+Functions of ``step(state, input)`` thereby apply to samplers, and `parsample.check` to any recursion.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Recursion(NamedTuple):
-    """``state = step(state, input)``, from a state, for as many steps as there are inputs.
+    """The recursion ``state = step(state, input)``, with its initial state and one input per step.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Recursion(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """Number of steps T."""
         return as_inputs(self.inputs).num_steps
 
 
@@ -66,18 +66,18 @@ def as_recursion(
     initial_position
         Pytree of floating-point arrays.
     num_steps
-        T.
+        Number of steps T.
 
     Returns
     -------
     Recursion
-        Of the flat position, shape (D,) (of position and momentum for kernels that keep it). A step computes the log
-        density and its gradient anew, which `parsample.run_inference_algorithm` does not.
+        Its state is the flat position, shape (D,), with the momentum for kernels that keep it. Each step recomputes
+        the log density and its gradient, which `parsample.run_inference_algorithm` avoids.
 
     Raises
     ------
     ValueError, TypeError
-        If the position or the log density at it is unusable, or the kernel cannot be reduced.
+        If the position or its log density is unusable, or the kernel's state cannot be reduced.
 
     Examples
     --------
@@ -98,25 +98,25 @@ def as_recursion(
 
 
 def nothing(_state: Any, _info: Any) -> None:
-    """A transform that keeps nothing."""
+    """A transform without outputs."""
 
 
 @dataclass(frozen=True)
 class RecursionDynamics:
-    """Stretches of a recursion's own inputs, a key saying where they begin; the parameters are (state, inputs)."""
+    """Chains over segments of a recursion's inputs; the key selects the start. `parameters` is (state, inputs)."""
 
     step: Callable
 
     def transition(self, state: PyTree) -> Transition:
-        """A step of the recursion."""
+        """One step of the recursion as a `Transition`."""
         return from_step(self.step, state)[0]
 
     def exchanged(self, state: PyTree) -> PyTree:
-        """All of the state."""
+        """The whole state."""
         return state
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
-        """The recursion, and the inputs of `num_steps` steps; beyond the last one, the first ones again."""
+        """The transition, and `num_steps` consecutive inputs, continued at the first after the last."""
         state, sequence = parameters
         transition = self.transition(state)
         total = Inputs(sequence).num_steps

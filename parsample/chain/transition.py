@@ -1,13 +1,13 @@
 """The chain as a nonlinear state space model, and its sequential evaluation.
 
-With its randomness fixed, a Markov chain is a recursion ``s_t = f_t(s_{t-1})``. Blocks of it exchange the *reduced*
+With its randomness fixed, a Markov chain is a recursion ``s_t = f_t(s_{t-1})``. Its blocks exchange the *reduced*
 state, a flat vector that determines the future of the chain; inside a block the kernel's full state, the *carry*
-(with cached log density and gradient), is passed on as the kernel itself would do.
+(with cached log density and gradient), passes from step to step as in the kernel itself.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from parsample.internal.trees import entry
-
-if TYPE_CHECKING:
-    pass
 
 Vector = Float[Array, " D"]
 
@@ -46,7 +43,7 @@ class Transition:
 
 
 class Inputs(NamedTuple):
-    """What drives the chain.
+    """The inputs of a chain, one per step.
 
     Attributes
     ----------
@@ -58,7 +55,7 @@ class Inputs(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """Number of steps T."""
         return jax.tree.leaves(self.sequence)[0].shape[0]
 
     def at(self, t: Array) -> PyTree:
@@ -98,34 +95,34 @@ def as_inputs(inputs: PyTree) -> Inputs:
 class Dynamics(Protocol):
     """A family of chains: one chain for every key and length.
 
-    Instances are hashable and hold functions only; whatever is an array comes as `parameters`, so that one compiled
-    program serves all of them.
+    Instances are hashable and hold functions only; all arrays are passed as `parameters`, so that one compiled program
+    serves every value of them.
     """
 
     def transition(self, state: PyTree) -> Transition:
-        """A step of the chain; of `state`, only what does not change from step to step matters."""
+        """One step of the chain; uses only the parts of `state` that are the same at every step."""
         ...
 
     def exchanged(self, state: PyTree) -> PyTree:
-        """The part of a state that blocks exchange, whose flat vector is the reduced state."""
+        """The part of a state that blocks exchange; flattened, it is the reduced state."""
         ...
 
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
-        """The chain of `rng_key`, and what drives it for `num_steps` steps."""
+        """The transition of the chain of `rng_key`, and the inputs of `num_steps` steps."""
         ...
 
 
 def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any, Array, PyTree]:
-    """The sequential evaluation of a chain: the specification of every parallel one.
+    """Evaluate a chain sequentially, which defines the correct result of every parallel evaluation.
 
     Returns
     -------
     carry
         The carry after the last step.
     path
-        Reduced states after each step, shape (T, D).
+        The reduced state after each step, shape (T, D).
     outputs
-        Outputs of each step, leading axis T.
+        The outputs of the steps, with leading axis T.
     """
 
     def advance(carry: Any, t: Array) -> tuple[Any, tuple]:

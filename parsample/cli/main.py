@@ -1,7 +1,8 @@
 """The command line: ``parsample check MODEL`` and ``parsample sample MODEL``.
 
 Exit codes: 0 done (check: the chain can be run in parallel), 1 the model or an argument is unusable, 2 the command line
-is, 3 check says no, 4 the draws are not certified, 130 interrupted (what was finished is saved).
+cannot be parsed, 3 the chain cannot be run in parallel (check only), 4 the draws are not certified, 130 interrupted
+(finished draws are saved).
 """
 
 import argparse
@@ -25,17 +26,17 @@ from parsample.samplers.sample import check_sampler, sample
 from parsample.solver.status import ParallelStallWarning, UncertifiedChainWarning
 from parsample.version import __version__
 
-# Endings of --out.
+# File endings that --out accepts.
 SUFFIXES = (".nc", ".zarr")
 
 OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
 
 def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
-    """Run the command line; returns the exit code. Who owns the process may keep what it compiles."""
+    """Run the command line; returns the exit code. With `owns_process`, compiled programs are cached on disk."""
     options = _parser().parse_args(arguments)
     if owns_process and not options.no_compilation_cache:
-        with contextlib.suppress(OSError):  # where nothing can be kept, programs are compiled anew
+        with contextlib.suppress(OSError):  # without a writable cache, programs are compiled anew
             keep_compiled_programs()
     if options.x64:
         jax.config.update("jax_enable_x64", True)
@@ -43,9 +44,9 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
         model = load_model(options.model)
         _check_outputs(options)
         if options.out is not None:
-            _check_room(model, options)
+            _check_disk_space(model, options)
         with warnings.catch_warnings():
-            # The report and the certificate, printed below, say all that these warnings would.
+            # The report and the certificate, printed below, contain everything in these warnings.
             for category in (ParallelStallWarning, UncertifiedChainWarning):
                 warnings.simplefilter("ignore", category)
             return options.run(model, options)
@@ -75,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         one_or_more = command.add_mutually_exclusive_group()
         one_or_more.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
         if command is check:
-            help_text = "compare these: predicted effective draws per second"
+            help_text = "compare these kernels by predicted effective draws per second"
             one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
-            help_text = "state the Lyapunov exponent of the kernel as well, which takes another compiled program"
+            help_text = "also report the kernel's Lyapunov exponent, which takes another compiled program"
             command.add_argument("--lyapunov", action="store_true", help=help_text)
-        command.add_argument("--target-acceptance-rate", type=float, help="what the step size is tuned to")
+        command.add_argument("--target-acceptance-rate", type=float, help="acceptance rate to tune the step size to")
         command.add_argument(
-            "--no-compilation-cache", action="store_true", help="compile anew, and keep nothing for the next run"
+            "--no-compilation-cache", action="store_true", help="compile anew, and cache no programs for the next run"
         )
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
@@ -94,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
         help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr; memory then does not grow with the draws",
     )
     sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
-    sampling.add_argument("--full-summary", action="store_true", help="ESS and R-hat however many draws there are")
+    sampling.add_argument("--full-summary", action="store_true", help="compute ESS and R-hat for any number of draws")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Find out now, not after the run, whether the results can be written."""
+    """Raise now, not after the run, if the results cannot be written."""
     if options.out is not None:
         if options.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
@@ -129,8 +130,8 @@ def _check_parent(path: Path, option: str) -> None:
     _probe_writable(path.parent, option)
 
 
-def _check_room(model: Model, options: argparse.Namespace) -> None:
-    """Refuse what surely does not fit: many draws lie on the disk twice, in scratch files and in their final place."""
+def _check_disk_space(model: Model, options: argparse.Namespace) -> None:
+    """Refuse draws that exceed the free disk space; large ones take it twice, for scratch files and output."""
     num_values = sum(np.size(leaf) for leaf in jax.tree.leaves(model.initial_position))
     needed = options.num_chains * options.num_samples * num_values * (8 if options.x64 else 4)
     if needed > MAX_BYTES_IN_MEMORY:
@@ -138,7 +139,7 @@ def _check_room(model: Model, options: argparse.Namespace) -> None:
     free = shutil.disk_usage(options.out.parent).free
     if needed > free:
         raise ValueError(
-            f"--out {options.out}: so many draws take at least {needed / 2**20:,.0f} MiB on the disk while they "
+            f"--out {options.out}: these draws take at least {needed / 2**20:,.0f} MiB on the disk while they "
             f"are written; {free / 2**20:,.0f} MiB are free."
         )
 
@@ -153,11 +154,11 @@ def _probe_writable(directory: Path, option: str) -> None:
 
 
 def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
-    """The arguments of `sample`: what the command line says, else what the model asks for, else the default."""
+    """The arguments of `sample` that the command line sets, else those that the model sets."""
     asked = {name: getattr(options, name) for name in ("num_warmup", "target_acceptance_rate")}
     settings = {**model.settings, **{name: value for name, value in asked.items() if value is not None}}
     if options.kernel not in WITH_TRAJECTORIES and options.target_acceptance_rate is None:
-        settings.pop("target_acceptance_rate", None)  # models state it for trajectories
+        settings.pop("target_acceptance_rate", None)  # models set it for kernels with trajectories
     return {
         **settings,
         "num_samples": options.num_samples,
@@ -188,7 +189,7 @@ def _compare(model: Model, options: argparse.Namespace) -> int:
     print(comparison)
     if comparison.best is None:
         return FAILED
-    if comparison.best.report is None:  # nothing was checked: chains fill all lanes
+    if comparison.best.report is None:  # no check was run: chains fill all lanes
         return NOT_PARALLEL
     print(f"kernel {comparison.best.kernel}")
     print(comparison.best.report)

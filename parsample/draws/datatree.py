@@ -18,10 +18,11 @@ from parsample.internal.arithmetic import ceil_div
 if TYPE_CHECKING:
     import xarray
 
-# Draws per chain that `constrain` is applied to at once, so that memory stays with the output.
+# Draws per chain that `constrain` is applied to at once, so that it needs little memory beyond its output.
 CONSTRAIN_CHUNK = 16_384
 
-# Files consist of chunks of so many bytes, all variables and chains of some draws; so many are written at once.
+# Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable in a file; and the
+# number of such ranges written at once.
 CHUNK_BYTES = 8 * 2**20
 CHUNKS_AT_ONCE = 4
 
@@ -40,9 +41,9 @@ def datatree(
     variables, sample_stats
         Arrays by name, each with leading axes (chain, draw).
     attributes
-        Of the root: strings and numbers, which survive netCDF and zarr.
+        Attributes of the root: strings and numbers, which netCDF and zarr preserve.
     dims
-        Names of the dimensions of each variable, chain and draw left out.
+        Names of the dimensions of each variable, without chain and draw.
     coords
         Labels along those dimensions.
 
@@ -56,15 +57,15 @@ def datatree(
     return arviz.from_dict(
         {"posterior": variables, "sample_stats": sample_stats},
         dims=dims,
-        coords={"draw": pandas.RangeIndex(num_draws), **(coords or {})},  # not 8 bytes a draw
+        coords={"draw": pandas.RangeIndex(num_draws), **(coords or {})},  # an array would take 8 bytes per draw
         attrs={"/": attributes},
     )
 
 
 def save(tree: "xarray.DataTree", path: Path) -> None:
-    """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory), replacing what is there.
+    """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory), replacing an existing one.
 
-    xarray sets up the file with as many draws as fit into memory at once; the others, if any, follow piece by piece.
+    xarray creates the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it.
     """
     variables = _by_draw(tree)
     num_draws = max(variable.sizes["draw"] for variable in variables.values())
@@ -74,13 +75,13 @@ def save(tree: "xarray.DataTree", path: Path) -> None:
     _save_head(tree.isel(draw=slice(0, length)), path, chunk)
     release(*(variable.data for variable in variables.values() if variable.ndim > 1))
     if length < num_draws:
-        with (_grown_zarr if path.suffix == ".zarr" else _grown_netcdf)(path, variables) as file:
+        with (_resized_zarr if path.suffix == ".zarr" else _resized_netcdf)(path, variables) as file:
             for first in range(length, num_draws, length):
                 _write(file, variables, slice(first, first + length))
 
 
 def _by_draw(tree: "xarray.DataTree") -> dict[str, "xarray.Variable"]:
-    """Everything with one entry per draw, by its name in a file."""
+    """All variables with a draw dimension, by their name in a file (``group/name``)."""
     return {
         f"{group.name}/{name}": variable
         for group in tree.children.values()
@@ -90,7 +91,7 @@ def _by_draw(tree: "xarray.DataTree") -> dict[str, "xarray.Variable"]:
 
 
 def _save_head(tree: "xarray.DataTree", path: Path, chunk: int) -> None:
-    """Write a tree as a file that can grow, in chunks of so many draws."""
+    """Write a tree as a file that can grow along draw, in chunks of `chunk` draws."""
     key = "chunks" if path.suffix == ".zarr" else "chunksizes"
     encoding: dict[str, Any] = {f"/{group}": {} for group in tree.children}
     for name, variable in _by_draw(tree).items():
@@ -104,8 +105,8 @@ def _save_head(tree: "xarray.DataTree", path: Path, chunk: int) -> None:
 
 
 @contextmanager
-def _grown_netcdf(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
-    """The file, open, with room for all draws."""
+def _resized_netcdf(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
+    """The open file, resized to hold all draws."""
     with h5netcdf.File(path, "r+") as file:
         for name, variable in variables.items():
             file[name.partition("/")[0]].resize_dimension("draw", variable.sizes["draw"])
@@ -113,8 +114,8 @@ def _grown_netcdf(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterat
 
 
 @contextmanager
-def _grown_zarr(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
-    """The directory, open, with room for all draws."""
+def _resized_zarr(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
+    """The open directory, resized to hold all draws."""
     import zarr  # noqa: PLC0415 - an extra
 
     file = zarr.open_group(path, mode="r+", zarr_format=2, use_consolidated=False)
@@ -125,7 +126,7 @@ def _grown_zarr(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator
 
 
 def _write(file: Any, variables: dict[str, "xarray.Variable"], draws: slice) -> None:
-    """Write some draws of every variable to their place."""
+    """Write the range `draws` of every variable to the same range of the file."""
     for name, variable in variables.items():
         key = tuple(draws if dim == "draw" else slice(None) for dim in variable.dims)
         values, target = variable[key].to_numpy(), file[name]
@@ -134,14 +135,14 @@ def _write(file: Any, variables: dict[str, "xarray.Variable"], draws: slice) -> 
 
 
 def named_leaves(positions: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by name: dict keys joined by dots; a position that is one bare array is called x."""
+    """Leaves by name: dict keys joined by dots; a position that is a bare array is named x."""
     leaves = jax.tree_util.tree_leaves_with_path(positions)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path, _ in leaves]
     return {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
 
 
 def constrained(positions: PyTree, constrain: Callable, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
-    """``constrain(position)``, a dict of arrays, of every draw; large results lie in `scratch_dir`.
+    """``constrain(position)`` of every draw, as arrays by name; large results are files in `scratch_dir`.
 
     Raises
     ------

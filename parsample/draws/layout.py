@@ -1,4 +1,4 @@
-"""How a position pytree lies in a flat vector."""
+"""The layout of a position pytree in a flat vector."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Float, PyTree
 
 @dataclass(frozen=True)
 class Layout:
-    """How a position pytree lies in a flat vector; hashable, so that compiled code can be reused.
+    """The layout of a position pytree in a flat vector; hashable, so that compiled code can be reused.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Layout:
 
     @classmethod
     def of(cls, position: PyTree) -> "Layout":
-        """The layout of this position."""
+        """The layout of `position`."""
         leaves, treedef = jax.tree.flatten(position)
         return cls(treedef, tuple(leaf.shape for leaf in leaves), jnp.result_type(*leaves))
 
@@ -35,7 +35,7 @@ class Layout:
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     def unravel(self, vector: Float[Any, "*batch D"]) -> PyTree:
-        """Flat vectors, with any leading axes, as pytrees with the same leading axes; numpy stays numpy."""
+        """Flat vectors, with any leading axes, as pytrees with the same leading axes; NumPy gives NumPy."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
         leaves = [
             vector[..., end - int(np.prod(shape)) : end].reshape((*vector.shape[:-1], *shape))

@@ -1,4 +1,4 @@
-"""Draws in memory while they are few, in nameless files where they would fill it; numpy arrays either way."""
+"""Storage of draws as NumPy arrays: in memory if they are small, else mapped to unnamed temporary files."""
 
 import math
 import mmap
@@ -12,15 +12,15 @@ import numpy as np
 
 from parsample.internal.arithmetic import ceil_div
 
-# Arrays that are larger than this together go to files, if there is a directory for them.
+# Arrays whose total size exceeds this go to files, if a scratch directory is given.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
 
-# How much of a chain's draws is read before the memory it was seen through is given back.
+# Bytes of a chain's draws to read before the mapped memory is released.
 PIECE_BYTES = 16 * 2**20
 
 
 class Store:
-    """The output: one host array per field of a draw, allocated when the first draws show its shapes.
+    """One host array per field of a draw, allocated when the first draws are stored, which give the shapes.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Store:
         self.arrays: dict[str, np.ndarray] = {}
 
     def put(self, first: int, draws: dict[str, np.ndarray]) -> None:
-        """Store draws, leading axes (chain, draw), from the `first` on; what lies beyond the last sample is dropped."""
+        """Store draws, leading axes (chain, draw), from index `first` on; draws beyond the last sample are dropped."""
         if not self.arrays:
             one_draw = {name: values[0, 0] for name, values in draws.items()}
             self.arrays = allocate(one_draw, (self.num_chains, self.num_samples), self.scratch_dir)
@@ -45,12 +45,12 @@ class Store:
         release(*self.arrays.values())
 
     def truncate(self, num_draws: int) -> None:
-        """Keep the leading draws only."""
+        """Keep the first `num_draws` draws only."""
         self.arrays = {name: array[:, :num_draws] for name, array in self.arrays.items()}
 
 
 def checked_scratch_dir(directory: str | Path | None) -> Path | None:
-    """A directory in which files can be made, or None."""
+    """The path of a directory in which files can be created; None for None."""
     if directory is None:
         return None
     try:
@@ -63,22 +63,22 @@ def checked_scratch_dir(directory: str | Path | None) -> Path | None:
 
 
 def allocate(one_draw: dict[str, Any], lead: tuple[int, int], scratch_dir: Path | None) -> dict[str, np.ndarray]:
-    """Arrays for so many draws of so many chains, not yet filled.
+    """Uninitialized arrays by name, each of shape (chains, draws, ...).
 
     Parameters
     ----------
     one_draw
-        Anything that has the ``shape`` and ``dtype`` of one draw, by name.
+        Objects with the ``shape`` and ``dtype`` of one draw, by name.
     lead
         Numbers of chains and of draws.
     scratch_dir
-        Where arrays of more than `MAX_BYTES_IN_MEMORY` lie, in files without names that vanish with the arrays, however
-        the process ends. None: in memory, whatever their size.
+        Directory for arrays of more than `MAX_BYTES_IN_MEMORY` in total, as unnamed files that vanish with the arrays,
+        however the process ends. None: arrays of any size are in memory.
 
     Raises
     ------
     OSError
-        If the directory cannot be written to or has no room.
+        If the directory cannot be written to, or its disk is full.
     """
     num_bytes = math.prod(lead) * sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in one_draw.values())
     if scratch_dir is None or num_bytes <= MAX_BYTES_IN_MEMORY:
@@ -91,22 +91,22 @@ def allocate(one_draw: dict[str, Any], lead: tuple[int, int], scratch_dir: Path 
 
 
 def release(*arrays: np.ndarray) -> None:
-    """Give back the memory through which arrays in files were seen; what they hold, and other arrays, stay as they are.
+    """Release the memory pages of file-backed arrays; their contents, and other arrays, are unaffected.
 
-    The system would do the same as soon as memory runs short, but not before, and would count it as the process's until
+    The system itself would release them only when memory runs short, and would count them as the process's memory until
     then.
     """
     for array in arrays:
         owner = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
-        # In mode "c" what was written is in memory only; and some systems take no such advice.
+        # In mode "c" (copy on write), changes exist in memory only. Some systems do not support this advice.
         if isinstance(owner, np.memmap) and owner.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
             cast(mmap.mmap, owner.base).madvise(mmap.MADV_DONTNEED)
 
 
 def pieces(draws: np.ndarray) -> Iterator[slice]:
-    """Consecutive ranges of draws; after each, the memory through which it was seen is given back."""
+    """Consecutive ranges of draws; after each, the memory pages of `draws` are released."""
     length = max(1, PIECE_BYTES // max(1, draws.strides[1]))
     for first in range(0, draws.shape[1], length):
         yield slice(first, first + length)
@@ -114,7 +114,7 @@ def pieces(draws: np.ndarray) -> Iterator[slice]:
 
 
 def copied(draws: np.ndarray) -> np.ndarray:
-    """A copy in memory of an array (chain, draw, ...): never more than that and one piece."""
+    """A copy in memory of an array (chain, draw, ...), made with at most one more piece in memory."""
     copy = np.empty(draws.shape, draws.dtype)
     for piece in pieces(draws):
         copy[:, piece] = draws[:, piece]
@@ -129,7 +129,7 @@ def _in_file(shape: tuple[int, ...], dtype: np.dtype, directory: Path) -> np.nda
 
 
 def _reserve(file: IO[bytes], num_bytes: int) -> None:
-    """Take the space on disk now: a full disk is an error here, where it would end the process later on."""
+    """Allocate the space on disk now: a full disk raises an error here, but would end the process later."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, num_bytes)
         return

@@ -13,17 +13,17 @@ from parsample.internal.arithmetic import ceil_div
 if TYPE_CHECKING:
     import xarray
 
-# Values (draws times variables) that ArviZ's summary digests within about five seconds on one core.
+# Values (draws times variables) that ArviZ's summary processes within about five seconds on one core.
 MAX_SUMMARY_VALUES = 5_000_000
 
-# Values whose squares are summed at once, in float64: little memory beside the values themselves.
+# Values whose squares are summed at once, in float64, which needs little memory beside the values themselves.
 VALUES_AT_ONCE = 1_000_000
 
 
 def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
     """Mean, sd, 89 % interval, ESS and R-hat of every variable.
 
-    Beyond `MAX_SUMMARY_VALUES` values, and unless `full`, ESS and R-hat are left to the reader to ask for.
+    Beyond `MAX_SUMMARY_VALUES` values, ESS and R-hat are computed only if `full`.
     """
     posterior = tree["posterior"].dataset
     num_values = sum(variable.size for variable in posterior.data_vars.values())
@@ -35,7 +35,7 @@ def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
 
 
 def _moments(values: np.ndarray) -> dict[str, float]:
-    """Mean, sd and 89 % interval; reorders the values, so that no second copy is needed."""
+    """Mean, sd and 89 % interval; reorders `values` in place, which saves a second copy."""
     mean = values.mean(dtype=np.float64)
     pieces = np.array_split(values, ceil_div(values.size, VALUES_AT_ONCE))
     variance = sum(np.square(piece - mean).sum() for piece in pieces) / values.size

@@ -1,1 +1,1 @@
-"""Tools that know JAX and NumPy, not chains."""
+"""Helpers for JAX and NumPy that do not depend on chains."""

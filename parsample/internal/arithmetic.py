@@ -9,5 +9,5 @@ def ceil_div(numerator: Any, denominator: Any) -> Any:
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The next multiple, from `value` on."""
+    """The smallest multiple of `multiple` that is at least `value`."""
     return ceil_div(value, multiple) * multiple

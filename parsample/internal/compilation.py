@@ -1,4 +1,4 @@
-"""How the programs that this library starts are compiled."""
+"""Compilation of this library's programs: XLA options, and the cache on disk."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_expe
 class CompiledFunction:
     """A function under ``jax.jit`` with options for this device.
 
-    Called inside another ``jax.jit``, which permits no options, it is a part of that.
+    Inside another ``jax.jit``, which permits no options, the function is traced as a part of the outer program.
     """
 
     def __init__(self, function: Callable, static_argnums: tuple[int, ...], donated: tuple[int, ...]) -> None:
@@ -30,11 +30,11 @@ class CompiledFunction:
         self._compiled: dict[str, Any] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run it."""
+        """Call the function, through ``jax.jit`` unless an outer one is tracing it."""
         return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
 
     def traced(self, *arguments: Any) -> Any:
-        """What would run, as `jax.stages.Traced`: compiled from there, it can be run in threads of other settings."""
+        """The program as `jax.stages.Traced`; compiled from that, it can run in threads with other JAX settings."""
         return self._jit.trace(*arguments)
 
     @property
@@ -53,7 +53,7 @@ class CompiledFunction:
 
 @cache
 def _cpu_options() -> dict[str, Any]:
-    """Those of `CPU_OPTIONS` that this version of XLA knows."""
+    """The entries of `CPU_OPTIONS` that this version of XLA accepts."""
     if _are_known(CPU_OPTIONS):
         return CPU_OPTIONS
     return {name: value for name, value in CPU_OPTIONS.items() if _are_known({name: value})}
@@ -73,7 +73,7 @@ def jit_with_xla_options(*static_argnums: int, donated: tuple[int, ...] = ()) ->
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -92,5 +92,5 @@ def is_being_compiled() -> bool:
 
 
 def is_traced(tree: PyTree) -> bool:
-    """Whether a transformation of the caller's is looking: values are not known."""
+    """Whether any leaf is a tracer of one of the caller's transformations, so that its values are unknown."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

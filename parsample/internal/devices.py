@@ -10,20 +10,18 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree, UInt8
 
-# Name of the mesh axis, and how arrays that are split along their first or second axis, or not at all, lie on it.
+# Name of the mesh axis, and partition specs of arrays split along their first axis, their second axis, or not at all.
 DEVICES = "devices"
-
-
 SPLIT, SPLIT_SECOND, WHOLE = PartitionSpec(DEVICES), PartitionSpec(None, DEVICES), PartitionSpec()
 
 
 def mesh_of(devices: Any) -> Mesh | None:
-    """The mesh of `devices`; None if there is but one, which needs none.
+    """The mesh of `devices`; None for the first device of this process alone, which needs no mesh.
 
     Raises
     ------
     ValueError, TypeError
-        If `devices` is not a sequence of distinct JAX devices of one platform, some of them of this process.
+        If `devices` is not a sequence of distinct JAX devices of one platform, at least one of them of this process.
     """
     chosen = default_devices() if devices is None else list(devices) if np.iterable(devices) else []
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
@@ -36,13 +34,13 @@ def mesh_of(devices: Any) -> Mesh | None:
 
 
 def default_devices() -> list[jax.Device]:
-    """All that this process can use."""
+    """The devices of this process."""
     return jax.local_devices()
 
 
 @dataclass(frozen=True)
 class Collectives:
-    """Devices that evaluate side by side and act on common verdicts.
+    """Collectives over the device mesh.
 
     Attributes
     ----------
@@ -54,23 +52,23 @@ class Collectives:
 
     @property
     def num_devices(self) -> int:
-        """Devices in the mesh."""
+        """Number of devices in the mesh."""
         return 1 if self.mesh is None else self.mesh.size
 
     @property
     def rank(self) -> Int[Array, ""] | int:
-        """Place of this device in the mesh."""
+        """Index of this device in the mesh."""
         return 0 if self.mesh is None else jax.lax.axis_index(DEVICES)
 
     def all_gather(self, tree: PyTree) -> PyTree:
-        """What every device holds, along a new leading axis."""
+        """The values of all devices, along a new leading axis of length `num_devices`."""
         if self.mesh is None:
             return jax.tree.map(lambda leaf: leaf[None], tree)
         # As bytes, all leaves travel in one message; every message costs a rendezvous of all devices.
         leaves, structure = jax.tree.flatten(tree)
-        summaries = jax.lax.all_gather(jnp.concatenate([_to_bytes(leaf) for leaf in leaves]), DEVICES)
+        rows = jax.lax.all_gather(jnp.concatenate([_to_bytes(leaf) for leaf in leaves]), DEVICES)
         ends = np.cumsum([leaf.size * leaf.dtype.itemsize for leaf in leaves])[:-1]
-        parts = zip(leaves, jnp.split(summaries, ends, axis=1), strict=True)
+        parts = zip(leaves, jnp.split(rows, ends, axis=1), strict=True)
         return jax.tree.unflatten(structure, [_from_bytes(part, leaf) for leaf, part in parts])
 
     def spread(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
@@ -86,7 +84,7 @@ def _to_bytes(leaf: Array) -> UInt8[Array, " B"]:
 
 
 def _from_bytes(part: UInt8[Array, "N B"], leaf: Array) -> Array:
-    """One row of bytes per device, each back to an array like `leaf`."""
+    """Decode one row of bytes per device into an array like `leaf`."""
     width = leaf.dtype.itemsize
     words = part.reshape(part.shape[0], *leaf.shape, *([width] if width > 1 else []))
     return words.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(words, leaf.dtype)

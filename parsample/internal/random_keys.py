@@ -1,4 +1,4 @@
-"""Random keys as plain words and back, for arrays that pass through NumPy."""
+"""Conversion of random keys to plain words and back, for arrays that pass through NumPy."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ Kinds = tuple[Any, ...]
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether an array, or its shape, is one of typed keys."""
+    """Whether an array, or a `jax.ShapeDtypeStruct`, has a dtype of typed keys."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def kinds_of(tree: PyTree) -> Kinds:
-    """The kinds of keys in a pytree, leaf by leaf: hashable."""
+    """The key implementation of every leaf, None for leaves without keys; hashable."""
     return tuple(jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in jax.tree.leaves(tree))
 
 
@@ -26,7 +26,7 @@ def as_words(tree: PyTree) -> PyTree:
 
 
 def as_keys(tree: PyTree, kinds: Kinds) -> PyTree:
-    """The tree of which `as_words` made this one."""
+    """The inverse of `as_words`: words replaced by keys of the given `kinds`, as `kinds_of` returned them."""
     leaves, structure = jax.tree.flatten(tree)
     pairs = zip(leaves, kinds, strict=True)
     wrapped = [leaf if kind is None else jax.random.wrap_key_data(jnp.asarray(leaf), impl=kind) for leaf, kind in pairs]

@@ -1,8 +1,8 @@
-"""JAX's default random numbers, the same to the last bit, in a form that compilers fuse with what uses them.
+"""JAX's default random numbers, bit for bit, in a form that compilers fuse with the surrounding arithmetic.
 
 JAX evaluates Threefry-2x32 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, 2011) in a rolled loop on
-CPUs and in a kernel of its own on GPUs. Small models spend most of a step in there. Written out as plain arithmetic it
-costs a third on a CPU, and on a GPU no launch.
+CPUs and in a kernel of its own on GPUs. Small models spend most of a step in it. Written out as plain arithmetic, it
+takes a third of the time on a CPU and no kernel launch on a GPU.
 """
 
 import math
@@ -33,16 +33,16 @@ def threefry_2x32(key: UInt32[Array, "2"], high: Word, low: Word) -> tuple[Word,
             y = x ^ ((y << np.uint32(rotation)) | (y >> np.uint32(32 - rotation)))
         x = x + words[(group + 1) % 3]
         y = y + words[(group + 2) % 3] + np.uint32(group + 1)
-    # What uses these words must not compute them again: compilers would, once for each use.
+    # Without the barrier, compilers would compute these words again for each use.
     return jax.lax.optimization_barrier((x, y))
 
 
 def _numbered(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> tuple[Word, Word]:
-    """The two words of every entry of an array, whose number is its counter (``jax_threefry_partitionable``)."""
+    """Two random words per array entry; the counter is its flat index (as in ``jax_threefry_partitionable``)."""
     if (size := math.prod(shape)) >= 2**32:
         raise ValueError(f"shape {shape}: at most 2^32 - 1 random numbers can be drawn from one key.")
     if size <= MAX_WRITTEN_OUT:
-        # One by one: then, among many lanes, every operation runs along all of them.
+        # One by one, so that under vmap every operation is vectorized over the lanes.
         words = [threefry_2x32(key, jnp.zeros((), np.uint32), jnp.uint32(number)) for number in range(size)]
         high, low = jnp.asarray(words, np.uint32).reshape(size, 2).T
         return high.reshape(shape), low.reshape(shape)
@@ -51,9 +51,9 @@ def _numbered(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> tuple[Word, Wo
 
 
 def step_uniforms(key_data: UInt32[Array, "2"], t: Array, first: int, count: int, dtype: Any) -> Float[Array, " n"]:
-    """Uniform numbers on [0, 1) of step t of a chain, from number `first` on: functions of key, step and number alone.
+    """Uniforms on [0, 1) for step `t`, numbered from `first`; each depends only on key, step and its number.
 
-    One evaluation of Threefry gives all of them: a program that splits keys instead holds, and compiles, a dozen.
+    One evaluation of Threefry gives all of them; a program that splits keys instead compiles and runs a dozen.
     """
     high, low = threefry_2x32(key_data, jnp.uint32(t), jnp.arange(first, first + count).astype(np.uint32))
     if dtype == jnp.float64:
@@ -95,7 +95,7 @@ _UNROLLED = define_prng_impl(
 
 
 def unrolled(rng_key: Array) -> Array:
-    """The same keys, of a kind that yields the same numbers at less cost; others than JAX's default as they are."""
+    """Keys that yield the same numbers at less cost; keys of other than JAX's default kind are returned unchanged."""
     if not jax.config.jax_threefry_partitionable or str(jax.random.key_impl(rng_key)) != "threefry2x32":
         return rng_key
     is_typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)

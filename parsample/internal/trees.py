@@ -1,13 +1,10 @@
 """Entries of pytrees of arrays along their leading axis."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
-
-if TYPE_CHECKING:
-    pass
 
 
 def take(tree: PyTree, indices: Any) -> PyTree:
@@ -31,12 +28,12 @@ def write(tree: PyTree, values: PyTree, *index: Array | int) -> PyTree:
 
 
 def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    """One of two pytrees."""
+    """`yes` where `condition` holds and `no` elsewhere, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array to be written, which may be one of keys."""
+    """An array to be overwritten: zeros, or placeholder keys if `dtype` is a key type."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), shape)
     return jnp.zeros(shape, dtype)

@@ -1,4 +1,4 @@
-"""Checks of what users pass in: one clear error naming argument, value and remedy, before anything long runs."""
+"""Checks of users' arguments: one clear error naming argument, value and remedy, before anything long runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def checked_rate(name: str, value: float | None, default: float) -> float:
-    """A number strictly between 0 and 1; `default` if there is none."""
+    """A number strictly between 0 and 1; `default` if `value` is None."""
     rate = default if value is None else value
     if isinstance(rate, str | bool) or not 0 < rate < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value!r}.")
@@ -32,15 +32,15 @@ def checked_rate(name: str, value: float | None, default: float) -> float:
 
 
 def checked_key(rng_key: Any) -> Array:
-    """A key whose random numbers are the same however many lanes draw theirs side by side: JAX's default kind."""
+    """A key of JAX's default kind, whose random numbers do not depend on how many lanes draw in parallel."""
     is_key = isinstance(rng_key, jax.Array | np.ndarray)
     is_typed = is_key and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
     if not is_key or not (is_typed or rng_key.dtype == np.uint32):
         raise TypeError(f"rng_key must be a key, such as jax.random.key(0); got {rng_key!r}.")
     if (kind := str(jax.random.key_impl(rng_key))) != "threefry2x32":
         raise ValueError(
-            f"rng_key is of kind {kind!r}, whose numbers depend on how many are drawn side by side: in parallel it "
-            "would not give the chain that it gives step by step. Use jax.random.key(seed, impl='threefry2x32')."
+            f"rng_key is of kind {kind!r}, whose numbers depend on how many are drawn in parallel, so that the "
+            "parallel and the sequential chain would differ. Use jax.random.key(seed, impl='threefry2x32')."
         )
     if rng_key.shape != (() if is_typed else (2,)):
         raise ValueError(f"rng_key must be one key; got an array of shape {rng_key.shape}.")
@@ -80,7 +80,7 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree) -> None:
-    """A callable that maps the position to one floating-point scalar."""
+    """Raise unless `logdensity_fn` maps the position to one floating-point scalar."""
     if not callable(logdensity_fn):
         raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}.")
     try:
@@ -95,7 +95,7 @@ def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree) -> None:
 
 
 def checked_logdensity_value(value: float, gradient: PyTree | None) -> None:
-    """A finite log density, and a finite gradient where there is one, at the initial position."""
+    """Raise unless the log density and its gradient, if given, are finite at the initial position."""
     if not np.isfinite(value):
         raise ValueError(f"logdensity_fn is {value} at initial_position; start where it is finite.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -118,7 +118,7 @@ def lacks_batching(logdensity_fn: Callable, position: PyTree) -> bool:
 
 
 def gradient_failure(logdensity_fn: Callable, position: PyTree, error: Exception) -> Exception:
-    """The error to raise when lanes could not be evaluated: that there is no gradient, if that is why."""
+    """The error to raise when lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
     try:
         jax.eval_shape(jax.grad(logdensity_fn), position)
     except Exception as reason:
@@ -129,7 +129,7 @@ def gradient_failure(logdensity_fn: Callable, position: PyTree, error: Exception
 
 
 def checked_start(state: Any) -> None:
-    """The initial state of an algorithm, with a finite log density."""
+    """Raise unless the log density in an algorithm's initial state is finite."""
     value = getattr(state, "logdensity", 0.0)
     if not isinstance(value, jax.core.Tracer) and not np.isfinite(value).all():
         raise ValueError(
@@ -142,7 +142,7 @@ def _shapes(position: PyTree) -> str:
 
 
 def checked_recursion(step: Callable, initial_state: PyTree, inputs: PyTree) -> None:
-    """A step function that maps a state and one entry of the inputs to a state of the same kind."""
+    """Raise unless `step` maps a state and one entry of the inputs to a state of the same structure and dtypes."""
     leaves = jax.tree.leaves(initial_state)
     if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
         raise TypeError(f"initial_state must be a pytree of floating-point arrays; got {_shapes(initial_state)}.")

@@ -1,1 +1,1 @@
-"""Models as files and modules."""
+"""Models loaded from files and modules."""

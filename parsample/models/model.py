@@ -1,4 +1,4 @@
-"""Model files: plain Python with a log density and a start, by path or by module name."""
+"""Model files: plain Python with a log density and an initial position, loaded by path or module name."""
 
 import importlib
 import importlib.util
@@ -12,12 +12,12 @@ from jaxtyping import PyTree
 
 
 class ModelError(Exception):
-    """A model that cannot be loaded, or lacks what is needed."""
+    """A model that cannot be loaded, or whose definitions are missing or unusable."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file defines.
+    """The definitions in a model file.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Model:
     constrain
         ``constrain(position) -> dict``, or None.
     dims, coords
-        ArviZ's, of the variables shown.
+        Dimensions and coordinates of the variables shown, as ArviZ takes them.
     settings
-        Keyword arguments of `parsample.sample` that the model asks for.
+        Keyword arguments of `parsample.sample` that the model sets.
     """
 
     name: str
@@ -50,7 +50,7 @@ def load_model(source: str) -> Model:
     Raises
     ------
     ModelError
-        If it cannot be found or imported, or lacks ``logdensity`` or ``initial_position``.
+        If it cannot be found or imported, or lacks ``initial_position`` or a callable ``logdensity``.
     """
     module = _from_file(Path(source)) if source.endswith(".py") or "/" in source else _from_name(source)
     for name, what in (("logdensity", "logdensity(position) -> scalar"), ("initial_position", "a pytree of floats")):

@@ -1,7 +1,7 @@
 """Coalescence: the steps until paths of one chain from different starts, with the same randomness, meet.
 
-It sees the jumps of accept-reject decisions, which no derivative does, and it is what blocks have to do: a block whose
-start was guessed is right from where it meets the chain.
+Coalescence times include the jumps of accept-reject decisions, which derivatives miss. Parallel blocks depend on them:
+a block whose start was guessed is right from the step at which it meets the chain.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def coalescence_times(
     inputs
         Pytree with leading axis T, shared by all paths.
     scale
-        Pytree like one state: the unit of distances, coordinate by coordinate. None: standard deviations of the first
+        Pytree like one state: the unit of distances in each coordinate. None: standard deviations of the first
         path.
     atol, rtol
         Tolerance as in `parsample.DEER`.
@@ -103,7 +103,7 @@ def coalescence_times(
 
 
 def unit_of(states: Float[Array, "T D"]) -> Vector:
-    """Standard deviation of states in each coordinate; 1 where they do not move."""
+    """Standard deviation of states in each coordinate; 1 for a coordinate that never changes."""
     spread = states.std(0)
     return jnp.where(spread > 0, spread, 1)
 

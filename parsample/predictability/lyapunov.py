@@ -1,8 +1,8 @@
-"""How fast a chain forgets, from its derivatives: the largest Lyapunov exponent.
+"""The largest Lyapunov exponent of a chain, from its derivatives: how fast the chain forgets its start.
 
 The largest exponent (LLE) is the mean log growth of a small difference between two paths that share their randomness.
 Negative: the chain is predictable, and can be evaluated in parallel (Gonzalez et al., arXiv 2508.16817). Exponents are
-in nats per step, or per unit of time where a step is said to take `dt`.
+in nats per step, or per unit of time if a step takes time `dt`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from parsample.solver.linearization import push_forward
 
 
 class LyapunovExponent(NamedTuple):
-    """The largest Lyapunov exponent of a chain, and what its tangents did on the way.
+    """The largest Lyapunov exponent of a chain, and the growth of its tangents in each step.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class LyapunovExponent(NamedTuple):
     se
         Standard error of `lle` by batch means, in the same unit.
     spread
-        Standard deviation of the exponent between tangents from different directions, in the same unit; NaN of one.
+        Standard deviation of the exponent between tangents from different directions, in the same unit; NaN for P = 1.
     growth
         Log growth of each tangent in each step, nats, shape (P, T), the discarded ones included.
     num_discarded
@@ -66,8 +66,8 @@ def lyapunov_exponent(  # noqa: PLR0913
 ) -> LyapunovExponent:
     """Largest Lyapunov exponent of ``state = step(state, input)`` along its path.
 
-    Random tangents are carried along by forward differentiation and rescaled at every step (Benettin et al. 1980), in
-    O(T D) for each.
+    Random tangents are propagated by forward differentiation and rescaled at every step (Benettin et al. 1980), at a
+    cost of O(T D) each.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def lyapunov_exponent(  # noqa: PLR0913
     inputs
         Pytree with leading axis T.
     rng_key
-        Key of the first tangents.
+        Key of the initial tangents.
     num_probes
         Number of tangents P.
     num_discarded
-        Leading steps left out of the mean: those the chain takes to forget its start and the tangent to turn into
-        the leading direction.
+        Leading steps left out of the mean, while the chain forgets its start and the tangents turn into the leading
+        direction.
     num_batches
         Number of batches of the standard error.
     dt
@@ -92,7 +92,7 @@ def lyapunov_exponent(  # noqa: PLR0913
     Returns
     -------
     LyapunovExponent
-        In nats per step, or per unit of time; ``-inf`` if the state is forgotten altogether in some step.
+        In nats per step, or per unit of time; ``-inf`` if the derivative of some step is zero.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def lyapunov_exponent(  # noqa: PLR0913
     check_dt(dt)
     growth = _growth(step, num_probes, initial_state, entries, jax.random.key(0) if rng_key is None else rng_key)
     counted = growth[:, num_discarded:]
-    # Tangents of one path end up in one direction: they are no independent measurements of it.
+    # All tangents of one path turn into the same direction, so they are not independent measurements.
     lle, se = batch_means(counted.mean(0), num_batches)
     spread = counted.mean(1).std(ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, growth.dtype)
     return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
@@ -128,7 +128,7 @@ def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inpu
 
 
 def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
-    """Raise ValueError unless steps are left for every batch."""
+    """Raise ValueError unless every batch gets at least one step."""
     if not 0 <= num_discarded <= num_steps - num_batches or num_batches < 2:
         raise ValueError(
             f"num_discarded={num_discarded} of T={num_steps} steps leaves too few for "
@@ -137,7 +137,7 @@ def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
 
 
 def check_dt(dt: float) -> None:
-    """Raise ValueError unless a step takes time."""
+    """Raise ValueError unless `dt` is positive and finite."""
     if not 0 < dt < np.inf:
         raise ValueError(f"dt must be positive and finite; got {dt!r}.")
 
@@ -145,7 +145,7 @@ def check_dt(dt: float) -> None:
 def carried(
     transition: Transition, moving: tuple[PyTree, list, Float[Array, " P"]], driven: PyTree
 ) -> tuple[tuple[PyTree, list, Float[Array, " P"]], Float[Array, " P"], Vector]:
-    """One step of a carry, its tangents and their lengths; and the log growth of these, and the reduced state."""
+    """Carry, tangents and their lengths after one step; the tangents' log growth in it, nats; the reduced state."""
     carry, tangents, lengths = moving
     carry, tangents, _ = push_forward(lambda c: transition.step(c, driven), carry, tangents)
     state, output_tangents, _ = push_forward(lambda c: (transition.reduce(c), None), carry, tangents)
@@ -159,7 +159,7 @@ def carried(
 def unit_tangents(
     transition: Transition, start: Vector, rng_key: Array, number: int
 ) -> tuple[PyTree, list, Float[Array, " P"]]:
-    """The carry at `start` with random tangents of length 1, as `carried` takes them."""
+    """The carry at `start`, random tangents of length 1, and their lengths: the argument `moving` of `carried`."""
     directions = jax.random.normal(rng_key, (number, *start.shape), start.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1)[:, None]
     carry, tangents, _ = push_forward(lambda x: (transition.restore(x), None), start, [directions])
@@ -169,7 +169,7 @@ def unit_tangents(
 def log_growth(
     transition: Transition, start: Vector, inputs: Inputs, rng_key: Array, num_probes: int = 1
 ) -> tuple[Float[Array, "P T"], Float[Array, "T D"]]:
-    """Log growth of each tangent in each step, and the reduced states they were carried along."""
+    """Log growth of each tangent in each step, nats, and the reduced state after each step."""
 
     def advance(moving: tuple, t: Array) -> tuple[tuple, tuple]:
         moving, growth, state = carried(transition, moving, inputs.at(t))
@@ -181,7 +181,7 @@ def log_growth(
 
 
 def batch_means(values: Float[Array, "... T"], num_batches: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean over all axes, and its standard error from `num_batches` batches of consecutive steps per leading entry."""
+    """Mean over all axes, and its standard error from `num_batches` batches of consecutive steps per series."""
     length = values.shape[-1] // num_batches
     batches = values[..., : num_batches * length].reshape(-1, length).mean(-1)
     return values.mean(), batches.std(ddof=1) / jnp.sqrt(batches.size)

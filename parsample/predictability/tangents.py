@@ -1,4 +1,4 @@
-"""The Lyapunov exponent of a chain from a short run: a few paths with tangents, followed until these have turned."""
+"""The Lyapunov exponent of a chain from short runs, each until its tangents turn into the leading direction."""
 
 import math
 from collections.abc import Callable
@@ -14,33 +14,33 @@ from parsample.internal.compilation import jit_with_xla_options
 from parsample.predictability.lyapunov import carried, unit_tangents
 from parsample.solver.linearization import push_forward
 
-# ``family(parameters, key, T)``: the chain of this key.
+# ``family(parameters, key, T)`` returns the chain of this key and its inputs for T steps.
 Family = Callable[[Any, Array, int], tuple[Transition, Inputs]]
 
-# Paths with tangents.
+# Number of paths with tangents.
 NUM_TANGENTS = 12
 
-# Tangents have turned into the leading direction when what they may still miss is below this share of the exponent, or
-# below its standard error.
+# Tangents count as turned into the leading direction if the growth they may miss is below this share of the exponent,
+# or below its standard error.
 BIAS_SHARE = 0.1
 
-# Angles between tangents have not changed if cosines differ by no more than so many units of rounding.
+# Angles between tangents count as unchanged if their cosines differ by at most this many units of rounding.
 ROUNDINGS = 1000
 
-# What tells these keys from the chain's.
+# Folded into the key, so that these keys differ from the chain's.
 TANGENTS = 0x7A7A
 
 
 class Alignment(NamedTuple):
-    """Growth of tangents over the last window of a path, and how far they had turned when it began.
+    """Growth of tangents over the last window of a path, and a bound on its bias.
 
     Attributes
     ----------
     growth
         Mean log growth of the tangents over the window, nats per step.
     bias
-        Most by which the exponent may exceed `growth`: the part of the leading direction that the tangents missed, nats
-        per step.
+        Upper bound on the exponent minus `growth`, nats per step: the leading growth that the tangents may miss,
+        because they had not turned when the window began.
     """
 
     growth: Float[Array, ""]
@@ -55,21 +55,21 @@ def aligned_growth(
     num_steps: int,
     is_enough: Callable[[Array, Array, Array], Array],
 ) -> Alignment:
-    """Growth of two tangents of a path over windows that end at `num_steps`, twice as many steps, and so on.
+    """Growth of two tangents of a path over windows that end at `num_steps`, 2 `num_steps`, 4 `num_steps`, ...
 
     A tangent grows with the leading exponent once it has turned into the leading direction, and slower before. Two
     tangents that started apart and point the same way have turned: a window that begins when the cosine between them is
-    c misses at most ``-log c`` of the leading growth. Tangents whose angle never changes see the same growth in every
-    direction, and miss nothing.
+    c misses at most ``-log c`` of the leading growth. If the angle never changes, growth is the same in every
+    direction, and nothing is missed.
 
     Parameters
     ----------
     transition, start, inputs
-        The chain, its reduced initial state, and what drives step t.
+        The chain, its reduced initial state, and the function from t to the input of step t.
     rng_key
         Key of the tangents.
     num_steps
-        Steps of the first window, which is not measured.
+        Steps of the first window, whose growth is discarded.
     is_enough
         ``is_enough(growth, bias, steps)``: whether to stop after a window.
     """
@@ -94,7 +94,7 @@ def aligned_growth(
         turns = jnp.abs(after - before) > ROUNDINGS * jnp.finfo(start.dtype).eps
         missing = jnp.where(turns, -jnp.log(jnp.clip(before, jnp.finfo(start.dtype).eps, 1)), 0)
         growth, bias = total / length, missing / length
-        # The first window is for leaving the start, and for turning.
+        # In the first window, the path leaves its start and the tangents turn.
         return end, after, moving, growth, bias, (t > 0) & is_enough(growth, bias, end)
 
     zero = jnp.zeros((), start.dtype)
@@ -112,9 +112,9 @@ def growth_of_chains(
     starts: Float[Array, "N D"],
     rng_key: Array,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Lyapunov exponent of chains from these states, with keys of their own, and its standard error, nats per step.
+    """Lyapunov exponent, averaged over chains from `starts` with separate keys, and its standard error, nats per step.
 
-    What tangents that have not turned may miss is a part of the error.
+    The standard error includes the growth that tangents may miss because they have not turned yet.
     """
     num_paths, half = starts.shape[0], num_growth // 2
 
@@ -137,7 +137,7 @@ def growth_of_chains(
 def exponent(
     dynamics: Family, growth: int, most_growth: int, parameters: Any, starts: Float[np.ndarray, "N D"], key: Array
 ) -> tuple[Any, Any]:
-    """`growth_of_chains`; NaN where there are no derivatives in forward mode."""
+    """Like `growth_of_chains`, but NaN for a chain without forward-mode derivatives."""
     try:
         return growth_of_chains(dynamics, growth, most_growth, parameters, starts, key)
     except (TypeError, ValueError) as error:

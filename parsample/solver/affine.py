@@ -1,21 +1,21 @@
 """The affine recursion that carries corrections from block to block.
 
-``delta_c = A_{c-1} delta_{c-1} + d_c`` for c = 1, ..., C-1, with ``delta_0 = d_0``. Its sequential form costs C
-products of a matrix and a vector, one after another; the associative scan (Blelloch 1990) about 2 C products of
-matrices in 2 log2(C) rounds.
+``delta_c = A_{c-1} delta_{c-1} + d_c`` for c = 1, ..., C-1, with ``delta_0 = d_0``. The sequential form costs C
+matrix-vector products, one after another; the associative scan (Blelloch 1990) costs about 2 C matrix-matrix products
+in 2 log2(C) rounds.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# One matrix per block: D x D; only its diagonal; or, for a state of K equal parts, n = D / K small ones, each of which
-# couples one coordinate of every part.
+# One matrix per block: D x D; only its diagonal; or, for a state of K equal parts, n = D / K small K x K matrices, each
+# coupling one coordinate across the K parts.
 BlockMatrices = Float[Array, "C D D"] | Float[Array, "C D"] | Float[Array, "C n K K"]
 
 
 def apply(matrices: Array, vectors: Float[Array, "... D"]) -> Array:
-    """Products A v; `matrices` has as many axes as `vectors` (diagonals), one more, or two more (small blocks)."""
+    """Products A v; `matrices` has as many axes as `vectors` (diagonals), one more (D x D) or two more (K x K)."""
     if matrices.ndim == vectors.ndim:
         return matrices * vectors
     if matrices.ndim == vectors.ndim + 1:
@@ -30,13 +30,13 @@ def multiply(second: Array, first: Array, is_diagonal: bool) -> Array:
 
 
 def solve_sequential(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
-    """The recursion step by step: the fastest form where one core does all the work."""
+    """Corrections delta_c by the sequential recursion, the fastest form on a single core."""
     _, deltas = jax.lax.scan(_advance, jnp.zeros_like(defects[0]), (_shifted(matrices), defects))
     return deltas
 
 
 def solve_associative(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
-    """The recursion as an associative scan over affine maps (A, d): for accelerators."""
+    """Corrections delta_c by an associative scan over affine maps (A, d), for accelerators."""
 
     def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         matrix_1, defect_1 = first
@@ -48,7 +48,7 @@ def solve_associative(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> 
 
 
 def solve(matrices: BlockMatrices, defects: Float[Array, "C D"]) -> Float[Array, "C D"]:
-    """Corrections delta_c of all block starts, by the form that suits the device the program is compiled for."""
+    """Corrections delta_c of all block starts: by the sequential form on CPUs, by the associative scan elsewhere."""
     return jax.lax.platform_dependent(matrices, defects, cpu=solve_sequential, default=solve_associative)
 
 
@@ -60,5 +60,5 @@ def _advance(delta: Array, element: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def _shifted(matrices: BlockMatrices) -> BlockMatrices:
-    """A_{c-1} at place c; the first place multiplies a zero, so any finite matrix will do there."""
+    """A_{c-1} at index c; the matrix at index 0 multiplies zero, so any finite one will do."""
     return jnp.concatenate([jnp.zeros_like(matrices[:1]), matrices[:-1]])

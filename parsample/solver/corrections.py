@@ -1,8 +1,8 @@
-"""How block starts are corrected, given what is known of the block maps and the defects.
+"""Rules that correct the block starts, from linearized block maps and defects.
 
-Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. They
-are rules of one solver: whatever the rule, the block that the exact front reaches starts where the front ends, so that
-C sweeps always suffice.
+Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. The
+solver overrides every rule in one place: the block after the exact prefix starts where that prefix ends, so that C
+sweeps always suffice.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Newton:
     Attributes
     ----------
     damping
-        Between 0, which is none, and 1, where nothing of A is left (scale-ELK, Gonzalez et al., arXiv 2407.19115).
+        From 0, no damping, to 1, which ignores A (scale-ELK, Gonzalez et al., arXiv 2407.19115).
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Newton:
 
 @runtime_checkable
 class Correction(Protocol):
-    """A rule; instances are hashable."""
+    """A rule that corrects block starts; instances are hashable."""
 
     def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], scale: Vector, /) -> Float[Array, "C D"]:
         """Corrections of all block starts; `scale` is the standard deviation of the chain."""

@@ -58,7 +58,8 @@ def deer(  # noqa: PLR0913
     initial_state
         Pytree of floating-point arrays: the state before the first step.
     inputs
-        Pytree with leading axis T: the input of each step (random keys included). ``jnp.arange(T)`` if there is none.
+        Pytree with leading axis T: the input of each step, random keys included. A recursion without inputs takes
+        ``jnp.arange(T)``.
     block_size
         Steps per block, 1 to T; T need not be a multiple.
     linearization
@@ -66,8 +67,8 @@ def deer(  # noqa: PLR0913
     initial_guess
         Pytree like `initial_state` with leading axis T: a guess of the path. None: `initial_state` everywhere.
     scale
-        Pytree like `initial_state`: standard deviation of the path, the unit of `atol` and of the defect. None: that of
-        the path found so far.
+        Pytree like `initial_state`: standard deviation of the path, the unit of `atol` and of the defect. None:
+        estimated from the path in each sweep.
     atol, rtol, max_iters, stall_after, clip, max_step
         See `parsample.DEER`.
     correction
@@ -76,8 +77,8 @@ def deer(  # noqa: PLR0913
         Key of Hutchinson's probes; the solution does not depend on it beyond the tolerance.
     devices
         JAX devices that share the blocks. None: all local ones; inside ``jax.jit``, the one it runs on. If they belong
-        to several processes, each must make this call; it gets the whole path, except under a transformation, where
-        what is on the devices of others stays there.
+        to several processes, every process must make this call. Each gets the whole path, except under a
+        transformation, where the path stays distributed over the devices.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def deer(  # noqa: PLR0913
     Raises
     ------
     ValueError, TypeError
-        For arguments that do not fit each other, naming them.
+        If arguments do not fit each other; the message names them.
 
     Warns
     -----
@@ -151,7 +152,7 @@ def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inpu
 
 
 def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
-    """The path of ``state = step(state, input)``, step by step: what `deer` is measured against.
+    """The path of ``state = step(state, input)``, evaluated step by step: the reference for `deer`.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
     Raises
     ------
     ValueError, TypeError
-        For arguments that do not fit each other, naming them.
+        If arguments do not fit each other; the message names them.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What follows a solve: one that stalled is finished step by step, and every process gets the whole."""
+"""After a solve: finish a stalled path step by step, and give every process the whole path."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ from parsample.solver.status import Status
 
 
 def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
-    """A path that stalled, evaluated step by step from the end of its exact prefix; any other as it is.
+    """Complete a stalled path step by step from the end of its exact prefix; return any other solution unchanged.
 
-    It is not a part of `newton.solve`: it is rarely needed, and takes as long to compile as a sweep; and devices that
-    had to wait for the one that does it would be taken for lost.
+    This is not part of `newton.solve`, because it is rarely needed and takes as long to compile as a sweep, and because
+    XLA would treat devices that wait for the one that runs it as lost.
     """
     num_steps, keeps_states = inputs.num_steps, solution.states is not None
 
@@ -48,10 +48,10 @@ def finish(transition: Transition, inputs: Inputs, solution: Solution, block_siz
 
 
 def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Solution], Solution]) -> Solution:
-    """What a program around `newton.solve` returned over `mesh`, whole in every process; and finished, if it stalled.
+    """The solution of a program around `newton.solve` on `mesh`, replicated in every process and finished if stalled.
 
-    `finish_it` is the program around `finish`, of which nothing is compiled before a path stalls. Traced solutions
-    have no status yet, so for them it is always there.
+    `finish_it` runs the program around `finish`, which is compiled only once a path stalls. The status of a traced
+    solution is not known, so `finish_it` is always part of a traced program.
     """
     if isinstance(solution.status, jax.core.Tracer):
         return finish_it(on_first_device(mesh, solution))

@@ -1,7 +1,7 @@
-"""How the steps of a chain lie side by side: cut into blocks, spread over devices.
+"""The arrangement of the steps of a chain: cut into blocks, which are spread over devices.
 
-Every device of a mesh holds a contiguous run of blocks and sweeps them at its own pace; what devices tell each other
-once a sweep goes through `Collectives.all_gather`.
+Every device of a mesh holds a contiguous range of blocks and sweeps them at its own pace; devices exchange results
+through `Collectives.all_gather`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from parsample.internal.trees import take
 
 @dataclass(frozen=True)
 class Grid:
-    """T steps cut into C blocks of b steps, the last one perhaps shorter, in equal numbers of lanes per device.
+    """T steps cut into C blocks of b steps (the last may be shorter), one per lane, with equally many lanes per device.
 
     Lanes beyond C, and steps beyond T, are idle.
 
@@ -53,28 +53,28 @@ class Grid:
         return self.num_steps != self.num_lanes * self.block_size
 
     def steps(self) -> Int[Array, "b L"]:
-        """Step number of every entry; beyond T where it is idle."""
+        """Step index of every entry; T or more if the entry is idle."""
         return jnp.arange(self.block_size)[:, None] + self.block_size * jnp.arange(self.num_lanes)[None]
 
     def places_before(self) -> Int[Array, " C"]:
-        """Step after whose state each block starts, counted from 0; -1 for the first."""
+        """Index of the step before each block, counted from 0; -1 for the first block."""
         return self.block_size * jnp.arange(self.num_blocks) - 1
 
     def places_last(self) -> Int[Array, " C"]:
-        """Last step of each block, counted from 0."""
+        """Index of the last step of each block, counted from 0."""
         return jnp.minimum(self.block_size * (1 + jnp.arange(self.num_blocks)), self.num_steps) - 1
 
     def running(self, first_lane: Array | int, step: Array) -> Bool[Array, " l"]:
-        """Which lanes of the device whose lanes begin at `first_lane` are not idle at `step`."""
+        """Whether each lane of a device is busy at `step` of its block; `first_lane` is the device's first lane."""
         lanes = first_lane + jnp.arange(self.lanes_per_device)
         return lanes * self.block_size + step < self.num_steps
 
     def arrange(self, tree: PyTree) -> PyTree:
-        """Leading axis T to leading axes (b, L); idle entries repeat the last one."""
+        """Leading axis T to leading axes (b, L); idle entries repeat the last step."""
         return take(tree, jnp.minimum(self.steps(), self.num_steps - 1))
 
     def flatten(self, tree: PyTree) -> PyTree:
-        """Leading axes (b, l) of one device's lanes to one leading axis of its steps, the idle ones included."""
+        """Leading axes (b, l) of one device's lanes to one leading axis of its steps, idle steps included."""
         return jax.tree.map(
             lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]),
             tree,

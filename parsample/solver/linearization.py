@@ -1,8 +1,8 @@
-"""How Newton's method approximates each block map: by nothing, the identity, a diagonal, or the Jacobian.
+"""Approximations of each block's Jacobian for Newton's method: zero, the identity, the diagonal, or the Jacobian.
 
-Tangents are carried along with the states of a block (forward mode), from seeds at its start to output tangents at its
-end. A linearization chooses the seeds, and makes a matrix of the output tangents. Accept-reject steps differentiate the
-branch taken.
+Tangents are propagated with the states of a block (forward mode), from seeds at its start to output tangents at its
+end. A linearization chooses the seeds, and builds the matrix A from the output tangents. In an accept-reject step, the
+branch taken is differentiated.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Tangents = Float[Array, "P D"]
 
 
 class WithoutTangents:
-    """What `Zero` and `Identity` share: nothing of the map is differentiated."""
+    """Base of `Zero` and `Identity`, which do not differentiate the block map."""
 
     def tangent_seeds(self, _rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """No tangents, shape (0, D)."""
@@ -30,7 +30,7 @@ class WithoutTangents:
 class Zero(WithoutTangents):
     """A = 0: a block starts where the block before it ended. Blocks must coalesce by themselves.
 
-    Sweeps after the first one end early, once all new paths have met the old ones.
+    Every sweep after the first ends early, once all blocks have met their paths of the previous sweep.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class Zero(WithoutTangents):
 
 @dataclass(frozen=True)
 class Identity(WithoutTangents):
-    """A = I: Picard iteration. Right where a step moves little, as for random walks.
+    """A = I: Picard iteration. Suited to steps that change the state little, as in random walks.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class Diagonal:
     Attributes
     ----------
     num_probes
-        None: exact, from D tangents. Else an estimate from this many random sign vectors z, the mean of z * (J z)
+        None: exact, from D tangents. Otherwise estimated from this many random sign vectors z, as the mean of z * (J z)
         (Hutchinson 1990; Zoltowski et al., arXiv 2508.18413).
 
     Examples
@@ -99,13 +99,13 @@ class Diagonal:
 
     def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
         """The diagonal of A, or its estimate."""
-        # With unit vectors as tangent_seeds the sum picks the diagonal; with sign vectors it is Hutchinson's estimate.
+        # With unit vectors as tangent_seeds the sum is the diagonal; with sign vectors it is Hutchinson's estimate.
         scale = 1 if self.num_probes is None else self.num_probes
         return jnp.sum(tangent_seeds * output_tangents, axis=0) / scale
 
 
 def check_probes(num_probes: int | None) -> None:
-    """Raise ValueError for less than one probe."""
+    """Raise ValueError for fewer than one probe."""
     if num_probes is not None and num_probes < 1:
         raise ValueError(f"num_probes must be at least 1, or None for the exact entries; got {num_probes}.")
 
@@ -136,22 +136,22 @@ class Dense:
 
 @runtime_checkable
 class Linearization(Protocol):
-    """What a solver learns of each block map; instances are hashable."""
+    """An approximation of the Jacobian of each block map; instances are hashable."""
 
     def tangent_seeds(self, rng_key: Array, dimension: int, dtype: Any) -> Tangents:
         """Tangents at the start of every block, shape (P, D)."""
         ...
 
     def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Array:
-        """What they say of A at its end: a diagonal, shape (D,), a matrix, or small blocks, shape (n, K, K)."""
+        """A from one block's tangents: a diagonal, shape (D,), a matrix, (D, D), or small blocks, (n, K, K)."""
         ...
 
 
 def bounded(matrices: BlockMatrices) -> Array:
-    """The matrices scaled down to spectral norm 1 where they exceed it; what is not finite becomes 0.
+    """The matrices, scaled down to spectral norm 1 if they exceed it; non-finite matrices become 0.
 
-    Corrections then never grow on their way from block to block, which keeps Newton's method from overshooting where
-    curvature varies. It changes the next iterate, not the equations solved. Small blocks are scaled each by itself.
+    Corrections then never grow from block to block, which keeps Newton's method from overshooting where curvature
+    varies. This changes the next iterate, not the equations solved. Each small block is scaled separately.
     """
     matrices = without_infinities(matrices)
     if matrices.ndim == 2:
@@ -161,7 +161,7 @@ def bounded(matrices: BlockMatrices) -> Array:
 
 
 def without_infinities(matrices: BlockMatrices) -> Array:
-    """The matrices; those that are not finite, as 0."""
+    """The matrices, with 0 in place of each block's matrix that has a non-finite entry."""
     axes = tuple(range(1, matrices.ndim))
     return jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)
 
@@ -169,8 +169,8 @@ def without_infinities(matrices: BlockMatrices) -> Array:
 def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) -> Float[Array, " C"]:
     """Largest singular values by power iteration on A^T A.
 
-    Eight rounds, from below: within a few percent, which is all that a safeguard needs, at the cost of 16 small
-    products where a singular value decomposition costs hundreds.
+    Eight rounds approach it from below to within a few percent, enough for a safeguard, at the cost of 16 small
+    products; a singular value decomposition costs hundreds.
     """
     largest = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
     scaled = matrices / jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor vanish
@@ -180,14 +180,14 @@ def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) ->
         norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / jnp.where(norms > 0, norms, 1)
 
-    # A start in general position: its entries follow no pattern that a structured matrix could be orthogonal to.
+    # A start without any pattern, so that a structured matrix is unlikely to be orthogonal to it.
     start = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(matrices.shape[2]) ** 2), (matrices.shape[0], matrices.shape[2]))
     vectors = jax.lax.fori_loop(0, num_iterations, refine, start.astype(matrices.dtype))
     return largest[:, 0, 0] * jnp.linalg.norm(jnp.einsum("cij,cj->ci", scaled, vectors), axis=1)
 
 
 def push_forward(function: Callable, argument: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    """``function(argument) -> (value, aux)`` together with its tangents.
+    """Evaluate ``function(argument) -> (value, aux)`` and push tangents of its argument forward.
 
     Parameters
     ----------
@@ -200,8 +200,8 @@ def push_forward(function: Callable, argument: PyTree, tangents: PyTree) -> tupl
 
     Returns
     -------
-    value, tangents of the value's floating-point leaves with leading axis P, aux. The value is computed once,
-    whatever P is.
+    value, tangents of the value's floating-point leaves with leading axis P, aux. The value is computed once
+    for all P tangents.
     """
     floats, others, merge = _split(argument)
 
@@ -225,7 +225,7 @@ def push_forward(function: Callable, argument: PyTree, tangents: PyTree) -> tupl
 
 
 def _split(tree: PyTree) -> tuple[list, list, Callable]:
-    """Floating-point leaves, other leaves, and the function that puts them together again."""
+    """Floating-point leaves, other leaves, and the function that merges them back into the tree."""
     leaves, treedef = jax.tree.flatten(tree)
     is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
 

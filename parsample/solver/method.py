@@ -1,4 +1,4 @@
-"""How a chain is to be evaluated: the settings of block DEER, or step by step."""
+"""Settings of the evaluation of a chain: `DEER` in parallel, or `Sequential` step by step."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from parsample.solver.tolerance import Tolerance, default_tolerance
 
 @dataclass(frozen=True)
 class DEER:
-    """Settings of block DEER; as ``method=`` it asks for this very parallel evaluation.
+    """Settings of block DEER; passed as ``method=``, requests the parallel evaluation with exactly these settings.
 
     Attributes
     ----------
@@ -23,15 +23,15 @@ class DEER:
         How block starts are corrected: `Newton`, or another rule.
     atol, rtol
         Two states count as the same where ``|difference| <= atol * scale + rtol * |state|``: `atol` in standard
-        deviations of the chain. None: 1e-10 in float64 and 1e-5 in float32; 8 units of rounding.
+        deviations of the chain. None: `atol` 1e-10 in float64 and 1e-5 in float32; `rtol` 8 units of rounding.
     max_iters
-        Stop, with status MAX_ITERS, after this many sweeps. None: never short of the right path.
+        Stop, with status MAX_ITERS, after this many sweeps. None: never stop before the path is right.
     stall_after
-        Number of sweeps beyond which a sequential evaluation is cheaper; when the path is not to be had within it,
-        the rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
+        Number of sweeps beyond which a sequential evaluation is cheaper. If the path does not converge within it, the
+        rest is evaluated sequentially. None: a quarter of C / (1 + tangents), at least 16.
     clip
-        Bound on the spectral norm of each A, for the correction only, in sweeps where some block would otherwise be
-        led further than `max_step`, and in all after 16 of these (or if `max_step` is None); None: no bound.
+        Bound on the spectral norm of each A, for the correction only. It applies in sweeps where some correction would
+        otherwise exceed `max_step`, and in all after 16 such sweeps (or if `max_step` is None). None: no bound.
     max_step
         Bound on a correction, in standard deviations of the chain; None: no bound.
 
@@ -70,17 +70,17 @@ class DEER:
 
     @property
     def is_fixed_point(self) -> bool:
-        """Whether a block simply starts where the one before it ended, unless it starts near enough already."""
+        """Whether a block starts where the previous one ended (A = 0), or keeps its start if that is close enough."""
         return isinstance(self.linearization, Zero) and isinstance(self.correction, Newton)
 
     def tolerance(self, scale: Vector) -> Tolerance:
-        """The tolerance in these settings, for a chain of this scale."""
+        """The tolerance of these settings for a chain of standard deviation `scale`."""
         return default_tolerance(scale, self.atol, self.rtol)
 
 
 @dataclass(frozen=True)
 class Sequential:
-    """As ``method=``, asks for the step-by-step evaluation.
+    """Passed as ``method=``, requests the step-by-step evaluation.
 
     Examples
     --------

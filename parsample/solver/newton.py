@@ -2,10 +2,10 @@
 
 T steps are cut into C blocks of b steps with starts x_c. One iteration runs all blocks (`sweep`), compares each
 block's end e_{c-1} with the next one's start (*defect* d_c = e_{c-1} - x_c), and corrects the starts by
-``delta_c = A_{c-1} delta_{c-1} + d_c`` (`corrections`). After k iterations the first k blocks are exact whatever A is.
-Inside blocks the path is the chain's own, so the largest defect certifies the whole of it. See Lim et al., arXiv
-2309.12252, Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and A = 0
-it is multiple shooting (Bellen & Zennaro 1989).
+``delta_c = A_{c-1} delta_{c-1} + d_c`` (`corrections`). After k iterations the first k blocks are exact for any A.
+Inside a block the path follows the chain's recursion, so the largest defect certifies the whole path. See Lim et al.,
+arXiv 2309.12252, Gonzalez et al., arXiv 2407.19115 and Zoltowski et al., arXiv 2508.18413 for b = 1; with b > 1 and
+A = 0 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
 from functools import partial
@@ -28,20 +28,20 @@ from parsample.solver.status import Status
 from parsample.solver.sweep import Join, Lanes, Sweep
 from parsample.solver.tolerance import Tolerance, largest_coordinate
 
-# Sweeps of which the defect of every block is kept, for the picture of the advancing front.
+# Number of sweeps whose defects are kept for every block, to plot how the exact prefix advances.
 NUM_FRONTS = 8
 
-# After so many sweeps whose Jacobians had to be bounded, they are bounded in all: of a chain that rejects, plain
-# corrections that happen to stay within its range still mislead. Smooth recursions have converged by then.
+# After this many sweeps whose Jacobians had to be bounded, Jacobians are bounded in every sweep: for a chain that
+# rejects, unbounded corrections mislead even within its range. Smooth recursions have converged by then.
 MAX_BOUNDED_SWEEPS = 16
 
-# How a solution lies on a mesh: what belongs to steps and blocks is split, the rest is known to all.
+# Sharding of a solution on a mesh: fields with an axis of steps or blocks are split, the rest is replicated.
 _SPLIT_FIELDS = {"states": SPLIT_SECOND, "outputs": SPLIT_SECOND, "block_ends": SPLIT, "block_defects": SPLIT_SECOND}
 _LAYOUT = Solution(**{name: _SPLIT_FIELDS.get(name, WHOLE) for name in Solution._fields})  # type: ignore[arg-type]
 
 
 class _Iterate(NamedTuple):
-    """Where Newton's method stands on one device; the last four fields are the same on all."""
+    """State of Newton's method on one device; the last four fields are the same on all devices."""
 
     starts: Float[Array, "C D"]
     lanes: Lanes
@@ -67,24 +67,24 @@ def solve(  # noqa: PLR0913
     mesh: Mesh | None = None,
     num_required_steps: Int[Array, ""] | int | None = None,
 ) -> Solution:
-    """The path of `transition` from `start`, by block DEER; one that stalled is left for `finish`.
+    """The path of `transition` from `start`, by block DEER; `finish` completes a path that stalled.
 
     Parameters
     ----------
     transition, start, inputs
-        The chain, its reduced initial state, shape (D,), and what drives it for T steps.
+        The chain, its reduced initial state, shape (D,), and its inputs for T steps.
     method
         The settings.
     block_starts
         Guesses of the states at the block starts, shape (C, D). None: `start` everywhere.
     scale
-        Standard deviation of the chain, shape (D,), the unit of defects. None: that of the path found so far.
+        Standard deviation of the chain, shape (D,), the unit of defects. None: estimated from the path in each sweep.
     probe_key
         Key of Hutchinson's probes; the path does not depend on it.
     mesh
         Devices over which to spread the blocks; None: one device.
     num_required_steps
-        Leading steps that are wanted: what has met beyond them is in ``exact_prefix``. None: all.
+        Number of leading steps that must converge; ``exact_prefix`` may reach beyond them. None: all.
     """
     collectives = Collectives(mesh)
     grid = Grid(inputs.num_steps, method.block_size, collectives.num_devices)
@@ -165,15 +165,15 @@ def _iterate(
         stopped=verdict(progress, method, sweep.grid, sweep.tangent_seeds.shape[0], tolerance.atol, num_required_steps),
     )
     starts, num_bounded = _correct(it, defects, met, incoming_states, sweep, method, tolerance)
-    # Idle lanes stay where they are, so that no sweep waits for them to meet.
+    # Idle lanes keep their starts, so that no sweep waits for them to meet.
     starts = jnp.where((it.stopped < 0) & running[:, None], starts, it.starts)
     return it._replace(starts=starts, num_bounded=num_bounded)
 
 
 def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "C D"], Vector]:
-    """Where each block is reached, the end of the block before it; and the standard deviation of the path.
+    """For each block the end of the block before it, shape (C, D); and the standard deviation of the path, shape (D,).
 
-    The one place where blocks learn of each other's states.
+    This is the only exchange of states between blocks.
     """
     ends = jax.vmap(sweep.transition.reduce)(lanes.carries)
     last_ends, moments = sweep.collectives.all_gather((ends[-1], _moments(sweep, lanes.path)))
@@ -183,8 +183,8 @@ def _exchange(sweep: Sweep, start: Vector, lanes: Lanes) -> tuple[Float[Array, "
 
 
 def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, Vector]:
-    """Number, mean and summed squared deviations of the finite states of a path."""
-    # A few thousand states give a unit good to a few percent; reading them all would show in a sweep's time.
+    """Number, mean and summed squared deviations of a sample of the finite states of a path."""
+    # A few thousand states give the scale to a few percent; reading all states would slow the sweep noticeably.
     num_rows, num_lanes, _ = path.shape
     stride = max(1, num_rows * num_lanes // 4096)
     states = path.reshape(-1, path.shape[-1])[::stride]
@@ -198,7 +198,7 @@ def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, 
 
 
 def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[Array, "N D"]) -> Vector:
-    """Standard deviation from the moments of every device; where that is 0 the size of the state, or 1."""
+    """Standard deviation from the moments of every device; if it is 0, the size of the state; if that is 0 too, 1."""
     share = (count / jnp.maximum(count.sum(), 1)).astype(mean.dtype)[:, None]
     center = (share * mean).sum(0)
     variance = squares.sum(0) / jnp.maximum(count.sum(), 1) + (share * jnp.square(mean - center[None])).sum(0)
@@ -227,15 +227,16 @@ def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
 def _correct(
     it: _Iterate, defects: Array, met: Array, incoming_states: Array, sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
-    """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact front stays exact.
+    """The next block starts: x_c + delta_c, written as e_{c-1} + A delta_{c-1} so that an exact prefix stays exact.
 
-    With A = 0, some of those that have met stay. Also returned: sweeps whose Jacobians had to be bounded so far.
+    With A = 0, some blocks that have met keep their starts. Also returns the number of sweeps so far whose Jacobians
+    had to be bounded.
     """
     lane = sweep.first_lane + jnp.arange(len(incoming_states))
     if method.is_fixed_point:
-        # Beyond the first block that has not met, those that have stay: rounding passed on from block to block would
-        # sooner or later turn an acceptance over. Before it, they take it in, so that the exact front moves on. Blocks
-        # of one step pass on whatever they are given, as in Jacobi's iteration.
+        # Beyond the first unmet block, met blocks keep their starts: rounding passed on from block to block would
+        # sooner or later flip an acceptance. Before it, they take the incoming state, so that the exact prefix grows.
+        # Blocks of one step always take the incoming state, as in Jacobi's iteration.
         stays = met & (lane > it.progress.met_prefixes[it.progress.num_iters - 1]) & (method.block_size > 1)
         starts, num_bounded = jnp.where(stays[:, None], it.starts, incoming_states), it.num_bounded
     else:
@@ -245,9 +246,9 @@ def _correct(
             size = tolerance.size(deltas)[:, None]
             limited = it.starts + deltas * (method.max_step / jnp.maximum(size, method.max_step))
             starts = jnp.where(size > method.max_step, limited, starts)
-        # The exact front is not a guess: the block it reaches starts where it ends.
+        # The end of the exact prefix is no guess: the block after it starts there, uncorrected.
         starts = jnp.where((lane <= it.progress.front)[:, None], incoming_states, starts)
-    # A guess must be finite to lead anywhere: else take the arrival, else stay.
+    # A start must be finite: fall back to the incoming state, then to the old start.
     starts = jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, incoming_states)
     return jnp.where(jnp.isfinite(starts).all(-1, keepdims=True), starts, it.starts), num_bounded
 
@@ -255,23 +256,23 @@ def _correct(
 def _corrections(
     it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
-    """Corrections delta_c of this device's block starts, and how often Jacobians had to be bounded for them so far."""
+    """Corrections delta_c of this device's block starts, and the number of sweeps so far with bounded Jacobians."""
     matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.tangent_seeds, it.lanes.output_tangents)
-    # Every device solves for all blocks: that costs less than a second exchange would.
+    # Every device solves for all blocks, which costs less than a second exchange.
     from_all_devices = sweep.collectives.all_gather((matrices, defects))
-    matrices, known = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), from_all_devices)
-    # A block that ends nowhere must not lead all later ones there.
-    known = jnp.where(jnp.isfinite(known).all(-1, keepdims=True), known, 0)
+    matrices, all_defects = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), from_all_devices)
+    # A block whose end is not finite must not spoil the corrections of all later blocks.
+    all_defects = jnp.where(jnp.isfinite(all_defects).all(-1, keepdims=True), all_defects, 0)
 
     def found(matrices: Array) -> Float[Array, "C D"]:
-        return method.correction(matrices, known, tolerance.scale)
+        return method.correction(matrices, all_defects, tolerance.scale)
 
     deltas, num_bounded = found(without_infinities(matrices)), it.num_bounded
     if method.clip is not None:
-        # A chain does not leave its own range: what would lead it there comes of curvature, and spreads from there.
+        # A correction beyond `max_step` is an artefact of linearising across curvature and would spread to later ones.
         is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
-        stays = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
-        num_bounded += ~(stays | is_idle).all()
+        is_small = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
+        num_bounded += ~(is_small | is_idle).all()
         bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
         bound = method.clip
         deltas = jax.lax.cond(bounds, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
@@ -279,17 +280,17 @@ def _corrections(
 
 
 def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
-    """The certificate; of a path that stalled, the exact prefix is of use, and `final` is the carry after it."""
+    """The path and its certificate; if stalled, only the exact prefix is valid, and `final` is the carry at its end."""
     grid, collectives = sweep.grid, sweep.collectives
     stalled, converged = it.stopped == int(Status.STALLED), it.stopped == int(Status.CONVERGED)
     met_prefix = it.progress.met_prefixes[it.progress.num_iters - 1]
-    # The first block starts where the chain does: it is exact.
+    # The first block starts at the chain's own start, so it is exact.
     done = jnp.where(stalled, jnp.maximum(it.progress.front, 1), grid.num_blocks)
     done = jnp.where(converged, jnp.minimum(met_prefix, done), done)
     last = jnp.clip(done - 1 - sweep.first_lane, 0, len(it.starts) - 1)
     finals = collectives.all_gather(entry(it.lanes.carries, last))
     work = it.evals_per_lane * grid.lanes_per_device * (1 + sweep.tangent_seeds.shape[0])
-    # What was not asked for (`num_required_steps`) may still be anything.
+    # Blocks beyond the required ones (`num_required_steps`) have not converged and may hold any values.
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
     finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
     jumps, works, finites = collectives.all_gather((_largest_jump(it, sweep, done), work, finite))
@@ -313,7 +314,7 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
 
 
 def _largest_jump(it: _Iterate, sweep: Sweep, done: Int[Array, ""]) -> Float[Array, ""]:
-    """The largest jump between or inside this device's blocks, of those that were asked for."""
+    """The largest jump between or inside this device's blocks, among the first `done` blocks of the chain."""
     swept = sweep.first_lane + jnp.arange(len(it.starts)) < done
     sizes = jnp.maximum(it.defect_sizes, largest_coordinate(it.join.difference, it.scale))
     return jnp.where(swept, sizes, 0).max()

@@ -1,4 +1,4 @@
-"""Where Newton's method stands after a sweep, and whether going on will pay."""
+"""Progress of Newton's method after a sweep, and the decision whether to continue."""
 
 from typing import Any, NamedTuple
 
@@ -12,18 +12,18 @@ from parsample.solver.status import Status
 
 
 class DeviceSummary(NamedTuple):
-    """What one device has to say of its blocks after a sweep; gathered, of all devices.
+    """Summary of one device's blocks after a sweep; with leading axis N once gathered from all N devices.
 
     Attributes
     ----------
     num_exact
-        Blocks, from its first on without a gap, that start exactly where the one before ended.
+        Leading blocks of the device that start exactly where the previous block ended.
     lost
-        Whether the first one that does not is reached by a state that is not finite.
+        Whether the state that enters the first block after them is not finite.
     num_unmet
-        Blocks whose start, or join, is not within tolerance.
+        Blocks whose start or join is not within tolerance.
     num_met
-        Blocks, from its first on without a gap, whose start is within tolerance.
+        Leading blocks of the device whose start and join are within tolerance.
     defect
         The largest defect.
     squares
@@ -39,22 +39,22 @@ class DeviceSummary(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What all devices together know after `num_iters` sweeps; histories have one entry per sweep.
+    """Progress of all devices together after `num_iters` sweeps; histories have one entry per sweep.
 
     Attributes
     ----------
     num_iters
         Sweeps run.
     front
-        Leading exact blocks: the chain's own, whatever the scale.
+        Exact prefix, in blocks: these are the chain's own for any scale.
     hopeless
-        Whether an exact block ends in NaN, which no further sweep will mend.
+        Whether an exact block ends in a non-finite state, which no further sweep can repair.
     defects
         Largest defect; NaN beyond `num_iters`.
     merits
         Half the sum of all squared defects; NaN beyond `num_iters`.
     fronts, met_prefixes, unmet
-        Fronts, leading blocks within tolerance, and numbers of blocks that have not met.
+        Values of `front`, leading blocks within tolerance, and numbers of blocks that have not met.
     """
 
     num_iters: Int[Array, ""]
@@ -68,14 +68,14 @@ class Progress(NamedTuple):
 
 
 def no_progress(max_sweeps: int, dtype: Any) -> Progress:
-    """Before the first of at most `max_sweeps` sweeps."""
+    """Progress before the first of at most `max_sweeps` sweeps."""
     zero, zeros = jnp.asarray(0), jnp.zeros((max_sweeps,), int)
     unknown = jnp.full((max_sweeps,), jnp.nan, dtype)
     return Progress(zero, zero, jnp.asarray(False), unknown, unknown, zeros, zeros, zeros)
 
 
 def advance(progress: Progress, summaries: DeviceSummary, grid: Grid) -> Progress:
-    """Progress after one more sweep, of which every device's summaries were `summaries`."""
+    """Progress after one more sweep, given the summaries of all devices."""
     front, reached = _leading(summaries.num_exact, grid)
     met_prefix, _ = _leading(summaries.num_met, grid)
     # Slices, not `.at[]`: a scatter would keep XLA from compiling the whole loop into one function on CPUs.
@@ -87,21 +87,21 @@ def advance(progress: Progress, summaries: DeviceSummary, grid: Grid) -> Progres
 
 
 def _leading(counts: Int[Array, " N"], grid: Grid) -> tuple[Int[Array, ""], Bool[Array, " N"]]:
-    """Leading blocks of all devices, from those of each, and which devices they reach."""
+    """Leading blocks of the chain, from the counts of each device; and whether they reach each device."""
     through = jnp.cumprod(counts == grid.lanes_per_device)
     reached = jnp.concatenate([jnp.ones_like(through[:1]), through[:-1]]) == 1
     return jnp.minimum(jnp.sum(jnp.where(reached, counts, 0)), grid.num_blocks), reached
 
 
 def stall_limit(method: DEER, grid: Grid, num_tangents: int) -> int:
-    """Sweeps beyond which a sequential run is cheaper."""
-    # A sweep does at least (1 + tangents) times the work of a sequential run, side by side. With nothing known of the
-    # device, a fourfold gain from that is the least worth having.
+    """Number of sweeps beyond which a sequential run is cheaper."""
+    # A sweep does at least (1 + tangents) times the work of a sequential run, in C parallel blocks. On an unknown
+    # device, a gain of less than a factor of four from running them in parallel is not worth having.
     return method.stall_after or max(16, grid.num_blocks // (4 * (1 + num_tangents)))
 
 
 def max_sweeps(method: DEER, grid: Grid, num_tangents: int) -> int:
-    """C sweeps always suffice; `max_iters` and `stall_after` may ask for fewer."""
+    """Largest number of sweeps: C, which always suffices, or fewer by `max_iters` or `stall_after`."""
     return min(grid.num_blocks, method.max_iters or grid.num_blocks, stall_limit(method, grid, num_tangents))
 
 
@@ -113,9 +113,9 @@ def verdict(
     atol: Array,
     num_required_steps: Int[Array, ""] | int | None = None,
 ) -> Int[Array, ""]:
-    """A Status if this was the last sweep, else -1; of the first `num_required_steps` only, if given."""
+    """A Status if this was the last sweep, else -1; only the first `num_required_steps` must converge, if given."""
     limit = stall_limit(method, grid, num_tangents)
-    # Coalescing blocks soon show how many of them meet; Newton's method may gather speed late.
+    # Coalescing blocks show their rate of meeting early; Newton's method may speed up late.
     patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
     num_iters = progress.num_iters
     needed = grid.num_blocks if num_required_steps is None else -(-num_required_steps // grid.block_size)
@@ -131,9 +131,9 @@ def verdict(
 
 
 def _sweeps_left(progress: Progress, num_blocks: Int[Array, ""] | int, atol: Array) -> Float[Array, ""]:
-    """How many more sweeps the path needs, on the most hopeful of three trends since half the sweeps ago.
+    """Number of further sweeps the path needs, by the most optimistic of three trends over the last half of the sweeps.
 
-    The front moves on linearly; the number of blocks that have not met, or the largest defect, falls geometrically.
+    The exact prefix grows linearly; the number of blocks that have not met, or the largest defect, falls geometrically.
     """
     now, then = progress.num_iters - 1, jnp.maximum(progress.num_iters // 2 - 1, 0)
     lag = jnp.maximum(now - then, 1).astype(atol.dtype)

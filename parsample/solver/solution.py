@@ -1,4 +1,4 @@
-"""What is asked of a solve, and what it answers: settings, path and certificate."""
+"""The result of a solve: a path and its certificate."""
 
 from typing import Any, NamedTuple
 
@@ -25,21 +25,21 @@ class Solution(NamedTuple):
     status
         A `Status` value.
     defect
-        Largest jump of the path off the chain's own recursion, in standard deviations of the chain. 0: the path is
-        bitwise one chain.
+        Largest jump of the path away from the chain's recursion, in standard deviations of the chain. 0: the path
+        follows the recursion bitwise.
     num_iters
         Sweeps run.
     evals_per_step
-        Evaluations of f per step of the chain, each tangent counted as one; the floor is 1.
+        Evaluations of f per step of the chain, each tangent counted as one; at least 1.
     defect_history
         Largest defect between blocks after each sweep, NaN beyond `num_iters`.
     merit_history
         Half the sum of all squared defects between blocks in each sweep, in units of the state; NaN beyond
-        `num_iters`. With blocks of one step the merit function of Gonzalez et al., arXiv 2508.16817.
+        `num_iters`. With blocks of one step, this is the merit function of Gonzalez et al., arXiv 2508.16817.
     prefix_history
         Leading steps within tolerance after each sweep; 0 beyond `num_iters`.
     exact_prefix
-        Leading steps found by sweeps; the whole of T unless the solve stalled or stopped.
+        Leading steps found by sweeps; T unless the solve stalled or stopped early.
     block_defects
         Defect of each block after each of the first sweeps, shape (sweeps, C).
 
@@ -67,7 +67,7 @@ class Solution(NamedTuple):
 
 
 def rolled_out(transition: Transition, start: Vector, inputs: Inputs) -> Solution:
-    """The chain step by step, with its certificate; of its states nothing is kept but whether all were finite."""
+    """The chain evaluated step by step, with its certificate; states are not kept, only whether all were finite."""
 
     def step(carry: tuple[Any, Array], driven: Any) -> tuple[tuple[Any, Array], Any]:
         state, output = transition.step(carry[0], driven)
@@ -83,7 +83,7 @@ def rolled_out(transition: Transition, start: Vector, inputs: Inputs) -> Solutio
 def sequential_solution(
     end: Vector, is_finite: Bool[Array, ""] | bool, num_steps: int, outputs: PyTree, final: PyTree
 ) -> Solution:
-    """The certificate of a rollout: its path is the chain's own by definition. The path itself is not kept."""
+    """The certificate of a rollout, whose path is the chain's own by definition; the path is not kept."""
     one = jnp.ones((), end.dtype)
     return Solution(
         states=None,

@@ -1,4 +1,4 @@
-"""How a solve ended, and how a user is told."""
+"""Outcomes of a solve, and the warnings that report them."""
 
 import enum
 
@@ -6,11 +6,11 @@ from parsample.internal.user_warnings import warn_user
 
 
 class ParallelStallWarning(UserWarning):
-    """The chain cannot be, or was not, evaluated in parallel. It is evaluated step by step, and is right.
+    """The chain cannot be, or was not, evaluated in parallel; it is evaluated step by step, and the result is right.
 
     Examples
     --------
-    Whoever knows that a chain is too short, or not predictable, may silence it:
+    Silence it for a chain that is known to be too short or not predictable:
 
     >>> import warnings, parsample
     >>> with warnings.catch_warnings():
@@ -21,11 +21,11 @@ class ParallelStallWarning(UserWarning):
 class UncertifiedChainWarning(UserWarning):
     """The returned path is not the chain's own: it was stopped early on request, or is not finite.
 
-    It is no `ParallelStallWarning`, so that ignoring "this runs sequentially" never hides "this path is wrong".
+    It does not derive from `ParallelStallWarning`: ignoring "this runs sequentially" never hides "this path is wrong".
 
     Examples
     --------
-    Two sweeps do not suffice for this recursion without derivatives; the warning is made an error:
+    Without derivatives, two sweeps do not suffice for this recursion; here the warning is turned into an error:
 
     >>> import warnings, jax.numpy as jnp, parsample
     >>> with warnings.catch_warnings():
@@ -41,7 +41,7 @@ class UncertifiedChainWarning(UserWarning):
 
 
 class Status(enum.IntEnum):
-    """How the evaluation of a path ended. Values are what solutions carry under jit.
+    """How the evaluation of a path ended; `Solution.status` holds the integer value.
 
     Examples
     --------
@@ -58,12 +58,12 @@ class Status(enum.IntEnum):
 
     @property
     def message(self) -> str:
-        """The meaning for the path, in a sentence."""
+        """A sentence for the user about the path."""
         return _MESSAGES[self]
 
     @property
     def is_exact(self) -> bool:
-        """Whether the path is the chain's own, within the tolerance asked for."""
+        """Whether the path is the chain's own, within the tolerance."""
         return self in (Status.CONVERGED, Status.SEQUENTIAL, Status.STALLED)
 
 
@@ -83,7 +83,7 @@ _REMEDIES = {
 
 
 def warn_of(status: Status, detail: str = "") -> None:
-    """Warn, once, of a path that was not found in parallel, or is not the chain's own."""
+    """Warn, once, of a solve that stalled, stopped at `max_iters` or is not finite; `detail` follows the message."""
     if status not in _REMEDIES:
         return
     category = ParallelStallWarning if status.is_exact else UncertifiedChainWarning

@@ -1,4 +1,4 @@
-"""The block sweep: every block run from its start at once, one step of all blocks after another."""
+"""The block sweep: all blocks run in parallel from their starts, in lockstep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from parsample.solver.grid import Grid
 from parsample.solver.linearization import Linearization, Tangents, Zero, push_forward
 from parsample.solver.tolerance import Tolerance
 
-# Devices that share a sweep tell each other so many times that they are at work: XLA ends a process in which one waits
-# for another for a minute.
+# Devices that share a sweep synchronise this many times in it: XLA ends a process in which one device waits for another
+# for a minute.
 NUM_STRETCHES = 8
 
-# Lanes with tangents are evaluated on a CPU so many at a time, tangents counted: a step of thousands, each of them with
-# as many intermediate values as there are data, would go through main memory at every operation.
+# On a CPU, lanes with tangents are evaluated in tiles of this many evaluations, tangents included: a step of thousands
+# of lanes, each with one intermediate value per datum, would go through main memory at every operation.
 EVALUATIONS_AT_ONCE = 512
 
 
 class Lanes(NamedTuple):
-    """What a sweep leaves behind, C blocks of b steps side by side.
+    """Result of a sweep over C blocks of b steps.
 
     Attributes
     ----------
@@ -47,12 +47,12 @@ class Lanes(NamedTuple):
 
 
 class Join(NamedTuple):
-    """Where each block's new path, left early, goes over into that of the sweep before.
+    """Step at which each block stopped re-evaluating and kept the previous sweep's path.
 
     Attributes
     ----------
     step
-        Leading steps of each block that are new, shape (C,).
+        Number of re-evaluated leading steps of each block, shape (C,).
     difference
         New minus old state of each block after that step, shape (C, D); 0 if there is no jump.
     state
@@ -65,7 +65,7 @@ class Join(NamedTuple):
 
     @classmethod
     def none(cls, starts: Float[Array, "C D"]) -> "Join":
-        """That of blocks which have not been left early."""
+        """The join of blocks that were never left early."""
         return cls(jnp.zeros(starts.shape[:1], int), jnp.zeros_like(starts), starts)
 
     @property
@@ -74,18 +74,18 @@ class Join(NamedTuple):
         return jnp.where(jnp.any(self.difference != 0, axis=-1), self.step, 0)
 
     def updated(self, step: Int[Array, ""], difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> "Join":
-        """That of blocks left after `step`: the same as before, where the path up to there is."""
+        """The join of blocks left at `step`; blocks that reproduced the old path up to there keep their later join."""
         stays = jnp.all(difference == 0, axis=-1) & (step <= self.join_step)
         return _where(stays, self, Join(jnp.full_like(self.step, step), difference, state))
 
 
 def _where(flags: Bool[Array, " C"], chosen: PyTree, other: PyTree) -> PyTree:
-    """Entries of `chosen` along the leading axis where flags are set, of `other` elsewhere."""
+    """Entries of `chosen` where flags along the leading axis are set, entries of `other` elsewhere."""
     return jax.tree.map(lambda a, b: jnp.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)
 
 
 def _side_by_side(function: Callable, tile: int | None, *arguments: PyTree) -> Any:
-    """`function` of all lanes at once; on a CPU of at most `tile` at a time (None: all), in turn."""
+    """`function` mapped over all lanes at once; on a CPU, over at most `tile` lanes at a time (None: all)."""
     if tile is None or jax.tree.leaves(arguments)[0].shape[0] <= tile:
         return jax.vmap(function)(*arguments)
 
@@ -96,11 +96,11 @@ def _side_by_side(function: Callable, tile: int | None, *arguments: PyTree) -> A
 
 
 class _Run(NamedTuple):
-    """Lanes on their way through their blocks."""
+    """State of a sweep after `step` steps of every block."""
 
     step: Int[Array, ""]
-    left: Bool[Array, ""]  # whether they were left early
-    met: Bool[Array, " C"]  # which may be left
+    left: Bool[Array, ""]  # whether all blocks were left early
+    met: Bool[Array, " C"]  # whether each block may be left
     difference: Float[Array, "C D"]  # new minus old states
     states: Float[Array, "C D"]
     moving: tuple[PyTree, list]  # carries and tangents
@@ -115,11 +115,11 @@ class Sweep:
     Attributes
     ----------
     transition, linearization
-        The chain, and what to learn of its block maps.
+        The chain, and the approximation of its block Jacobians.
     inputs
-        What drives the lanes of this device: a sequence with leading axes (b, C).
+        Inputs of this device's lanes: a sequence with leading axes (b, C).
     grid, collectives
-        How the chain is cut, and who else evaluates it.
+        The arrangement of steps in blocks, and the devices that share them.
     tangent_seeds
         Tangents to push through every block, shape (P, D).
     """
@@ -144,9 +144,9 @@ class Sweep:
     def __call__(
         self, starts: Float[Array, "C D"], lanes: Lanes, tolerance: Tolerance, join: Join
     ) -> tuple[Lanes, Join, Float[Array, ""]]:
-        """Run all blocks from `starts`, over lanes and join of the sweep before (at first, `blank` and `Join.none`).
+        """Run all blocks from `starts`, given lanes and join of the previous sweep (at first `blank`, `Join.none`).
 
-        With `Zero`, blocks are left together once their new paths are within tolerance of the old ones. The third
+        With `Zero`, all blocks are left at once when all new paths are within tolerance of the old ones. The third
         result is the number of evaluations per lane.
         """
         begin = _Run(
@@ -164,9 +164,9 @@ class Sweep:
         return Lanes(run.path, run.outputs, *ends), new_join, run.step.astype(starts.dtype)
 
     def _run(self, begin: _Run, old_path: Float[Array, "b C D"], join: Join, tolerance: Tolerance) -> _Run:
-        """All lanes, until they may be left or are at the ends of their blocks."""
+        """Advance all lanes until they may be left or reach the ends of their blocks."""
         may_leave = isinstance(self.linearization, Zero)
-        # Before a jump, blocks may be left only where it may stay as it is.
+        # Ahead of an old jump, a block may be left only if the jump is within tolerance and the path is unchanged.
         jump, may_stay = join.join_step, tolerance.accepts_capped(join.difference, join.state)
 
         def unfinished(run: _Run) -> Array:
@@ -188,7 +188,7 @@ class Sweep:
     def _ended(
         self, run: _Run, old_carries: PyTree, old_output_tangents: Float[Array, "C P D"], join: Join
     ) -> tuple[PyTree, Float[Array, "C P D"], Join]:
-        """Carries and output_tangents at the ends of blocks, which those left early keep; and where these were left."""
+        """Carries and output tangents at the block ends (the old ones if blocks were left early), and the new join."""
         to_the_end = run.step == self.grid.block_size
         carries, output_tangents = jax.tree.map(
             lambda new, old: jnp.where(to_the_end, new, old),
@@ -198,7 +198,7 @@ class Sweep:
         return carries, output_tangents, join.updated(run.step, jnp.where(to_the_end, 0, run.difference), run.states)
 
     def _together(self, unfinished: Callable, advance: Callable, begin: _Run) -> _Run:
-        """``jax.lax.while_loop``; each device ends its own, but none hears nothing of the others for long."""
+        """``jax.lax.while_loop`` whose devices finish independently, but synchronise after every stretch of steps."""
         if self.collectives.mesh is None:
             return jax.lax.while_loop(unfinished, advance, begin)
         stretch = ceil_div(self.grid.block_size, NUM_STRETCHES)
@@ -225,7 +225,7 @@ class Sweep:
 
         carries, tangents, outputs = _side_by_side(one, self._tile, *moving, self.inputs.at(step))
         if self.grid.is_ragged:
-            # Idle lanes stand still.
+            # Idle lanes keep their carries.
             carries, tangents = _where(running, (carries, tangents), moving)
         return carries, tangents, outputs
 
@@ -236,7 +236,7 @@ class Sweep:
         return jax.vmap(one)(carries, tangents)
 
     def blank(self, starts: Float[Array, "C D"]) -> Lanes:
-        """Lanes that no path has met yet: NaN, so that nothing compares as equal."""
+        """Lanes before the first sweep: the path is NaN, so that no new state compares as equal to it."""
 
         def shapes(x: Array) -> tuple[PyTree, PyTree, Array]:
             carries, tangents, output = self._step(self._enter(x), jnp.asarray(0))

@@ -1,4 +1,4 @@
-"""When two states count as equal."""
+"""The tolerance within which two states count as equal."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool, Float
 
 from parsample.chain.transition import Vector
 
-# Differences of a state by so many units of its rounding are none.
+# Differences of up to this many units of rounding of the state count as zero.
 ROUNDINGS = 8
 
 
 class Tolerance(NamedTuple):
-    """When two states count as the same: ``|difference| <= atol * scale + rtol * |state|``, coordinate by coordinate.
+    """Two states count as the same if ``|difference| <= atol * scale + rtol * |state|`` in every coordinate.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Tolerance(NamedTuple):
     atol
         In units of `scale`.
     rtol
-        In units of the state itself: a few units of its rounding, below which nothing can be asked.
+        In units of the state itself: a few units of its rounding, the smallest tolerance that can be met.
     """
 
     scale: Float[Any, " D"]
@@ -30,15 +30,15 @@ class Tolerance(NamedTuple):
     rtol: Float[Any, ""]
 
     def accepts(self, difference: Float[Any, "*C D"], state: Float[Any, "*C D"]) -> Bool[Any, "*C"]:
-        """Whether each state is met in all its coordinates (never where the difference is NaN)."""
+        """Whether each difference is within tolerance in all coordinates (never if it is NaN)."""
         return self._bounds(difference, state, self.scale[None])
 
     def accepts_capped(self, difference: Float[Array, "C D"], state: Float[Array, "C D"]) -> Bool[Array, " C"]:
-        """`accepts`, by a scale that is not trusted beyond ten times the size of the state: while it is being found."""
+        """Like `accepts`, but caps `scale` at 10 |state|, because early estimates of the scale can be far too large."""
         return self._bounds(difference, state, self.scale[None] * jnp.minimum(10 * self.size(state)[:, None], 1))
 
     def _bounds(self, difference: Any, state: Any, unit: Any) -> Bool[Any, "*C"]:
-        # Operators, not functions of JAX or NumPy: states on the host are compared by the same rule.
+        # Operators, not functions of JAX or NumPy, so that the same rule also compares states on the host.
         limit = self.atol * unit + self.rtol * abs(state)
         return ((abs(difference) <= limit) & (abs(difference) < math.inf)).all(-1)
 
