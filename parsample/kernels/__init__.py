@@ -1,4 +1,4 @@
-"""The kernels that `sample` steps with; a new one is a new file, and a line here."""
+"""The kernels of `sample`; a new kernel needs a new file and an entry in `KERNELS`."""
 
 from parsample.kernels.base import Kernel
 from parsample.kernels.hmc import HMC, MALA

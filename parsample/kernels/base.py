@@ -1,4 +1,4 @@
-"""What a kernel of `sample` is: one step of a lane in whitened coordinates, and what it tells of each draw."""
+"""The protocol of the kernels of `sample`: one step of a lane in whitened coordinates, with statistics of the draw."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,13 +18,13 @@ from parsample.lanes.program import LANES
 LogDensity = Callable[[Vector], Float[Array, ""]]
 
 
-# Steps of a period that begin with a multishift move. It is never the first one, at which a restored lane has its log
-# density evaluated.
+# Steps of a period that begin with a multishift move. The first step is not among them: it evaluates the log density of
+# restored lanes.
 MOVE_STEPS = (3, 7, 11, 15)
 
 
 class LaneState(NamedTuple):
-    """State of a lane; on the host, of all lanes, in numpy arrays with a leading axis.
+    """State of a lane; on the host, states of all lanes in NumPy arrays with a leading axis.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class LaneState(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Statistics of one draw, under ArviZ's names; on the host, of many, with leading axes.
+    """Statistics of one draw, under ArviZ's names; on the host, of many draws, with leading axes.
 
     Attributes
     ----------
@@ -53,13 +53,13 @@ class Statistics(NamedTuple):
     diverging
         Whether the energy error exceeded 1000 or was not a number.
     n_steps
-        Evaluations of the log density: leapfrog steps, or coordinates.
+        Number of evaluations of the log density: leapfrog steps, or coordinates (metropolis).
     energy
-        Total energy of the state kept; minus `lp` for metropolis.
+        Total energy of the draw; minus `lp` for metropolis.
     tree_depth
         Doublings of the NUTS trajectory; 0 for other kernels.
     move_acceptance
-        Acceptance probability of the multishift move; NaN where none was made.
+        Acceptance probability of the multishift move; NaN in steps without a move.
     """
 
     lp: Float[Any, "*draws"]
@@ -77,7 +77,7 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """As in ``sample(kernel=name)``."""
+        """The name in ``sample(kernel=name)``."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class Kernel(Protocol):
 
     @property
     def target_acceptance_rate(self) -> float:
-        """What step size or proposal scale is tuned to."""
+        """Acceptance rate to which the step size or proposal scale is tuned."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class Kernel(Protocol):
         ...
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Leapfrog steps of each step of a period, shape (16,)."""
+        """Number of leapfrog steps in each step of a period, shape (16,)."""
         ...
 
     def step(
@@ -109,7 +109,7 @@ class Kernel(Protocol):
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
-        """Step t of the chain of this key; with `is_restored`, the log density of `state` is evaluated first.
+        """Step t of the chain with this key; with `is_restored`, the log density of `state` is evaluated first.
 
         `phase`, t modulo the period, and `is_restored` are common to all lanes; restored lanes are in phase 0.
         """
@@ -117,9 +117,9 @@ class Kernel(Protocol):
 
 
 def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether a flag is set in any lane along the axis `LANES`; of a lane alone, the flag.
+    """Whether a flag is set in any lane along the axis `LANES`; without that axis, the flag itself.
 
-    Loops whose conditions are common to all lanes need no masks under ``jax.vmap``.
+    Under ``jax.vmap``, loops need no masks if their conditions are common to all lanes.
     """
     try:
         return jax.lax.pmax(flag.astype(jnp.int32), LANES) > 0
@@ -135,15 +135,16 @@ def with_move(
     is_restored: Bool[Array, ""],
     value_and_grad: Callable[[Vector], tuple[Float[Array, ""], Vector]],
 ) -> tuple[LaneState, Float[Array, ""]]:
-    """Evaluate a restored state, or make a multishift move of this scale (0: none); and the move's acceptance.
+    """Evaluate a restored state, or make a multishift move of this scale (0: none).
 
-    Both are one evaluation of the log density in one place of the program, so that they round alike.
+    Returns the state and the acceptance probability of the move. Both cases evaluate the log density in the same place
+    of the program, so that they round alike.
     """
     moves = scale > 0
 
     def evaluated(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
         dimension, dtype = state.position.shape[0], state.position.dtype
-        # The first D + 1 numbers of the step are the trajectory's.
+        # The trajectory uses the first D + 1 uniforms of the step.
         uniforms = step_uniforms(key_data, t, dimension + 1, 3 * dimension + 1, dtype)
         proposal = lattice_point(uniforms[:-1].reshape(3, -1), state.position, jnp.where(moves, scale, 1))
         position = jnp.where(moves, proposal, state.position)

@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo with trajectory lengths that vary in a fixed cycle; with one leapfrog step, MALA.
 
-A trajectory is that of ``blackjax.hmc`` with a unit metric. Its loop has one evaluation of the log density, and lanes
-share its length.
+A trajectory equals that of ``blackjax.hmc`` with a unit metric. Its loop contains one evaluation of the log density;
+all lanes share the number of leapfrog steps.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,9 @@ DIVERGENCE_THRESHOLD = 1000
 class HMC:
     """HMC in whitened coordinates, with path lengths spread evenly over (0, pi].
 
-    Pi is half a turn of the slowest oscillation. Lengths are a function of t, never of the state, so each step leaves
-    the posterior invariant; they vary because a fixed length can meet a period of the posterior and never forget.
+    Pi is half a period of the slowest oscillation. Lengths depend on t, never on the state, so each step leaves the
+    posterior invariant; they vary because with a fixed length, equal to a period of the posterior, a chain might never
+    forget its start.
     """
 
     name: str = "hmc"
@@ -57,7 +58,7 @@ class HMC:
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
-        """A multishift move at its places, then a trajectory."""
+        """A multishift move (at `MOVE_STEPS` of a period), then a trajectory."""
         value_and_grad = jax.value_and_grad(logdensity_fn)
         scale = parameters.move_scales[phase]
         state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
@@ -75,7 +76,7 @@ class MALA(HMC):
     target_acceptance_rate: float = 0.574  # the optimum of Roberts and Rosenthal (1998)
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """One leapfrog step in each."""
+        """One leapfrog step in each step of a period."""
         del step_size
         return np.ones(PERIOD, np.int32)
 

@@ -1,4 +1,4 @@
-"""What the lanes of `sample` evaluate: a kernel on a log density, in whitened coordinates."""
+"""The lanes of `sample`: a kernel on a log density, in whitened coordinates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from parsample.kernels.base import Kernel, LaneState, Statistics
 from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.program import PERIOD
 
-# Key data of the chain of each lane, shape (L, 2), and the step of the chain at row 0, a multiple of `PERIOD`.
+# Key data of the chain of each lane, shape (L, 2), and its step at row 0: after the warm-up, a multiple of `PERIOD`.
 KernelInputs = tuple[UInt32[Any, "*lanes two"], Int[Any, "*lanes"]]
 
 
@@ -29,11 +29,11 @@ class KernelLanes:
     logdensity_fn
         The user's log density, of a position pytree.
     layout
-        Of that pytree.
+        Layout of that pytree.
     kernel
-        What steps.
+        The kernel.
     is_batched
-        Whether the log density can be evaluated for all lanes at once; if not, it is evaluated for one after another.
+        Whether the log density can be evaluated for all lanes at once; if not, lanes are evaluated one after another.
     """
 
     logdensity_fn: Callable
@@ -50,7 +50,7 @@ class KernelLanes:
         return jax.ShapeDtypeStruct((self.layout.dimension,), dtype), statistics
 
     def logdensity(self, position: Vector) -> Float[Array, ""]:
-        """The log density of a flat position, -inf wherever the user's is NaN or infinite."""
+        """The log density of a flat position, -inf where the user's value is NaN or infinite."""
 
         def evaluate(position: Vector) -> Float[Array, ""]:
             return jnp.asarray(self.logdensity_fn(self.layout.unravel(position)), position.dtype)
@@ -76,7 +76,7 @@ class KernelLanes:
         return state, state.position, found
 
     def __call__(self, parameters: KernelParameters, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
-        """The chain of this key as a state space model, for derivatives along it."""
+        """The chain with this key as a state space model, for derivatives along the chain."""
         key = jax.random.key_data(rng_key)
 
         def target(u: Vector) -> Float[Array, ""]:
@@ -96,13 +96,13 @@ class KernelLanes:
         """Largest difference of whitened coordinates, and whether it is within `atol`."""
         del parameters
         distance = abs(new[0] - old[0]).max(-1)
-        # Cached log densities must agree as well: they decide what comes next.
+        # For equality, cached log densities must agree as well: they decide the next acceptance.
         return distance, (distance <= atol) & ((atol > 0) | (new[1].lp == old[1].lp))
 
     def joined(
         self, parameters: KernelParameters, atol: float, one: LaneState, other: LaneState
     ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """Largest difference of whitened coordinates; with `atol` = 0, all that is cached must be equal too."""
+        """Largest difference of whitened coordinates; with `atol` = 0, cached fields must be equal too."""
         del parameters
         distance = np.abs(one.position.astype(float) - other.position.astype(float)).max(-1)
         distance = np.where(np.isnan(distance), np.inf, distance)
@@ -113,6 +113,6 @@ class KernelLanes:
         return np.where(same, 0.0, np.where(distance == 0, np.inf, distance)), same
 
     def rescaled(self, parameters: KernelParameters, path: Callable[[], np.ndarray]) -> KernelParameters:
-        """The same: whitened coordinates are in standard deviations."""
+        """The parameters, unchanged: whitened coordinates are in standard deviations."""
         del path
         return parameters

@@ -1,7 +1,7 @@
 """Random-walk Metropolis, coordinate by coordinate, with multishift-coupled proposals: no gradients.
 
-In whitened coordinates all coordinates of two paths with common keys become equal one by one, and stay so: paths meet
-exactly within a few sweeps. A step is a sweep over all D coordinates, and costs D evaluations of the log density.
+In whitened coordinates, the coordinates of two paths with common keys become equal one by one and remain equal: paths
+meet exactly within a few sweeps. A step is a sweep over all D coordinates; it costs D evaluations of the log density.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Metropolis:
     uses_gradient: bool = False
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Unused: there are no trajectories."""
+        """Zeros, unused: there are no trajectories."""
         del step_size
         return np.zeros(PERIOD, np.int32)
 
@@ -43,16 +43,16 @@ class Metropolis:
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
-        """One sweep over the coordinates; of a restored lane, the log density at its state is evaluated first."""
+        """One sweep over the coordinates; for a restored lane, the log density at its state is evaluated first."""
         del phase
         dimension = state.position.shape[0]
         uniforms = step_uniforms(key_data, t, 0, 4 * dimension, state.position.dtype).reshape(4, dimension)
-        # A coordinate is untouched until its turn, so that all proposals can be drawn at once.
+        # No coordinate changes before its turn, so all proposals can be drawn at once.
         proposal = lattice_point(uniforms[:3], state.position, parameters.step_size)
         numbers = jnp.arange(dimension)
 
         def coordinate(i: Int[Array, ""], carry: tuple[Vector, Array, Array]) -> tuple[Vector, Array, Array]:
-            # Turn -1 evaluates the present state, in the same place of the program as the proposals.
+            # Turn -1 evaluates the present state, at the same place of the program as the proposals.
             position, logdensity, total = carry
             moved = jnp.where(numbers == i, proposal, position)
             value = logdensity_fn(moved)

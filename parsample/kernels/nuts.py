@@ -1,9 +1,9 @@
-"""The No-U-Turn sampler with trees that grow side by side in all lanes: BlackJAX's chain, at less cost.
+"""The No-U-Turn sampler with trees that grow in lockstep in all lanes: BlackJAX's chain at lower cost.
 
 A step doubles its trajectory, forwards or backwards at random, until it turns (Hoffman & Gelman 2014), iteratively
-(Phan et al. 2019, Lao et al. 2020), with the multinomial weights and criterion of Betancourt 2017. Keys, numbers and
-decisions are those of ``blackjax.nuts`` with a unit metric. What differs is what lanes share: doublings and leapfrogs
-are counted alike in all, so that of a lane that is done hardly anything is masked.
+(Phan et al. 2019, Lao et al. 2020), with the multinomial weights and criterion of Betancourt 2017. Keys, random
+numbers and decisions equal those of ``blackjax.nuts`` with a unit metric. Unlike there, all lanes share the counters of
+doublings and leapfrog steps, so that hardly any value of a finished lane needs a mask.
 """
 
 from collections.abc import Callable
@@ -55,22 +55,22 @@ class Proposal(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A step under way; all but the depth is the lane's own.
+    """An unfinished step of a lane; only `depth` is common to all lanes.
 
     Attributes
     ----------
     depth
-        Doublings begun, by any lane.
+        Number of doublings begun, in any lane.
     left, right, momentum_sum
         Ends of the trajectory, and the sum of its momenta.
     proposal
-        What the step will lead to, as far as is known.
+        Result of the step if the trajectory ends here.
     num_doublings, num_states
-        Of this lane.
+        Number of doublings, and of new states, in this lane.
     is_diverging, is_done
-        Whether the last doubling left the energy surface; whether this lane's step is over.
+        Whether the last doubling diverged; whether this lane's step is finished.
     checkpoints
-        Momentum, and sum of momenta, where balanced subtrees begin, shape (doublings, 2, D).
+        Momentum and sum of momenta at the first leaf of balanced subtrees, shape (doublings, 2, D).
     """
 
     depth: Int[Array, ""]
@@ -86,22 +86,22 @@ class Tree(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """The subtrajectory that is to double a tree.
+    """The subtrajectory that doubles a tree; only `length` is common to all lanes.
 
     Attributes
     ----------
     length
-        Leapfrogs done, by any lane.
+        Number of leapfrog steps done, in any lane.
     tip, momentum_sum
-        Its last state, and the sum of its momenta.
+        Last point of the branch, and the sum of its momenta.
     candidate
-        A state drawn from it.
+        A state drawn from the branch.
     num_states
-        Of this lane.
+        Number of states in this lane.
     is_diverging, is_growing
-        Whether the last leapfrog left the energy surface; whether this lane's branch still grows.
+        Whether the last leapfrog step diverged; whether this lane's branch still grows.
     checkpoints
-        As in the tree.
+        As in `Tree`.
     """
 
     length: Int[Array, ""]
@@ -124,7 +124,7 @@ class NUTS:
     uses_gradient: bool = True
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Unused: trees find their lengths."""
+        """Zeros, unused: each tree determines its own length."""
         del step_size
         return np.zeros(PERIOD, np.int32)
 
@@ -138,7 +138,7 @@ class NUTS:
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
-        """A multishift move at its places, then a tree."""
+        """A multishift move (at `MOVE_STEPS` of a period), then a NUTS step."""
         scale, value_and_grad = parameters.move_scales[phase], jax.value_and_grad(logdensity_fn)
         state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
         key = jax.random.fold_in(unrolled(key_data), t)
@@ -149,18 +149,18 @@ class NUTS:
 def nuts_step(
     key: Array, state: LaneState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
 ) -> tuple[LaneState, Statistics]:
-    """One step, with a unit metric; lanes along the axis `base.LANES` take theirs in lockstep.
+    """One NUTS step with a unit metric; lanes along the axis `LANES` take their steps in lockstep.
 
     Parameters
     ----------
     key
-        Of the step, used as ``blackjax.nuts`` uses it.
+        Key of the step, used as in ``blackjax.nuts``.
     state
         Flat position, with its log density and gradient.
     logdensity_fn
-        Of a flat position.
+        Log density of a flat position.
     step_size
-        Of a leapfrog.
+        Size of a leapfrog step.
     """
     key_momentum, key = jax.random.split(key)
     momentum = jax.random.normal(key_momentum, state.position.shape, state.position.dtype)
@@ -206,7 +206,7 @@ def _build_subtree(
     direction: Float[Array, ""],
     step_size: Float[Array, ""],
 ) -> Branch:
-    """A branch as long as the tree, or until it diverges or turns."""
+    """Grow a branch until it is as long as the tree, diverges or turns."""
     edge = select(direction > 0, tree.right, tree.left)
     directed = direction * step_size
     no, zero = jnp.asarray(False), jnp.int32(0)
@@ -215,7 +215,7 @@ def _build_subtree(
     def one_more(branch: Branch) -> Branch:
         tip, leaf = _leapfrog(branch.tip, directed, value_and_grad, initial_energy)
         is_first, growing = branch.length == 0, branch.is_growing
-        # The first leaf is drawn whatever it weighs; else each in proportion to its weight.
+        # The first leaf is always drawn, each later one in proportion to its weight.
         probability = jax.scipy.special.expit(leaf.log_weight - branch.candidate.log_weight)
         drawn = _draw(jax.random.fold_in(key, branch.length), probability, branch.candidate, leaf)
         momentum_sum = jnp.where(is_first, tip.momentum, branch.momentum_sum + tip.momentum)
@@ -241,7 +241,7 @@ def _build_subtree(
 def _leapfrog(
     tip: Point, directed: Float[Array, ""], value_and_grad: Callable, initial_energy: Float[Array, ""]
 ) -> tuple[Point, Proposal]:
-    """The next leaf, and the proposal that it makes by itself."""
+    """The next point of a branch, and the proposal that consists of this leaf alone."""
     momentum = tip.momentum + 0.5 * directed * tip.logdensity_grad
     position = tip.position + directed * momentum
     logdensity, gradient = value_and_grad(position)
@@ -254,7 +254,7 @@ def _leapfrog(
 
 
 def _checkpointed(branch: Branch, momentum: Vector, momentum_sum: Vector) -> Float[Array, "M 2 D"]:
-    """The checkpoints with the new leaf where it begins a balanced subtree, as every other one does."""
+    """The checkpoints, with the new leaf if it begins a balanced subtree, as every other leaf does."""
     place = jnp.bitwise_count(branch.length >> 1).astype(int)
     new = jnp.stack([momentum, momentum_sum])
     old = entry(branch.checkpoints, place)
@@ -284,8 +284,8 @@ def _turns_back(
 
 
 def _merge_subtree(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array) -> Tree:
-    """The tree with a finished branch; a tree that is done stays as it was."""
-    # What stopped growing before its full length has failed; momentum sums of others were added up to the end.
+    """The tree joined with a finished branch; a finished tree keeps its proposal and statistics."""
+    # A branch that stopped early diverged or turned; momentum sums of the other branches cover their full length.
     is_whole = branch.is_growing
     forward = direction > 0
     left, right = select(forward, (tree.left, branch.tip), (branch.tip, tree.right))
@@ -309,7 +309,7 @@ def _merge_subtree(tree: Tree, branch: Branch, direction: Float[Array, ""], key:
 
 
 def _draw(key: Array, probability: Float[Array, ""], old: Proposal, new: Proposal) -> Proposal:
-    """The new proposal with this probability, else the old one, with the weight of both."""
+    """The new proposal with this probability, else the old one, with the summed weights of both."""
     taken = select(jax.random.bernoulli(key, probability), new, old)
     return taken._replace(
         log_weight=jnp.logaddexp(old.log_weight, new.log_weight),
@@ -318,7 +318,7 @@ def _draw(key: Array, probability: Float[Array, ""], old: Proposal, new: Proposa
 
 
 def _is_turning(left: Vector, right: Vector, total: Vector) -> Bool[Array, ""]:
-    """The generalised criterion: the mean momentum, without half of both ends, points away from one of them."""
+    """The generalised criterion: the sum of momenta, less half of those at both ends, points against one end."""
     inner = total - (left + right) / 2
     return (jnp.sum(left * inner) <= 0) | (jnp.sum(right * inner) <= 0)
 

@@ -1,4 +1,4 @@
-"""Step sizes from mean acceptance rates of an ensemble, by the laws that acceptance follows."""
+"""Step sizes from mean acceptance rates of an ensemble, by the known laws between the two."""
 
 import math
 from statistics import NormalDist
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-# The latest estimates that are averaged: steps between updates and these together cover a period of trajectory lengths.
+# Number of latest estimates that are averaged: the steps between them together cover a period of trajectory lengths.
 NUM_ESTIMATES = 4
 
-# The worst of so many lanes should accept at a rate that is no further below the target than this.
+# The worst sixteenth of the lanes should accept at a mean rate at most `WORST_BELOW` below the target.
 WORST_SHARE, WORST_BELOW = 16, 0.15
 
-# Acceptance rates beyond these bounds say no more about the step size.
+# Acceptance rates are clipped to these bounds: beyond them, they tell nothing more about the step size.
 ACCEPTANCE_BOUNDS = (0.01, 0.995)
 
 
@@ -22,17 +22,17 @@ class StepSize:
 
     Energy errors are about normal, with a spread that grows as the square of the step size, so that the acceptance rate
     is ``2 Phi(-c step^2)`` (Roberts and Rosenthal 1998; Beskos et al. 2013). Random-walk Metropolis in one dimension
-    accepts at the rate ``(2 / pi) atan(2 / step)`` on a Gaussian. Either law turns a rate into an estimate of the step
-    size that would have the target rate; the mean of the latest estimates is taken.
+    accepts at the rate ``(2 / pi) atan(2 / step)`` on a Gaussian. Each law converts a rate into an estimate of the step
+    size with the target rate; the geometric mean of the latest estimates is used.
 
     Parameters
     ----------
     target
-        Acceptance rate.
+        Target acceptance rate.
     step_size
-        To begin with.
+        Initial step size.
     uses_gradient
-        Which law.
+        Whether the kernel uses gradients: selects the law.
     """
 
     def __init__(self, target: float, step_size: Float[Any, "..."], uses_gradient: bool) -> None:
@@ -41,10 +41,10 @@ class StepSize:
         self._rates: list[np.ndarray] = []
 
     def update(self, acceptance: Float[np.ndarray, " rates"]) -> None:
-        """One more measurement with the current step size: of each lane, or (metropolis) of each coordinate."""
+        """Add rates measured with the current step size: one of each lane, or (metropolis) of each coordinate."""
         if self.uses_gradient:
             self._rates.append(acceptance)
-            # Where curvature varies, a step that suits most lanes leaves others stuck, and chains with them.
+            # Where curvature varies, a step size that suits most lanes leaves other lanes, and later chains, stuck.
             recent = np.sort(np.mean(self._rates[-NUM_ESTIMATES:], axis=0))
             worst = recent[: max(1, len(recent) // WORST_SHARE)].mean()
             factor = min(self._factor(acceptance.mean(), self.target), self._factor(worst, self.target - WORST_BELOW))

@@ -1,4 +1,4 @@
-"""Centred and whitened coordinates ``x = center + factor u``, in which one step size and one tolerance suit all."""
+"""Centred and whitened coordinates ``x = center + factor u``, with one step size and one tolerance for all."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 # compiling a chain's whole loop into one function on CPUs.
 MAX_INLINE_DIMENSION = 4
 
-# Beyond this dimension a dense covariance costs more than it brings.
+# Beyond this dimension a dense covariance costs more than it gains.
 MAX_DENSE_DIMENSION = 100
 
 
 class KernelParameters(NamedTuple):
-    """What the warm-up learns.
+    """Parameters of a kernel, tuned by the warm-up.
 
     Attributes
     ----------
@@ -24,11 +24,11 @@ class KernelParameters(NamedTuple):
     factor
         Cholesky factor of the posterior covariance, shape (D, D), or standard deviations, shape (D,).
     step_size
-        In whitened coordinates: a scalar; of metropolis, standard deviations of the proposals, shape (D,).
+        In whitened coordinates: a scalar; for metropolis, standard deviations of the proposals, shape (D,).
     num_integration_steps
-        Leapfrog steps of each step of a period, shape (16,).
+        Number of leapfrog steps in each step of a period, shape (16,).
     move_scales
-        Standard deviation of the multishift move at each step of a period, shape (16,); 0 where there is none.
+        Standard deviation of the multishift move at each step of a period, shape (16,); 0: no move.
     """
 
     center: Float[Any, " D"]
@@ -47,7 +47,7 @@ class KernelParameters(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """The same coordinates on the host, in float64.
+    """The coordinates of `KernelParameters` on the host, in float64.
 
     Attributes
     ----------
@@ -80,17 +80,17 @@ class Coordinates(NamedTuple):
 
 
 def identity(center: Float[np.ndarray, " D"]) -> Coordinates:
-    """Coordinates of unit scale around a point, in the form that the warm-up will find."""
+    """Coordinates of unit scale around a point; the factor has the shape that the warm-up returns."""
     dimension = center.shape[0]
     return Coordinates(center, np.eye(dimension) if dimension <= MAX_DENSE_DIMENSION else np.ones(dimension))
 
 
 def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int, former: Coordinates) -> Coordinates:
-    """Centre and factor from draws that are worth `num_effective` independent ones.
+    """Centre and factor from draws with an effective sample size of `num_effective`.
 
-    The covariance is shrunk, as by five extra draws, towards the correlations of the former coordinates. Shrinking
-    towards a diagonal would hide strong correlations for good; this error contracts from round to round. With too few
-    draws for correlations, only the scales of the former coordinates change.
+    The covariance is shrunk towards the correlations of the former coordinates, with the weight of five draws.
+    Shrinking towards a diagonal would hide strong correlations for good; the error of this shrinkage contracts from
+    round to round. If there are too few draws for correlations, only the scales of the former coordinates change.
     """
     dimension = draws.shape[1]
     center, whitened = draws.mean(0), former.whiten(draws)
@@ -109,10 +109,10 @@ def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int, former: Coor
 def from_gradients(
     positions: Float[np.ndarray, "n D"], gradients: Float[np.ndarray, "n D"], center: Float[np.ndarray, " D"]
 ) -> Coordinates:
-    """Scales from the spread of states against that of their gradients, wherever the states are.
+    """Scales from the ratio of the spread of states to the spread of their gradients, wherever the states are.
 
-    Of a Gaussian, the ratio of the two is its variance, coordinate by coordinate, for any states (the diagonal that
-    minimises the Fisher divergence; Seyboldt, Carlson and Carpenter, arXiv 2603.18845). Medians keep outliers out.
+    For a Gaussian, this ratio is the variance of each coordinate, for any states (the diagonal that minimises the
+    Fisher divergence; Seyboldt, Carlson and Carpenter, arXiv 2603.18845). Medians make it robust to outliers.
     """
 
     def spread(values: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def from_gradients(
 def on_device(
     coordinates: Coordinates, step_size: Float[Any, "..."], lengths: np.ndarray, scales: np.ndarray, dtype: np.dtype
 ) -> KernelParameters:
-    """Parameters in the dtype of the chain, rounded on the host: nothing is compiled for it."""
+    """Parameters in the dtype of the chain, rounded on the host, so that nothing is compiled."""
     return KernelParameters(
         np.asarray(coordinates.center, dtype),
         np.asarray(coordinates.factor, dtype),

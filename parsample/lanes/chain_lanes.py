@@ -1,4 +1,4 @@
-"""What lanes evaluate when a user's own chain is cut into blocks: a BlackJAX algorithm, or any recursion."""
+"""Lanes that evaluate blocks of a user's own chain: a BlackJAX algorithm, or any recursion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from parsample.internal.random_keys import Kinds, as_keys, as_words, kinds_of
 from parsample.internal.trees import entry
 from parsample.solver.tolerance import ROUNDINGS, Tolerance
 
-# States from which the scale of a chain is taken, at most.
+# Maximum number of states from which the scale of a chain is estimated.
 MAX_SCALE_STATES = 4096
 
-# Half the distance between these quantiles is the standard deviation of a normal law; wild lanes do not move it.
+# Half the distance between these quantiles is the standard deviation of a normal law; outliers do not affect it.
 SCALE_QUANTILES = (0.1587, 0.8413)
 
 
@@ -25,14 +25,14 @@ SCALE_QUANTILES = (0.1587, 0.8413)
 class ChainLanes:
     """A user's chain, as `LaneDynamics`; the parameters are its scale, the unit of distances, shape (D,).
 
-    Inputs of a lane are those of each of its rows, and whether the lane moves in that row.
+    The inputs of a lane are, for each row, the inputs of the chain and a flag: whether the lane moves in that row.
 
     Attributes
     ----------
     dynamics
         The chain.
     state_kinds, input_kinds, output_kinds
-        Of the random keys that they contain, which pass through NumPy as words.
+        Kinds of the random keys in states, inputs and outputs; keys pass through NumPy as words.
     """
 
     dynamics: Dynamics
@@ -46,7 +46,7 @@ class ChainLanes:
     ) -> tuple["ChainLanes", tuple[Any, PyTree]]:
         """The lanes of a chain with states and inputs like these, and the shapes of the records of one row.
 
-        The first `num_axes` axes of `sequence` are those of steps, or of lanes and steps.
+        The first `num_axes` axes of `sequence` run over steps, or over lanes and steps.
         """
         output_kinds: list[Kinds] = []
 
@@ -73,7 +73,7 @@ class ChainLanes:
         return kept, transition.reduce(as_keys(kept, self.state_kinds)), as_words(output)
 
     def met(self, parameters: Any, atol: Any, new: tuple[Any, PyTree], old: tuple[Any, PyTree]) -> tuple[Any, Any]:
-        """Largest difference in standard deviations, and whether it is within the tolerance."""
+        """Largest coordinate of each difference, in standard deviations, and whether it is within the tolerance."""
         tolerance = Tolerance(parameters, atol, ROUNDINGS * float(np.finfo(new[0].dtype).eps))
         difference = new[0] - old[0]
         return tolerance.size(difference), tolerance.accepts(difference, new[0])
@@ -81,12 +81,12 @@ class ChainLanes:
     def joined(
         self, parameters: Any, atol: float, one: PyTree, other: PyTree
     ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """The same of states on the host."""
+        """The same for states on the host, with a leading axis L."""
         distance, met = self.met(parameters, atol, (self.positions(one), None), (self.positions(other), None))
         return np.where(np.isnan(distance), np.inf, distance), met
 
     def rescaled(self, parameters: Any, path: Callable[[], np.ndarray]) -> Float[np.ndarray, " D"]:
-        """The spread of the path in each coordinate; where that is 0, the size of the state, or 1."""
+        """The spread of the path in each coordinate; where the spread is 0, the size of its median, or else 1."""
         states = path().reshape(-1, len(parameters))
         states = states[:: max(1, len(states) // MAX_SCALE_STATES)]
         states = states[np.isfinite(states).all(-1)]
@@ -97,6 +97,6 @@ class ChainLanes:
         return np.where(high > low, (high - low) / 2, size).astype(states.dtype)
 
     def positions(self, states: PyTree) -> Float[np.ndarray, "L D"]:
-        """The vectors that blocks exchange, of states on the host with a leading axis."""
+        """Exchanged fields of states on the host, as vectors; the states have a leading axis L."""
         leaves = jax.tree.leaves(self.dynamics.exchanged(states))
         return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=-1)

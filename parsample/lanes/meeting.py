@@ -1,4 +1,4 @@
-"""Meeting times of lanes that share their randomness, and the law that they follow."""
+"""Meeting times of lanes that share their randomness, and the distribution of these times."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,28 +9,28 @@ from jaxtyping import Bool, Float, PyTree
 
 from parsample.lanes.program import LaneProgram, Rows, of_lanes
 
-# Distance, in standard deviations, within which lanes without exact meeting have met: float64 and float32.
+# Distance, in standard deviations, within which lanes count as met if the kernel has no exact meeting, by dtype.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
 
-# Tolerance for pairs that rounding keeps apart, as a multiple of the distance at which they stay, which fluctuates.
+# Tolerance for pairs that rounding keeps apart, as a multiple of their remaining distance, which fluctuates.
 NOISE_MARGIN = 4
 
-# Largest such tolerance, in standard deviations.
+# Maximum of that tolerance, in standard deviations.
 MAX_TOLERANCE = 0.05
 
-# Where a larger share of pairs has not met when the watch ends, that is given as the reason for no blocks.
+# If a larger share of pairs has not met by the last step compared, the report names this as the reason for no blocks.
 MAX_UNMET = 0.25
 
 
 class Stretch(NamedTuple):
-    """Some rows of all lanes, each lane with its own inputs, to compare other rows with.
+    """Reference rows of all lanes, each lane with its own inputs.
 
     Attributes
     ----------
     parameters, inputs
-        With which they were run; inputs have a leading axis L.
+        Parameters and inputs of the rows; inputs have a leading axis L.
     starts, ends
-        States before and after them.
+        States before and after the rows, leading axis L.
     records
         Positions, shape (n, L, D), and outputs.
     """
@@ -43,25 +43,25 @@ class Stretch(NamedTuple):
 
 
 class MeetingTimes(NamedTuple):
-    """Meeting times of pairs of lanes with common keys, one of each pair restarted elsewhere.
+    """Meeting times of pairs of lanes with common keys; one lane of each pair starts from another state.
 
     Attributes
     ----------
     times
-        Steps until the paths of each pair met, shape (L,); inf: not while they were watched.
+        Steps until the paths of each pair met, shape (L,); inf if they did not meet in n steps.
     distances
-        Largest coordinate of their difference after each step, in whitened units, shape (n, L).
+        Largest coordinate of the pair's difference after each step, in standard deviations, shape (n, L).
     """
 
     times: Float[np.ndarray, " L"]
     distances: Float[np.ndarray, "n L"]
 
     def within(self, atol: float) -> "MeetingTimes":
-        """The same pairs, by another tolerance."""
+        """The same pairs, with meeting times by another tolerance."""
         return self._replace(times=_since(self.distances <= atol))
 
     def tolerance(self, atol: float) -> float:
-        """`atol`; or, if rounding keeps the unmet pairs apart, a tolerance within which they have met."""
+        """`atol`; or, if only rounding keeps the unmet pairs apart, a larger tolerance within which they meet."""
         apart = self.distances[:, np.isinf(self.times)]
         third, last = (np.median(part, axis=0) for part in np.array_split(apart, 4)[2:])
         if not apart.size or not np.isfinite(last).all() or np.median(last) < np.median(third) / 2:
@@ -71,17 +71,17 @@ class MeetingTimes(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """Steps for which pairs were watched."""
+        """Number of steps n in which pairs were compared."""
         return len(self.distances)
 
     @property
     def last_distances(self) -> Float[np.ndarray, " L"]:
-        """Median distance of each pair over the last quarter of the watch."""
+        """Median distance of each pair over the last quarter of the steps, shape (L,)."""
         return np.median(self.distances[-self.num_steps // 4 :], axis=0)
 
     @property
     def num_unmet(self) -> int:
-        """Pairs that did not meet."""
+        """Number of pairs that did not meet."""
         return int(np.isinf(self.times).sum())
 
     @property
@@ -90,14 +90,14 @@ class MeetingTimes(NamedTuple):
         return self.num_unmet / len(self.times)
 
     def quantile(self, share: float) -> float:
-        """Steps until this share of the pairs had met; inf if it had not."""
+        """Steps until this share of the pairs had met; inf if fewer met."""
         return float(np.quantile(self.times, share, method="higher"))
 
     def slowest(self, num_lanes: int) -> float:
         """Expected steps until the slowest of `num_lanes` lanes meets.
 
-        Beyond the median, meeting times are taken for exponential, with the rate that fits those that were seen and
-        those that were not; the slowest of n then takes log n / rate longer.
+        Meeting times beyond the median are assumed to be exponential, with a rate fitted to the pairs that met and to
+        those that did not (censored times); the slowest of n then takes log n / rate longer.
         """
         if self.share_unmet > 0.5:
             return math.inf
@@ -111,7 +111,7 @@ class MeetingTimes(NamedTuple):
 
     @property
     def contraction_rate(self) -> float:
-        """Mean change of the log distance of a pair before it meets, nats per step; NaN if none was seen apart."""
+        """Mean change of the log distance of a pair before it meets, in nats per step; NaN without two distances."""
         rates = []
         for distance in self.distances.T:
             apart = np.flatnonzero((distance > 0) & np.isfinite(distance))
@@ -133,15 +133,15 @@ class MeetingTimes(NamedTuple):
 
 
 def stretch_of(program: LaneProgram, parameters: Any, inputs: PyTree, states: PyTree, num_rows: int) -> Stretch:
-    """The first rows of all lanes from these states."""
+    """Evaluate the first rows of all lanes from these states, as a reference."""
     ends = program.advance(parameters, inputs, states, Rows(0, num_rows, False, False, 0.0)).state
     return Stretch(parameters, inputs, states, ends, program.recorded(0, num_rows))
 
 
 def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: float) -> MeetingTimes:
-    """Restart every lane of a stretch from its neighbour's start, with its own inputs, and watch until all have met.
+    """Restart every lane from its neighbour's start, with its own inputs, until all meet their paths in the stretch.
 
-    Where the stretch ends, both are run on in turn, up to `max_steps`.
+    Past the end of the stretch, both paths are continued in turn, up to `max_steps` steps.
     """
     records, size = stretch.records, len(stretch.records[0])
     ahead = stretch.ends
@@ -156,7 +156,7 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
         distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), before)
         distances.append(distance)
         flags.append(met)
-        # Lanes that have left are where those lanes are which they have met.
+        # Lanes that have left continue from the states of the paths that they have met.
         begin, behind = begin + size, of_lanes(run.has_left, ahead, run.state)
         if run.has_left.all() or begin + size > min(max_steps, program.num_rows):
             break
@@ -168,6 +168,6 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
 
 
 def _since(met: Bool[np.ndarray, "n L"]) -> Float[np.ndarray, " L"]:
-    """Step from which on each pair is together; inf if it is not."""
+    """Step from which on each pair has met, shape (L,); inf if it has not met at the last step."""
     last = np.where(met.all(0), 0, len(met) - np.argmin(met[::-1], axis=0))
     return np.where(last < len(met), last + 1.0, np.inf)

@@ -1,8 +1,9 @@
-"""The one program: rows of all lanes over an old path, left early once every lane has met it.
+"""The compiled program: it evaluates rows of all lanes over an old path, and stops once every lane has met that path.
 
-A lane is a chain, or a block of one. Warm-up (lanes with keys of their own), check (lanes that repeat others from other
-starts), blocks (lanes that repeat themselves from better starts) and the step-by-step evaluation (a lane per chain)
-call it with other arguments; nothing is compiled again for another key, length or step size.
+A lane is a chain or a block of a chain; a row is one step of all lanes. The warm-up (lanes with independent keys), the
+check (lanes that repeat others from different starts), the blocks (lanes that repeat themselves from better starts) and
+the step-by-step evaluation (one lane per chain) call it with different arguments. A different key, number of rows,
+trajectory length or step size needs no new compilation.
 """
 
 import time
@@ -24,36 +25,36 @@ from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
 from parsample.internal.processes import broadcast_from_first, replicated
 from parsample.internal.trees import entry, write
 
-# Name of the axis along which lanes lie side by side.
+# Name of the vmapped axis of lanes.
 LANES = "lanes"
 
 # Steps after which trajectory lengths and moves repeat. Blocks start at multiples of it.
 PERIOD = 16
 
-# Lanes where the user names no number: enough for the vector units of a CPU, or to keep an accelerator busy.
+# Default numbers of lanes: enough for the vector units of a CPU, and to keep an accelerator busy.
 NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
 
-# Rows of a lane that are kept: as many as fit into so many bytes, within these bounds.
+# Rows are kept for all lanes, as many as fit into `MAX_RECORD_BYTES`, within the bounds below.
 MAX_RECORD_BYTES = 128 * 2**20
 MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 
-# Lanes of a CPU thread, at least: fewer would not fill its vector units.
+# Minimum number of lanes per CPU thread: fewer would not fill its vector units.
 LANES_OF_THREAD = 16
 
-# Seconds of the first call of programs in this process, by dynamics, devices and number of lanes.
+# Seconds of the first call of each program in this process, by dynamics, devices and number of lanes.
 _first_calls: dict[tuple, float] = {}
 
-# Seconds for which one call of the program should run.
+# Target duration of one call of the program, in seconds.
 SECONDS_PER_CALL = 0.5
 
 
 def default_num_lanes() -> int:
-    """Lanes for JAX's default device."""
+    """Default number of lanes for JAX's default device."""
     return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
 
 
 def num_threads(num_lanes: int) -> int:
-    """Threads that share the lanes of one device: on a CPU as many as cores, if each has enough to do."""
+    """Threads that share the lanes of one device: on a CPU one per core, each with at least `LANES_OF_THREAD` lanes."""
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return 1
     return max(1, min(num_cores(), num_lanes // LANES_OF_THREAD))
@@ -66,26 +67,26 @@ def _pool() -> ThreadPoolExecutor:
 
 @runtime_checkable
 class LaneDynamics(Protocol):
-    """What lanes evaluate; hashable, and holds no arrays but those that the user's functions close over."""
+    """The dynamics of the lanes: hashable, and without arrays except those in closures of the user's functions."""
 
     def step(
         self, parameters: Any, inputs: PyTree, state: PyTree, row: Int[Array, ""], is_restored: Bool[Array, ""]
     ) -> tuple[PyTree, Vector, PyTree]:
-        """One row of one lane: its next state, the position there, and what is recorded beside it."""
+        """One row of one lane: its next state, the position there, and the output to record."""
         ...
 
     def met(self, parameters: Any, atol: Any, new: tuple[Any, PyTree], old: tuple[Any, PyTree]) -> tuple[Any, Any]:
-        """Distance of new records (position, output) from old ones, in standard deviations; and which have met."""
+        """Distance of new records (position, output) from old ones, in standard deviations, and whether they met."""
         ...
 
     def joined(
         self, parameters: Any, atol: float, one: PyTree, other: PyTree
     ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """The same of states on the host: which blocks start where the ones before them ended."""
+        """The same for states on the host; tells which blocks start where the previous block ended."""
         ...
 
     def rescaled(self, parameters: Any, path: Any) -> Any:
-        """The parameters, with the unit of distances taken from what ``path()`` returns, if it is not known."""
+        """The parameters, with the unit of distances estimated from the path that ``path()`` returns, unless known."""
         ...
 
 
@@ -95,13 +96,13 @@ class Rows(NamedTuple):
     Attributes
     ----------
     begin, end
-        The first one (on each device, shape (N,), in the program), and the one after the last.
+        The first row (in the program one per device, shape (N,)), and the row after the last.
     is_restored
-        Whether cached values of the states are to be evaluated first.
+        Whether to evaluate the cached fields of the states first.
     may_leave
         Whether to stop after a row in which every lane has met the old path.
     atol
-        Largest difference to the old path, in standard deviations, that counts as met; 0: equality.
+        Largest difference from the old path that counts as met, in standard deviations; 0: equality.
     """
 
     begin: Int[Any, ""]
@@ -126,28 +127,28 @@ def advance_lanes(
     Parameters
     ----------
     dynamics, mesh
-        What lanes evaluate, and the devices that share them.
+        Dynamics of the lanes, and the devices that share the lanes.
     parameters
         Common to all lanes.
     inputs
-        What drives each lane, leading axis L.
+        Inputs of each lane, leading axis L.
     rows
-        Which rows.
+        Rows to evaluate.
     recorded
-        Positions and outputs so far, leading axes (R, L).
+        Positions and outputs recorded so far, leading axes (R, L).
     state
-        State of each lane before the first of the rows, leading axis L.
+        State of each lane before the first row, leading axis L.
 
     Returns
     -------
     state, recorded
-        After the last row evaluated.
+        State and records after the last row evaluated.
     end
-        The row after the last one evaluated, on each device.
+        Row after the last one evaluated on each device, shape (N,).
     has_left
-        Whether all lanes of each device had met the old path there.
+        Whether each device stopped because all its lanes had met the old path, shape (N,).
     distance
-        From the old path in the last row, of each lane.
+        Distance of each lane from the old path in the last row, shape (L,).
     """
 
     def on_each_device(parameters: Any, rows: Rows, inputs: PyTree, state: PyTree, old: tuple) -> tuple:
@@ -161,7 +162,7 @@ def advance_lanes(
         def advance(carry: tuple) -> tuple:
             row, state, recorded, _, _ = carry
             state, *found = lanes(inputs, state, row)
-            # What the row held is read before it is written: otherwise the whole path would be copied at every row.
+            # The old row is read before it is overwritten: otherwise the whole path would be copied at every row.
             old_row, recorded = jax.lax.optimization_barrier((entry(recorded, row), recorded))
             distance, met = dynamics.met(parameters, rows.atol, tuple(found), old_row)
             recorded = write(recorded, tuple(found), row.astype(int))
@@ -180,7 +181,7 @@ def advance_lanes(
 
 
 def _one_lane(step: Any) -> Any:
-    """A single lane without ``jax.vmap``, under which every branch would be evaluated."""
+    """A single lane without ``jax.vmap``, which would evaluate both branches of every conditional."""
 
     def lanes(inputs: PyTree, state: PyTree, row: Array) -> tuple:
         inputs, state = jax.tree.map(lambda leaf: leaf[0], (inputs, state))
@@ -190,23 +191,23 @@ def _one_lane(step: Any) -> Any:
 
 
 def of_lanes(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
-    """The entries of one pytree for some lanes, and of the other for the rest."""
+    """The entries of `yes` for lanes with the flag, and of `no` for the others."""
     return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
 
 
 class Advanced(NamedTuple):
-    """What one call of the program did, on the host.
+    """Result of one call of the program, on the host.
 
     Attributes
     ----------
     state
         State of each lane after its last row.
     ends
-        The row after the last one evaluated, of each lane, shape (L,).
+        Row after the last one evaluated for each lane, shape (L,).
     has_left
-        Whether it left there, with all lanes of its device, because they had met the old path, shape (L,).
+        Whether the lane stopped because all lanes of its device or thread had met the old path, shape (L,).
     distance
-        From the old path in that row, shape (L,).
+        Distance of each lane from the old path in its last row, shape (L,).
     """
 
     state: Any
@@ -216,27 +217,27 @@ class Advanced(NamedTuple):
 
 
 class LaneProgram[Dynamics: LaneDynamics]:
-    """The program for a number of lanes, with its records and its clock.
+    """The program for a fixed number of lanes, with its records and its time per row.
 
     Parameters
     ----------
     dynamics
-        What lanes evaluate.
+        Dynamics of the lanes.
     num_lanes
-        L. Where devices, or threads, do not divide it, idle copies of the last lane fill up.
+        L. If the number of devices or threads does not divide it, idle copies of the last lane are added.
     mesh
-        Devices that share the lanes; None: one. On a CPU its cores then share them, each as a device would.
+        Devices that share the lanes; None: one device. If that is a CPU, its cores share the lanes as devices would.
     records
         Shapes of the position and the output of one row of one lane.
     max_rows
-        Most rows that are kept.
+        Maximum number of rows kept.
 
     Attributes
     ----------
     num_rows
-        Rows that are kept.
+        Number of rows kept.
     seconds_per_row
-        Of a row in one of the longest calls but the first; NaN before there was one.
+        Seconds per row in one of the longest calls, the first call excepted; NaN before such a call.
     """
 
     def __init__(
@@ -265,24 +266,24 @@ class LaneProgram[Dynamics: LaneDynamics]:
     def _blank(self) -> tuple[Any, PyTree]:
         shape = (self.num_rows, self._padded // self._num_threads)
         position, output = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), self.records)
-        # Placed as the program leaves it: another placement would be another program.
+        # Placed like the output of the program: a different sharding would compile a second program.
         sharding = None if self.mesh is None else jax.NamedSharding(self.mesh, SPLIT_SECOND)
         return jax.device_put((position, output), sharding)
 
     @property
     def seconds_to_compile(self) -> float:
-        """Seconds of the first call with such lanes in this process; NaN before there was one."""
+        """Seconds of the first call of an equal program in this process; NaN before that call."""
         return _first_calls.get((self.dynamics, self.mesh, self.num_lanes), np.nan)
 
     @property
     def rows_per_call(self) -> int:
-        """Rows that one call should evaluate, so that progress shows and interrupts are heeded."""
+        """Number of rows per call, small enough to show progress and to react to interrupts."""
         if not np.isfinite(self.seconds_per_row):
             return PERIOD
         return max(PERIOD, int(min(SECONDS_PER_CALL / self.seconds_per_row, self.num_rows)) // PERIOD * PERIOD)
 
     def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
-        """Evaluate some rows of all lanes; `rows.begin` may differ from lane to lane as far as devices differ."""
+        """Evaluate some rows of all lanes; `rows.begin` may have shape (L,), equal within a device or thread."""
         begins = self._filled(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
         begins = begins[:: self._lanes_of_part]
         asked = Rows(
@@ -301,7 +302,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
                 (self.dynamics, self.mesh, self.num_lanes), float(broadcast_from_first(self.mesh, seconds))
             )
         elif num_rows >= max(PERIOD, self._most_timed // 2):
-            # Short calls spend their time on what every call does.
+            # In short calls, the fixed cost of a call dominates.
             self._most_timed = max(num_rows, self._most_timed)
             self.seconds_per_row = float(broadcast_from_first(self.mesh, seconds / num_rows))
         ends, has_left = (np.repeat(values, self._lanes_of_part) for values in (ends, has_left))
@@ -314,7 +315,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         return jax.device_get(replicated(self.mesh, (state, *outcome)))
 
     def _in_threads(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
-        is_double = jax.config.jax_enable_x64  # which may be so in the caller's thread only
+        is_double = jax.config.jax_enable_x64  # may be set in the caller's thread only
 
         def run(number: int) -> Any:
             with jax.enable_x64(is_double):
@@ -327,13 +328,16 @@ class LaneProgram[Dynamics: LaneDynamics]:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
     def _part(self, number: int, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> tuple[Any, ...]:
-        """What one of the threads is given, beside what is recorded."""
+        """Arguments of the program in one thread, except the records."""
         lanes = slice(number * self._lanes_of_part, (number + 1) * self._lanes_of_part)
         inputs, state = jax.tree.map(lambda leaf: leaf[lanes], (inputs, state))
         return parameters, inputs, asked._replace(begin=asked.begin[number : number + 1]), state
 
     def _compile(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> bool:
-        """Compile what threads run; False, and one thread, if that calls back to Python, which may not expect it."""
+        """Compile the program of a thread, and return True.
+
+        If it calls back to Python, whose code may not be thread-safe, switch to one thread and return False.
+        """
         *before, own = self._part(0, parameters, inputs, asked, state)
         traced = advance_lanes.traced(self.dynamics, None, *before, self._recorded[0], own)
         if "callback" in str(traced.jaxpr):
@@ -352,13 +356,13 @@ class LaneProgram[Dynamics: LaneDynamics]:
         return self._on_host(lambda recorded: recorded[0], begin, end)
 
     def _on_host(self, which: Callable[[Any], Any], begin: int, end: int) -> Any:
-        # Copied: what was only seen here could not be written over by the next call, which would copy all of it.
+        # Copied: the next call cannot overwrite a buffer while the host holds a view of it, and would copy all of it.
         parts = [jax.device_get(replicated(self.mesh, which(recorded))) for recorded in self._recorded]
         return jax.tree.map(
             lambda *leaves: np.concatenate([leaf[begin:end] for leaf in leaves], axis=1)[:, : self.num_lanes], *parts
         )
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
-        """Entries of all lanes and of the idle ones."""
+        """The values of all lanes, followed by those of the idle lanes."""
         idle = self._padded - self.num_lanes
         return np.concatenate([values, np.repeat(values[-1:], idle, axis=0)]) if idle else values

@@ -1,9 +1,9 @@
-"""Chains in blocks: a segment of every chain at once, a block per lane, until the blocks meet.
+"""Chains in blocks: one segment of every chain at once, one block per lane, repeated until the blocks meet.
 
 All blocks of a segment are evaluated from guesses of their first states. A block that did not start where the one
-before it ended is run again from there, over its old path, until it meets that path; the rest of the old path stands.
+before it ended is run again from there, over its old path, until it meets that path; the rest of the old path is kept.
 When every block starts where the one before it ends, the segment is one chain. After k sweeps the first k blocks are
-exact whatever the guesses were.
+exact for any guesses.
 """
 
 import math
@@ -18,33 +18,33 @@ from parsample.internal.trees import take
 from parsample.lanes.program import Advanced, LaneProgram, Rows, of_lanes
 from parsample.solver.status import Status
 
-# Sweeps of which the defect of every block is kept, for the picture of the advancing front.
+# Number of first sweeps whose block defects are kept, for the plot of the advancing exact front.
 NUM_FRONTS = 8
 
 
 class Segment(NamedTuple):
-    """A stretch of all chains.
+    """Consecutive steps of all chains.
 
     Attributes
     ----------
     first, num_steps
-        Steps of each chain before it, and in it.
+        Number of steps of each chain before the segment, and in it.
     path
         Positions, shape (chains, steps, D).
     outputs
-        What is recorded beside them, leading axes (chains, steps).
+        Outputs of the steps, leading axes (chains, steps).
     final
-        State of each chain after it, leading axis (chains,).
+        State of each chain after the segment, leading axis (chains,).
     status
-        CONVERGED; STALLED where blocks were given up and only the exact part is here; SEQUENTIAL.
+        CONVERGED; STALLED if blocks were given up and only the exact part is kept; else SEQUENTIAL or NON_FINITE.
     defect
         Largest jump between or inside blocks, in standard deviations.
     num_sweeps
-        Sweeps over the blocks.
+        Number of sweeps over the blocks.
     num_evaluations
-        Steps evaluated, of all lanes together.
+        Number of steps evaluated, over all lanes.
     block_defects
-        Largest jump to each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
+        Jump at the start of each block of the first chain after each of the first sweeps, shape (sweeps, blocks).
     block_size
         Steps per block; the whole segment if sequential.
     """
@@ -67,23 +67,23 @@ class Segment(NamedTuple):
         return self.num_evaluations / (len(self.path) * self.num_steps)
 
     def without_draws(self) -> "Segment":
-        """What is kept of it for the record."""
+        """The segment without path, outputs and final states, for the record."""
         return self._replace(path=np.empty_like(self.path[:, :0]), outputs=None, final=None)
 
 
 class Run(NamedTuple):
-    """What a run of chains goes on with.
+    """Parameters, inputs and present states of a run of chains.
 
     Attributes
     ----------
     parameters
         Common to all chains.
     inputs
-        ``inputs(chain, first_step)``: what drives lanes that run these chains from these steps on.
+        ``inputs(chain, first_step)``: inputs of lanes that run these chains from these steps on.
     states
         States of the chains, leading axis K.
     first
-        Steps done.
+        Number of steps done.
     """
 
     parameters: Any
@@ -93,7 +93,7 @@ class Run(NamedTuple):
 
     @property
     def num_chains(self) -> int:
-        """K."""
+        """Number of chains K."""
         return len(jax.tree.leaves(self.states)[0])
 
     def after(self, segment: Segment) -> "Run":
@@ -102,12 +102,12 @@ class Run(NamedTuple):
 
 
 def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
-    """Rows of all lanes, whose states are not restored, in calls short enough to be watched and interrupted."""
+    """Evaluate rows of all lanes, without restoring states, in calls short enough for progress and interrupts."""
     running, start = np.ones(program.num_lanes, bool), int(rows.begin)
     ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
     while running.any() and start < rows.end:
         stop = min(int(rows.end), start + program.rows_per_call)
-        # Devices that have left are given no more rows.
+        # Devices that have left get no more rows.
         asked = rows._replace(begin=np.where(running, start, stop), end=stop)
         found = program.advance(parameters, inputs, state, asked)
         state = found.state
@@ -119,14 +119,14 @@ def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, 
 
 
 class BlockLayout(NamedTuple):
-    """How chains are cut into blocks: chain k, block c is lane ``k num_blocks + c``.
+    """Assignment of blocks to lanes: block c of chain k is lane ``k num_blocks + c``.
 
     Attributes
     ----------
     num_chains, num_blocks, block_size
-        Chains, blocks of each in a segment, and steps of a block.
+        Number of chains, blocks per chain in a segment, and steps per block.
     inputs
-        What drives each lane.
+        Inputs of each lane, leading axis L.
     """
 
     num_chains: int
@@ -136,14 +136,14 @@ class BlockLayout(NamedTuple):
 
     @classmethod
     def of(cls, run: Run, num_lanes: int, block_size: int) -> "BlockLayout":
-        """The next segment of a run, whose blocks fill the lanes."""
+        """The layout of the next segment of a run, with as many blocks as lanes."""
         num_blocks = num_lanes // run.num_chains
         first_steps = run.first + block_size * np.tile(np.arange(num_blocks), run.num_chains)
         inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
         return cls(run.num_chains, num_blocks, block_size, inputs)
 
     def incoming_states(self, run: Run, ends: PyTree) -> PyTree:
-        """Where each block is reached: the end of the block before it, or the state of its chain."""
+        """State at which each block should start: the end of the block before it, or the state of its chain."""
 
         def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
             blocks = values.reshape(self.num_chains, self.num_blocks, *values.shape[1:])
@@ -153,13 +153,13 @@ class BlockLayout(NamedTuple):
         return jax.tree.map(one, run.states, ends)
 
     def of_chains(self, values: np.ndarray) -> np.ndarray:
-        """Rows of lanes, leading axes (n, L), as steps of chains, leading axes (K, B n)."""
+        """Rearrange rows of lanes, leading axes (n, L), into steps of chains, leading axes (K, B n)."""
         num_rows, _, *rest = values.shape
         lanes = values.reshape(num_rows, self.num_chains, self.num_blocks, *rest)
         return np.moveaxis(lanes, 0, 2).reshape(self.num_chains, self.num_blocks * num_rows, *rest)
 
     def num_exact(self, met: Bool[np.ndarray, " L"]) -> int:
-        """Leading blocks, of every chain, that start where the one before them ended."""
+        """Number of leading blocks that start, in every chain, where the block before them ended."""
         exact = met.reshape(self.num_chains, self.num_blocks).all(0)
         return self.num_blocks if exact.all() else int(np.argmin(exact))
 
@@ -173,14 +173,14 @@ def evaluate_segment(
     max_rows: float,
     max_seconds: float = math.inf,
 ) -> tuple[Segment, PyTree]:
-    """One segment of every chain in blocks.
+    """Evaluate one segment of every chain in blocks.
 
     Parameters
     ----------
     program
-        Lanes, as many as blocks of all chains together.
+        Program with one lane for each block of all chains.
     run
-        The chains so far.
+        The run before the segment.
     guesses
         States typical of the chain, leading axis (L,).
     block_size
@@ -188,15 +188,15 @@ def evaluate_segment(
     atol
         Largest difference of states that count as equal, in standard deviations; 0: bitwise.
     max_rows
-        Rows after which a step-by-step evaluation is cheaper: then only the exact part is returned.
+        Rows after which a step-by-step evaluation is cheaper: sweeps stop, and only the exact part is returned.
     max_seconds
-        Seconds that these rows may take: for a program whose rows have not been timed before.
+        The same limit in seconds, for a program whose rows have not been timed before.
 
     Returns
     -------
     segment
     ends
-        States at the block ends: guesses for the next segment.
+        States at the block ends, leading axis (L,): guesses for the next segment.
     """
     layout = BlockLayout.of(run, program.num_lanes, block_size)
     starts = jax.tree.map(np.array, guesses)
@@ -204,17 +204,17 @@ def evaluate_segment(
     for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
         leaf[heads] = head
     swept = sweep(program, run.parameters, layout.inputs, starts, Rows(0, block_size, False, False, atol))
-    ends, rows_used, evaluations, defect, fronts = swept.state, block_size, block_size * program.num_lanes, 0.0, []
+    ends, rows_used, evaluations, defect, all_jumps = swept.state, block_size, block_size * program.num_lanes, 0.0, []
     num_sweeps = 1
     while True:
         incoming_states = layout.incoming_states(run, ends)
         parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
         jumps, met = program.dynamics.joined(parameters, atol, incoming_states, starts)
-        fronts.append(jumps[: layout.num_blocks])
+        all_jumps.append(jumps[: layout.num_blocks])
         num_exact = layout.num_exact(met)
         if met.all() or rows_used > max_rows or rows_used * program.seconds_per_row > max_seconds:
             break
-        # Blocks that start near enough keep their starts: moving them would undo what has met.
+        # Blocks that start within the tolerance keep their starts: a new start would change paths that have met.
         starts = of_lanes(met, starts, incoming_states)
         swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
         reached_end = swept.ends == block_size
@@ -237,14 +237,14 @@ def evaluate_segment(
         defect=defect,
         num_sweeps=num_sweeps,
         num_evaluations=evaluations,
-        block_defects=np.array(fronts[:NUM_FRONTS]),
+        block_defects=np.array(all_jumps[:NUM_FRONTS]),
         block_size=block_size,
     )
     return segment, ends
 
 
 def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
-    """The next steps of every chain, a lane for each."""
+    """Evaluate the next steps of every chain, with one lane per chain."""
     layout = BlockLayout.of(run, program.num_lanes, num_steps)
     swept = sweep(program, run.parameters, layout.inputs, run.states, Rows(0, num_steps, False, False, 0.0))
     path, outputs = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))

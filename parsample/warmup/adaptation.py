@@ -1,4 +1,4 @@
-"""What a warm-up ends with: the parameters of the chains, and the round that shows whether they have settled."""
+"""Results of a warm-up: the parameters of the chains, and the round that shows whether the warm-up has settled."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from parsample.lanes.meeting import Stretch
 
 
 class Adaptation(NamedTuple):
-    """What the warm-up found.
+    """Result of the warm-up.
 
     Attributes
     ----------
@@ -19,19 +19,19 @@ class Adaptation(NamedTuple):
     states
         Whitened position at which each chain starts, shape (chains, D).
     acceptance_rate
-        Mean acceptance of the kernel in the last round.
+        Mean acceptance rate of the kernel in the last round.
     num_steps
-        Steps of each lane.
+        Number of warm-up steps of each lane.
     num_lanes
-        Lanes of the ensemble.
+        Number of lanes of the ensemble.
     num_replaced
-        Lanes that were stuck or lost, and were replaced by others.
+        Number of lanes that were stuck or lost, and were replaced by copies of others.
     num_diverging
-        Divergent transitions in the last round, all lanes together.
+        Number of divergent transitions in the last round, over all lanes.
     r_hat
-        Largest ratio of spreads, between all lanes and within one, in the last round (Gelman and Rubin 1992).
+        Largest R-hat of any coordinate in the last round, with a lane as a chain (Gelman and Rubin 1992).
     unsettled
-        What had not settled; empty if all had.
+        Reasons why the warm-up has not settled; empty if it has.
     """
 
     parameters: KernelParameters
@@ -51,13 +51,13 @@ class Reference(NamedTuple):
     Attributes
     ----------
     stretch
-        Its rows.
+        Rows of the round.
     coordinates
-        Its coordinates.
+        Coordinates of the round.
     acceptance_rate, r_hat, num_diverging
-        Of all lanes.
+        Mean acceptance rate, largest R-hat and number of divergent transitions of all lanes.
     problem
-        What has not settled; empty if all has.
+        Reasons why the warm-up has not settled; empty if it has.
     """
 
     stretch: Stretch

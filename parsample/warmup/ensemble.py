@@ -1,8 +1,9 @@
-"""Warm-up by an ensemble: all lanes, with keys of their own, find coordinates and step size in a few short rounds.
+"""Warm-up by an ensemble: lanes with independent keys tune coordinates and step size in a few short rounds.
 
-Each round tunes the step size on the mean acceptance of all lanes and ends with new coordinates from its draws. Lanes
-that are stuck or far below the others are replaced. First scales come from the spread of gradients, which tells the
-curvature wherever the lanes are. A last round with fixed parameters shows whether all has settled.
+Each round tunes the step size on the mean acceptance rate of all lanes and ends with new coordinates from its draws.
+Lanes that are stuck, or have a far lower log density than the others, are replaced. First scales come from the spread
+of gradients, which measures the curvature wherever the lanes are. A last round with fixed parameters shows whether the
+warm-up has settled.
 """
 
 import math
@@ -22,7 +23,7 @@ from parsample.lanes.meeting import Stretch
 from parsample.lanes.program import PERIOD, Advanced, LaneProgram, Rows
 from parsample.warmup.adaptation import Adaptation, Reference, between_lanes
 
-# Steps of the rounds, and the longest trajectories in them: early coordinates are poor, and long trajectories wasted.
+# Steps per round, and the longest trajectories in it: while coordinates are poor, long trajectories are wasted.
 ROUNDS = (8, 8, 16, 16, 32, 32)
 MAX_LENGTHS = (8, 8, 16, 16, 32, 64)
 ROUNDS_WITHOUT_GRADIENTS = (16, 16, 32, 32, 64, 64)
@@ -30,40 +31,41 @@ ROUNDS_WITHOUT_GRADIENTS = (16, 16, 32, 32, 64, 64)
 # Steps of the round with fixed parameters.
 REFERENCE_STEPS = 64
 
-# Steps between updates of the step size, half as many in the shortest rounds.
+# Steps between updates of the step size, halved in rounds of at most `MIN_ROUND` steps.
 TUNING_STEPS = 4
 MIN_ROUND = 8
 
 
-# Least number of warm-up steps: the rounds as they stand.
+# Minimum of `num_warmup`: enough for the first rounds.
 MIN_WARMUP = 100
 
-# A multishift move is accepted with about this probability; larger moves merge lanes from further away.
+# Target acceptance rate of multishift moves. Larger moves merge lanes from further away, but are accepted less often.
 MOVE_ACCEPTANCE = 0.5
 MIN_MOVE_SCALE, MAX_MOVE_SCALE = 1e-3, 1.0
 
-# Random-walk Metropolis in one dimension moves best by this many standard deviations (Gelman, Roberts and Gilks 1996).
+# Best proposal scale of random-walk Metropolis in one dimension, in standard deviations (Gelman, Roberts, Gilks 1996).
 METROPOLIS_SCALE = 2.4
 
-# Shares of a standard deviation by which starts differ from the initial position, tried in this order.
+# Largest distances of starts from the initial position in each coordinate, tried in this order.
 START_SCALES = (1.0, 0.1, 0.01, 0.0)
 
-# The warm-up has settled when lanes agree this well in a round with fixed parameters, acceptance is at most this far
-# below its target, and no more than this share of transitions diverges; else the step size is reduced.
+# The warm-up has settled if, in a round with fixed parameters, R-hat is at most `MAX_R_HAT`, the acceptance rate is at
+# most `MAX_ACCEPTANCE_ERROR` below its target, and at most the share `MAX_DIVERGING` of transitions diverges. If more
+# diverge, the step size is multiplied by `STEP_REDUCTION`.
 MAX_R_HAT, MAX_ACCEPTANCE_ERROR = 1.2, 0.1
 MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is being tuned.
+    """The values that the warm-up tunes.
 
     Attributes
     ----------
     coordinates
-        Of the lanes.
+        Coordinates of the lanes.
     step_size
-        A scalar; of metropolis, shape (D,).
+        A scalar; for metropolis, shape (D,).
     move_scale
         Standard deviation of the multishift moves; 0: none.
     """
@@ -73,7 +75,7 @@ class Settings:
     move_scale: float
 
     def parameters(self, kernel: Kernel, dtype: np.dtype, max_length: int | None = None) -> KernelParameters:
-        """As the program takes them."""
+        """The settings as parameters of the program, with at most `max_length` leapfrog steps per step."""
         lengths = kernel.num_integration_steps(float(np.mean(self.step_size)))
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
@@ -83,16 +85,16 @@ class Settings:
 
 
 class Ensemble:
-    """Lanes on their way from dispersed starts to the posterior.
+    """Lanes that move from dispersed starts to the posterior.
 
     Parameters
     ----------
     program
-        The lanes.
+        Program of the lanes.
     initial_position
-        Flat position around which they start, shape (D,).
+        Flat position around which the lanes start, shape (D,).
     target_acceptance_rate
-        What the step size is tuned to.
+        Acceptance rate to which the step size is tuned.
     exact_meeting
         Whether the kernel contains multishift moves.
     rng
@@ -114,7 +116,7 @@ class Ensemble:
         self.initial_position = initial_position.astype(float)
         self.keys = rng.integers(0, 2**32, (program.num_lanes, 2), np.uint32)
         self.num_steps, self.num_replaced = 0, 0
-        self.seconds_per_row = math.nan  # of a row of next to no steps
+        self.seconds_per_row = math.nan  # measured with a tiny step size
         step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
         self.settings = Settings(identity(self.initial_position), np.asarray(step_size), 0.0)
         self._makes_moves = exact_meeting and self.kernel.uses_gradient
@@ -122,9 +124,9 @@ class Ensemble:
         self.state = self._state(np.zeros_like(self.positions))
 
     def disperse(self) -> tuple[float, Float[np.ndarray, " D"] | None]:
-        """Spread the lanes around the initial position, where the log density is finite; then find first scales.
+        """Spread the lanes around the initial position, to finite log densities, and set the first scales.
 
-        Lane 0 stays where it is; log density and gradient there are returned, for the caller to look at.
+        Lane 0 starts at the initial position; its log density and gradient are returned, for the caller to check.
         """
         noise = self.rng.uniform(-1, 1, self.positions.shape)
         noise[0] = 0
@@ -132,13 +134,13 @@ class Ensemble:
         for scale in START_SCALES:
             self.positions = np.where(bad[:, None], self.initial_position + scale * noise, self.positions)
             self.state = self._state(self.positions - self.initial_position)
-            # A row with a tiny step evaluates the log density where the lanes are.
+            # A row with a tiny step size evaluates the log density at the starts.
             run = self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
             bad = ~np.isfinite(run.state.logdensity)
             if not bad.any() or bad[0]:
                 break
         logdensity, gradient = float(run.state.logdensity[0]), run.state.logdensity_grad
-        started = time.perf_counter()  # the first row was compiled as well
+        started = time.perf_counter()  # the first row includes compilation
         self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
         self.seconds_per_row = time.perf_counter() - started
         if gradient is None:
@@ -157,7 +159,7 @@ class Ensemble:
         self.settings = Settings(coordinates, np.asarray(step_size, float), move_scale)
 
     def rounds(self, num_warmup: int) -> Iterator[str]:
-        """Adapt, round by round, until all has settled or `num_warmup` steps are used up; yields what to show."""
+        """Adapt in rounds, as many as `num_warmup` steps allow; yields a description of each round."""
         sizes = ROUNDS if self.kernel.uses_gradient else ROUNDS_WITHOUT_GRADIENTS
         caps = MAX_LENGTHS if self.kernel.uses_gradient else (None,) * len(sizes)
         pending = list(zip(sizes, caps, strict=True))
@@ -167,14 +169,14 @@ class Ensemble:
                 break
             climbs = self._round(size, cap)
             if climbs and len(pending) >= len(sizes) - 2:
-                pending.insert(0, (size, cap))  # lanes have not arrived yet
+                pending.insert(0, (size, cap))  # lanes have not reached the posterior yet
             yield self._description(f"round of {size}")
 
     def _description(self, what: str) -> str:
         return f"{what} steps: step size {float(np.mean(self.settings.step_size)):.3g}"
 
     def _round(self, size: int, cap: int | None) -> bool:
-        """One round; whether log densities still rise steeply."""
+        """Run one round; returns whether log densities still rise steeply."""
         kernel, coordinates = self.kernel, self.settings.coordinates
         tuning = StepSize(self.target, self.settings.step_size, kernel.uses_gradient)
         self.state = self._state(coordinates.whiten(self.positions))
@@ -204,7 +206,7 @@ class Ensemble:
     ) -> Float[np.ndarray, " rates"]:
         if self.kernel.uses_gradient:
             return np.nan_to_num(found.acceptance_rate.astype(float)).mean(0)
-        # Coordinates that moved were accepted.
+        # A coordinate has moved if its proposal was accepted.
         return (np.diff(np.concatenate([before[None], path]), axis=0) != 0).mean((0, 1))
 
     def _tuned_move(self, found: Statistics) -> float:
@@ -216,7 +218,7 @@ class Ensemble:
         return float(np.clip(self.settings.move_scale * factor, MIN_MOVE_SCALE, MAX_MOVE_SCALE))
 
     def _replace_lost(self, found: Statistics, size: int) -> tuple[Int[np.ndarray, " G"], bool]:
-        """Restart lost lanes at others; the lanes that are not lost, and whether log densities rise steeply."""
+        """Restart lost lanes at others; returns the lanes not lost, and whether log densities rise steeply."""
         logdensity = found.lp.astype(float)
         level = np.median(logdensity[size // 2 :], 0)
         good = np.flatnonzero(~self._lost(level, np.nan_to_num(found.acceptance_rate).mean(0)))
@@ -256,7 +258,10 @@ class Ensemble:
         self.settings = replace(self.settings, coordinates=coordinates, step_size=step_size)
 
     def settled(self, num_warmup: int) -> Iterator[Reference]:
-        """Rounds with fixed parameters, and longer rounds between them, until all has settled; the last one counts."""
+        """Yield rounds with fixed parameters until the warm-up has settled or runs out of steps; the last one counts.
+
+        Between them, the step size is reduced or a longer tuning round is run.
+        """
         size = 2 * REFERENCE_STEPS
         while True:
             reference = self._reference()
@@ -264,7 +269,7 @@ class Ensemble:
             if not reference.problem or self.num_steps + REFERENCE_STEPS > num_warmup:
                 return
             if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
-                # Stuck chains are worth more than the leapfrog steps that are saved.
+                # Stuck chains would cost more than the extra leapfrog steps of a smaller step size.
                 self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
                 self.positions = reference.coordinates.position(reference.stretch.records[0][-1].astype(float))
             elif self.num_steps + size + REFERENCE_STEPS <= num_warmup:
@@ -288,7 +293,7 @@ class Ensemble:
         if num_diverging > MAX_DIVERGING * found.diverging.size:
             problems.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
         if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
-            problems.append(f"acceptance {acceptance_rate:.2f} in place of {self.target:.2f}")
+            problems.append(f"acceptance rate {acceptance_rate:.2f}, target {self.target:.2f}")
         return Reference(
             stretch=Stretch(parameters, inputs, starts, run.state, (path, found)),
             coordinates=self.settings.coordinates,
@@ -299,7 +304,7 @@ class Ensemble:
         )
 
     def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
-        """What has been found, by the last reference."""
+        """The result of the warm-up, from its last round with fixed parameters."""
         return Adaptation(
             parameters=reference.stretch.parameters,
             states=reference.stretch.records[0][-1, :num_chains],
