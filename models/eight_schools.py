@@ -38,9 +38,9 @@ initial_position = {"mu": np.zeros(()), "log_tau": np.zeros(()), "theta_raw": np
 dims = {"theta": ["school"]}
 coords = {"school": data["school"]}
 
-# Quadrature: theta and mu are Gaussian given tau and are integrated out in closed form; the one
-# integral left, over log tau, is a trapezoidal sum of 200,001 nodes on [-40, 25], the same to
-# 6 digits with 5,001 nodes on [-20, 10] and with a two-dimensional sum over mu and log tau. The
+# Quadrature: theta and mu are Gaussian given tau and are integrated out in closed form; the
+# remaining integral, over log tau, is a trapezoidal sum of 200,001 nodes on [-40, 25]. A sum of
+# 5,001 nodes on [-20, 10] and a two-dimensional sum over mu and log tau agree to 6 digits. The
 # density of tau falls off as tau^-10, so that mean and sd exist.
 reference = {
     name: {

@@ -1,8 +1,8 @@
 """Eight schools, centred: the same posterior as eight_schools.py, sampled in theta itself.
 
 effect_j ~ N(theta_j, standard_error_j^2), theta_j ~ N(mu, tau^2), mu ~ N(0, 5^2) and
-tau ~ HalfCauchy(5), sampled in mu, log tau and theta. For small tau the effects are squeezed
-together: a funnel, which a step size small enough for its neck crosses only slowly.
+tau ~ HalfCauchy(5), sampled in mu, log tau and theta. For small tau the effects lie close
+together: a funnel, which is crossed only slowly with a step size small enough for its neck.
 
 Data: D. B. Rubin, Estimation in parallel randomized experiments, Journal of Educational
 Statistics 6 (1981), 377-401, table 1 (eight estimates and their standard errors).
@@ -52,7 +52,7 @@ reference = {
     for name, moments in data["reference"].items()
 }
 
-# No "mala": no one step size suits neck and mouth, and the tuned one differs from run to run.
+# No "mala": no single step size suits both neck and mouth, and the tuned one differs from run to run.
 kernels = ("nuts", "hmc")
 
 # With larger steps the neck is missed, and tau comes out too large. Even with these settings its

@@ -1,4 +1,4 @@
-"""Neal's funnel, in a size that its kernels sample honestly.
+"""Neal's funnel, wide enough for kernels with one step size to sample it correctly.
 
 v ~ N(0, 1) and x_i | v ~ N(0, exp(v)) for i = 1 to 4: the scale of x varies by a factor of about
 20 between v = -3 and v = 3. R. M. Neal, Slice sampling, Annals of Statistics 31 (2003), 705-767,

@@ -1,9 +1,9 @@
 """Ill-conditioned Gaussian in 20 dimensions.
 
 The covariance has eigenvalues spaced evenly on a log scale from 10^-4 to 1 (condition number
-10^4), and the orthonormal sine transform as eigenvectors, so that no diagonal metric undoes it.
-A dense metric does. Steps are linear maps wherever they are accepted, so the largest Lyapunov
-exponent has a formula.
+10^4), and the orthonormal sine transform as eigenvectors, so that no diagonal metric whitens
+it; a dense metric does. Accepted steps are linear maps, so the largest Lyapunov exponent has a
+formula.
 """
 
 import jax

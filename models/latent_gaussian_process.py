@@ -2,11 +2,11 @@
 
 The number of disasters in a year is Poisson, and the log rate is a constant plus a Gaussian
 process with squared exponential covariance, whose length scale and amplitude are unknown. The
-process is a sum of 16 sines on an interval half as wide again as the data, with spectral weights
+process is a sum of 16 sines on an interval 1.5 times as wide as the data, with spectral weights
 (A. Solin and S. Sarkka, Hilbert space methods for reduced-rank Gaussian process regression,
 Statistics and Computing 30 (2020), 419-446). Length scale and amplitude multiply the standard
-normal weights, a curved posterior on which NUTS and HMC chains that share their randomness drift
-apart: the largest Lyapunov exponent is positive, and such chains do not meet.
+normal weights, which curves the posterior: NUTS and HMC chains that share their randomness drift
+apart, the largest Lyapunov exponent is positive, and such chains do not meet.
 
 Data: disasters with at least 10 deaths in British coal mines, 1851-1962; R. G. Jarrett, A note on
 the intervals between coal-mining disasters, Biometrika 66 (1979), 191-193, counted by year.
@@ -51,8 +51,8 @@ def constrain(position: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def logdensity(position: dict[str, jax.Array]) -> jax.Array:
     """Log posterior, up to a constant.
 
-    Priors: level ~ N(0, 1), amplitude ~ HalfNormal(1), of which log_amplitude is the Jacobian,
-    and log length scale in years ~ N(log 40, 0.5^2).
+    Priors: level ~ N(0, 1), amplitude ~ HalfNormal(1), with log Jacobian log_amplitude, and log
+    length scale in years ~ N(log 40, 0.5^2).
     """
     log_prior = -0.5 * position["level"] ** 2
     log_prior += position["log_amplitude"] - 0.5 * jnp.exp(2.0 * position["log_amplitude"])

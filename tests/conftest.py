@@ -1,7 +1,7 @@
-"""Settings of all tests: float64, no silent rank promotion, eight CPU devices of which one is used unasked.
+"""Settings of all tests: float64, no silent rank promotion, eight CPU devices, one of them used by default.
 
 pyproject.toml turns warnings into errors. Nothing here imports parsample, so that pytest's jaxtyping hook can check the
-types of all of it.
+types of all its modules.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_device_unasked():
-    """Programs for several devices take longer to compile: only the tests of devices ask for them."""
+    """Use one device unless a test asks for several, because programs for several take longer to compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("parsample.internal.devices.default_devices", lambda: jax.local_devices()[:1])
         yield
 
 
-# Linux permits 65,530 maps a process, of which every compiled program takes dozens; beyond, XLA ends the process.
+# Linux permits 65,530 memory maps per process; a compiled program takes dozens. Beyond that, XLA ends the process.
 MAX_MAPS = 25_000
 
 
@@ -39,7 +39,7 @@ def _few_programs(request):
 
 @pytest.fixture
 def as_users_have_it():
-    """Without the types checked, which would catch much bad input before parsample's own checks."""
+    """Disable jaxtyping's checks, which would catch much bad input before parsample's own checks."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -54,7 +54,7 @@ def float32():
 
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
-    """Names of the programs that XLA compiles meanwhile."""
+    """Names of the programs that XLA compiles during the test."""
     names: list[str] = []
 
     def listen(event: str, _: float, **details: str) -> None:

@@ -1,4 +1,4 @@
-"""The shape of the package: what may import what, how long a file may be, and that an import changes nothing."""
+"""Architecture of the package: permitted imports, maximum length of files, and an import without side effects."""
 
 import ast
 import subprocess
@@ -123,7 +123,7 @@ def test_all_public_names_exist_and_are_documented():
 
 
 def test_importing_parsample_changes_nothing():
-    # Its dependencies come first: what they do to a process is their own affair.
+    # Its dependencies are imported first: their side effects are not tested.
     code = """
 import os, warnings
 import numpy, jax, blackjax, arviz
@@ -140,7 +140,7 @@ print("unchanged", jax.numpy.zeros(1).dtype)
 
 
 def test_public_functions_work_with_jaxs_default_settings():
-    # No x64, and rank promotion as JAX has it: what a user's process looks like.
+    # A user's process: no x64, and JAX's default rank promotion.
     code = """
 import jax, jax.numpy as jnp, parsample
 inputs = jax.random.normal(jax.random.key(0), (64,))

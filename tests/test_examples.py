@@ -1,4 +1,4 @@
-"""Everything that readers are told to type runs: examples in docstrings, and the Python blocks of README and docs/."""
+"""All published examples run: those in docstrings, and the Python blocks of README and docs/."""
 
 import doctest
 import os
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# Blocks that show what several processes do; tests/internal/test_processes.py runs such processes.
+# Marks blocks for several processes, which are left out here; tests/internal/test_processes.py runs such processes.
 OF_PROCESSES = "jax.distributed.initialize"
 
 
 def examples(name: str) -> list[doctest.DocTest]:
-    """The examples of a public name, those of its methods included."""
+    """The examples of a public name, including those of its methods."""
     found = doctest.DocTestFinder(exclude_empty=True).find(getattr(parsample, name), name, globs={})
     return [test for test in found if test.examples]
 
@@ -40,7 +40,7 @@ def test_every_public_name_has_an_example(name):
 def test_examples_in_docstrings_run(name, x64, capsys):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     with jax.enable_x64(x64), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        # Users have warnings printed.
+        # As for users, warnings are printed and are no errors.
         warnings.simplefilter("default")
         for test in examples(name):
             runner.run(test)

@@ -22,7 +22,7 @@ NUM_PATHS, NUM_STEPS, STEP_SIZE, NUM_LEAPFROG, SHIFT = 8, 40, 0.16, 4, 0.25
 def main() -> None:
     """Draw and write the picture."""
     intercepts, is_first = paths()
-    met = NUM_STEPS - np.argmin(is_first[::-1], axis=0)  # from this step on a path is the first one
+    met = NUM_STEPS - np.argmin(is_first[::-1], axis=0)  # first step from which a path equals path 0
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
     steps = 1 + np.arange(NUM_STEPS)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def paths() -> tuple[np.ndarray, np.ndarray]:
-    """The intercept on every path, and whether a path is bitwise the first one, both of shape (n, R)."""
+    """The intercept on every path, and whether a path is bitwise equal to the first; both of shape (n, R)."""
     model = runpy.run_path("models/logistic_regression.py")
     position, unravel = ravel_pytree(jax.tree.map(jnp.asarray, model["initial_position"]))
     run = parsample.sample(
@@ -50,7 +50,7 @@ def paths() -> tuple[np.ndarray, np.ndarray]:
     mean, factor = draws.mean(axis=0), jnp.linalg.cholesky(jnp.cov(draws.T))
 
     def logdensity(u: jax.Array) -> jax.Array:
-        """In whitened coordinates, as the kernels of `sample` see it."""
+        """The log density in whitened coordinates, like the kernels of `sample`."""
         return model["logdensity"](unravel(mean + factor @ u))
 
     hmc = blackjax.hmc(logdensity, STEP_SIZE, jnp.ones_like(position), NUM_LEAPFROG)

@@ -1,5 +1,5 @@
-"""Nonlinear state space models that are no samplers of `parsample.sample`, as plain ``step(state, input)`` functions.
+"""Nonlinear state space models that `parsample.sample` does not cover, as plain ``step(state, input)`` functions.
 
-Each function returns a `parsample.Recursion`, whose parts `parsample.deer`, `lyapunov_exponent` and `check` take as
-they are, in JAX's default precision.
+Each function returns a `parsample.Recursion` in JAX's default precision; its fields are the arguments of
+`parsample.deer`, `lyapunov_exponent` and `check`.
 """

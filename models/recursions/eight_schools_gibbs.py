@@ -52,14 +52,14 @@ def gibbs() -> Gibbs:
 
 
 def eight_schools(num_steps: int = 10_000, *, seed: int = 0) -> Recursion:
-    """One chain, from the data and N(0, 0.5^2) off it.
+    """One chain, started near the data, mu = 0 and tau^2 = 25: off them by N(0, 0.5^2) in every coordinate.
 
     Parameters
     ----------
     num_steps
-        T.
+        Number of steps T.
     seed
-        Of the variates and the start.
+        Seed of the variates and of the start.
     """
     effect, error = (jnp.asarray(DATA[name], float) for name in ("effect", "standard_error"))
     sampler = gibbs()

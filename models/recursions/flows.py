@@ -1,7 +1,7 @@
-"""Chaotic flows, discretised by Euler's method: unpredictable, each in its own way.
+"""Chaotic flows, discretised by Euler's method: recursions that are not predictable.
 
-Parameters, starts on the attractor and largest Lyapunov exponents are those that Gilpin, *Chaos as an interpretable
-benchmark* (arXiv 2110.05266, data of dysts 0.96), collected from the sources named there.
+Parameters, starts on the attractor and largest Lyapunov exponents are from Gilpin, *Chaos as an interpretable
+benchmark* (arXiv 2110.05266, data of dysts 0.96), who names the original sources.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Flow(NamedTuple):
     lle
         Largest Lyapunov exponent as published, nats per unit of time.
     dt
-        Step with which Euler's method stays on the attractor.
+        Step size, small enough for Euler's method to stay on the attractor.
     """
 
     field: Callable[[Array, Array, Array], tuple]
@@ -154,16 +154,16 @@ FLOWS = {
 
 
 def flow(name: str, num_steps: int = 30_000, *, dt: float | None = None) -> Recursion:
-    """``s = s + dt field(s)``; the inputs, step numbers, are not used.
+    """``s = s + dt field(s)``; the inputs are step numbers, and are not used.
 
     Parameters
     ----------
     name
-        Of `FLOWS`.
+        Key of `FLOWS`.
     num_steps
-        T.
+        Number of steps T.
     dt
-        Step; None: the flow's own.
+        Step size; None: the flow's own.
     """
     if name not in FLOWS:
         raise ValueError(f"name must be one of {', '.join(FLOWS)}; got {name!r}.")

@@ -1,4 +1,4 @@
-"""A discretised mean-field network: predictable or chaotic by its gain (Engelken et al., arXiv 2006.02427)."""
+"""A discretised mean-field network: predictable at small gain, chaotic at large (Engelken et al., arXiv 2006.02427)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ def mean_field_network(
     Parameters
     ----------
     gain
-        g: entries of W ~ N(0, g^2 / D), none of a unit to itself. The network is chaotic from a little above 1 on.
+        g: entries of W ~ N(0, g^2 / D), with zero diagonal. It becomes chaotic at g a little above 1.
     num_steps
-        T.
+        Number of steps T.
     num_units
-        D.
+        Number of units D.
     nonlinearity
-        "before" or "after" the weights.
+        Whether tanh is applied "before" or "after" the weights.
     seed
-        Of the weights, the start, uniform in (-1, 1), and the sinusoids: amplitudes uniform in (0, 0.2), frequencies in
-        (0.5, 3), any phase.
+        Seed of the weights, the start, uniform in (-1, 1), and the sinusoids, with amplitudes uniform in (0, 0.2),
+        frequencies in (0.5, 3) and phases in (0, 2 pi).
     """
     if nonlinearity not in ("before", "after"):
         raise ValueError(f"nonlinearity must be 'before' or 'after' the weights; got {nonlinearity!r}.")

@@ -1,6 +1,6 @@
-"""Observers of chaotic flows: copies of a flow that see a part of it, and are predictable where it is not.
+"""Observers of chaotic flows: copies of a flow, driven by part of its state; they are predictable, the flow is not.
 
-Those of table 1 of arXiv 2508.16817: coordinates of the observed path replace the observer's own, and a scalar
+The observers of table 1 of arXiv 2508.16817: coordinates of the observed path replace the observer's own, and a scalar
 measurement is fed back (Luenberger 1979; Pecora & Carroll 1990).
 """
 
@@ -12,7 +12,7 @@ import parsample
 from models.recursions.flows import FLOWS, flow
 from parsample import Recursion
 
-# Which coordinates each observer is given.
+# Coordinates of the observed path that replace the observer's own.
 REPLACED = {
     "ABC": (0, 2),
     "Chua": (1,),
@@ -25,23 +25,23 @@ REPLACED = {
     "VallisElNino": (1,),
 }
 
-# Of the direction c of the measurement c . s, which is also the gain of its feedback.
+# Seed of the direction c of the measurement c . s; c is also the gain of the feedback.
 SEED = 42
 
 
 def observer(name: str, num_steps: int = 30_000, *, dt: float = 0.01) -> Recursion:
-    """``s = r + dt (field(r) + c (c . truth - c . r))`` with r = s, where some coordinates are those of the truth.
+    """``s = r + dt (field(r) + c (c . truth - c . r))``, where r is s with some coordinates of the truth.
 
-    The inputs are the observed path, shape (T, 3), before each step; the observer starts off it by N(0, 1).
+    The inputs are the observed path, shape (T, 3), before each step; the observer starts off this path by N(0, 1).
 
     Parameters
     ----------
     name
-        Of `REPLACED`.
+        Key of `REPLACED`.
     num_steps
-        T.
+        Number of steps T.
     dt
-        Step of flow and observer.
+        Step size of flow and observer.
     """
     if name not in REPLACED:
         raise ValueError(f"name must be one of {', '.join(REPLACED)}; got {name!r}.")

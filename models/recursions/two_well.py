@@ -1,4 +1,4 @@
-"""Unadjusted Langevin dynamics in a potential with two wells: locally unstable, and predictable all the same."""
+"""Unadjusted Langevin dynamics in a potential with two wells: locally unstable, but predictable."""
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,11 @@ def two_well(num_steps: int = 10_000, *, step_size: float = STEP_SIZE, seed: int
     Parameters
     ----------
     num_steps
-        T.
+        Number of steps T.
     step_size
-        eps, the time of a step.
+        Step size eps.
     seed
-        Of the noise z, shape (T, 2).
+        Seed of the noise z, shape (T, 2).
     """
 
     def step(state: Array, noise: Array) -> Array:

@@ -96,7 +96,7 @@ class Kernel(Protocol):
         ...
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Number of leapfrog steps in each step of a period, shape (16,)."""
+        """Number of leapfrog steps in each step of a period, or their maximum, shape (16,)."""
         ...
 
     def step(

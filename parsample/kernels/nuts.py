@@ -124,9 +124,9 @@ class NUTS:
     uses_gradient: bool = True
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Zeros, unused: each tree determines its own length."""
+        """Maximum number of leapfrog steps, of `MAX_DOUBLINGS` doublings; each tree determines its own length."""
         del step_size
-        return np.zeros(PERIOD, np.int32)
+        return np.full(PERIOD, 2**MAX_DOUBLINGS - 1, np.int32)
 
     def step(
         self,
@@ -142,12 +142,18 @@ class NUTS:
         scale, value_and_grad = parameters.move_scales[phase], jax.value_and_grad(logdensity_fn)
         state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
         key = jax.random.fold_in(unrolled(key_data), t)
-        state, statistics = nuts_step(key, state, logdensity_fn, parameters.step_size)
+        # Trees of k doublings have 2^k - 1 leapfrog steps: k is the position of the leading bit of their number plus 1.
+        max_doublings = 31 - jax.lax.clz(parameters.num_integration_steps[phase] + 1)
+        state, statistics = nuts_step(key, state, logdensity_fn, parameters.step_size, max_doublings)
         return state, statistics._replace(move_acceptance=move_acceptance)
 
 
 def nuts_step(
-    key: Array, state: LaneState, logdensity_fn: Callable[[Vector], Float[Array, ""]], step_size: Float[Array, ""]
+    key: Array,
+    state: LaneState,
+    logdensity_fn: Callable[[Vector], Float[Array, ""]],
+    step_size: Float[Array, ""],
+    max_doublings: Int[Array, ""] | int = MAX_DOUBLINGS,
 ) -> tuple[LaneState, Statistics]:
     """One NUTS step with a unit metric; lanes along the axis `LANES` take their steps in lockstep.
 
@@ -161,6 +167,8 @@ def nuts_step(
         Log density of a flat position.
     step_size
         Size of a leapfrog step.
+    max_doublings
+        Maximum number of doublings, the same for all lanes, at most `MAX_DOUBLINGS`.
     """
     key_momentum, key = jax.random.split(key)
     momentum = jax.random.normal(key_momentum, state.position.shape, state.position.dtype)
@@ -174,7 +182,7 @@ def nuts_step(
         return _merge_subtree(tree, branch, direction, keys[2])
 
     tree = jax.lax.while_loop(
-        lambda tree: (tree.depth < MAX_DOUBLINGS) & any_lane(~tree.is_done),
+        lambda tree: (tree.depth < max_doublings) & any_lane(~tree.is_done),
         doubled,
         _init_tree(state, momentum, energy),
     )

@@ -26,7 +26,7 @@ class KernelParameters(NamedTuple):
     step_size
         In whitened coordinates: a scalar; for metropolis, standard deviations of the proposals, shape (D,).
     num_integration_steps
-        Number of leapfrog steps in each step of a period, shape (16,).
+        Number of leapfrog steps in each step of a period, shape (16,); for nuts, their maximum.
     move_scales
         Standard deviation of the multishift move at each step of a period, shape (16,); 0: no move.
     """

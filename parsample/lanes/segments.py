@@ -8,6 +8,7 @@ exact for any guesses.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -142,6 +143,11 @@ class BlockLayout(NamedTuple):
         inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
         return cls(run.num_chains, num_blocks, block_size, inputs)
 
+    @property
+    def heads(self) -> Int[np.ndarray, " K"]:
+        """Lane of the first block of each chain."""
+        return np.arange(self.num_chains) * self.num_blocks
+
     def incoming_states(self, run: Run, ends: PyTree) -> PyTree:
         """State at which each block should start: the end of the block before it, or the state of its chain."""
 
@@ -162,6 +168,89 @@ class BlockLayout(NamedTuple):
         """Number of leading blocks that start, in every chain, where the block before them ended."""
         exact = met.reshape(self.num_chains, self.num_blocks).all(0)
         return self.num_blocks if exact.all() else int(np.argmin(exact))
+
+
+@dataclass
+class _Blocks:
+    """The blocks of one segment, evaluated in sweeps.
+
+    Attributes
+    ----------
+    program, run, layout, atol
+        As in `evaluate_segment`.
+    starts, ends, incoming
+        State at which each block starts and ends, and at which it should start, leading axis (L,).
+    jumps
+        Distance of each start from where it should be, for every sweep, each of shape (L,).
+    defect
+        Largest difference at a step where a sweep met the path of the sweep before.
+    num_rows, num_evaluations
+        Rows of all sweeps, and steps evaluated over all lanes.
+    """
+
+    program: LaneProgram
+    run: Run
+    layout: BlockLayout
+    atol: float
+    starts: PyTree
+    ends: PyTree
+    incoming: PyTree
+    jumps: list[Float[np.ndarray, " L"]] = field(default_factory=list)
+    defect: float = 0.0
+    num_rows: int = 0
+    num_evaluations: int = 0
+
+    @classmethod
+    def of(cls, program: LaneProgram, run: Run, guesses: PyTree, block_size: int, atol: float) -> "_Blocks":
+        """The blocks of the next segment of `run`, which start at `guesses`, the first of each chain at its state."""
+        layout = BlockLayout.of(run, program.num_lanes, block_size)
+        starts = jax.tree.map(np.array, guesses)
+        for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
+            leaf[layout.heads] = head
+        return cls(program, run, layout, atol, starts, starts, starts)
+
+    def sweep(self, parameters: Any, *, may_leave: bool) -> None:
+        """Run all blocks from their starts; with `may_leave`, until all have met their old paths."""
+        size = self.layout.block_size
+        rows = Rows(0, size, False, may_leave, self.atol)
+        swept = sweep(self.program, parameters, self.layout.inputs, self.starts, rows)
+        self.ends = of_lanes((swept.ends == size) & ~swept.has_left, swept.state, self.ends)
+        self.defect = max(self.defect, float(np.max(swept.distance[swept.has_left], initial=0)))
+        self.num_rows += int(swept.ends.max())
+        self.num_evaluations += int(swept.ends.sum())
+
+    def compare(self, parameters: Any) -> Bool[np.ndarray, " L"]:
+        """Whether each block starts where the block before it ended."""
+        self.incoming = self.layout.incoming_states(self.run, self.ends)
+        jumps, met = self.program.dynamics.joined(parameters, self.atol, self.incoming, self.starts)
+        self.jumps.append(jumps)
+        return met
+
+    def restart(self, met: Bool[np.ndarray, " L"]) -> None:
+        """Move the starts of blocks that have not met to where the blocks before them ended."""
+        # Blocks that start within the tolerance keep their starts: a new start would change paths that have met.
+        self.starts = of_lanes(met, self.starts, self.incoming)
+
+    def segment(self, met: Bool[np.ndarray, " L"]) -> Segment:
+        """The segment, or its exact part if not all blocks have met."""
+        layout, size = self.layout, self.layout.block_size
+        num_blocks = layout.num_exact(met)
+        path, outputs = jax.tree.map(
+            lambda leaf: layout.of_chains(leaf)[:, : num_blocks * size], self.program.recorded(0, size)
+        )
+        return Segment(
+            first=self.run.first,
+            num_steps=num_blocks * size,
+            path=path,
+            outputs=outputs,
+            final=take(self.ends, layout.heads + num_blocks - 1),
+            status=Status.CONVERGED if met.all() else Status.STALLED,
+            defect=max(self.defect, float(np.max(self.jumps[-1][met], initial=0))),
+            num_sweeps=len(self.jumps),
+            num_evaluations=self.num_evaluations,
+            block_defects=np.array([jumps[: layout.num_blocks] for jumps in self.jumps[:NUM_FRONTS]]),
+            block_size=size,
+        )
 
 
 def evaluate_segment(
@@ -198,49 +287,16 @@ def evaluate_segment(
     ends
         States at the block ends, leading axis (L,): guesses for the next segment.
     """
-    layout = BlockLayout.of(run, program.num_lanes, block_size)
-    starts = jax.tree.map(np.array, guesses)
-    heads = np.arange(run.num_chains) * layout.num_blocks
-    for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
-        leaf[heads] = head
-    swept = sweep(program, run.parameters, layout.inputs, starts, Rows(0, block_size, False, False, atol))
-    ends, rows_used, evaluations, defect, all_jumps = swept.state, block_size, block_size * program.num_lanes, 0.0, []
-    num_sweeps = 1
+    blocks = _Blocks.of(program, run, guesses, block_size, atol)
+    blocks.sweep(run.parameters, may_leave=False)
     while True:
-        incoming_states = layout.incoming_states(run, ends)
         parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
-        jumps, met = program.dynamics.joined(parameters, atol, incoming_states, starts)
-        all_jumps.append(jumps[: layout.num_blocks])
-        num_exact = layout.num_exact(met)
-        if met.all() or rows_used > max_rows or rows_used * program.seconds_per_row > max_seconds:
-            break
-        # Blocks that start within the tolerance keep their starts: a new start would change paths that have met.
-        starts = of_lanes(met, starts, incoming_states)
-        swept = sweep(program, parameters, layout.inputs, starts, Rows(0, block_size, False, True, atol))
-        reached_end = swept.ends == block_size
-        ends = of_lanes(reached_end & ~swept.has_left, swept.state, ends)
-        defect = max(defect, float(np.max(swept.distance[swept.has_left], initial=0)))
-        rows_used, num_sweeps = rows_used + int(swept.ends.max()), num_sweeps + 1
-        evaluations += int(swept.ends.sum())
-    num_blocks = layout.num_blocks if met.all() else num_exact
-    defect = max(defect, float(np.max(jumps[met], initial=0)))
-    path, outputs = jax.tree.map(
-        lambda leaf: layout.of_chains(leaf)[:, : num_blocks * block_size], program.recorded(0, block_size)
-    )
-    segment = Segment(
-        first=run.first,
-        num_steps=num_blocks * block_size,
-        path=path,
-        outputs=outputs,
-        final=take(ends, heads + num_blocks - 1),
-        status=Status.CONVERGED if met.all() else Status.STALLED,
-        defect=defect,
-        num_sweeps=num_sweeps,
-        num_evaluations=evaluations,
-        block_defects=np.array(all_jumps[:NUM_FRONTS]),
-        block_size=block_size,
-    )
-    return segment, ends
+        met = blocks.compare(parameters)
+        seconds = blocks.num_rows * program.seconds_per_row
+        if met.all() or blocks.num_rows > max_rows or seconds > max_seconds:
+            return blocks.segment(met), blocks.ends
+        blocks.restart(met)
+        blocks.sweep(parameters, may_leave=True)
 
 
 def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:

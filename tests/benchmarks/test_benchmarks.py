@@ -1,4 +1,4 @@
-"""The benchmark suite, rehearsed in tiny sizes through the same entry points; times are not looked at."""
+"""The benchmark suite in tiny sizes, through the same entry points; times are not checked."""
 
 import json
 import re
@@ -33,7 +33,7 @@ from parsample.solver.linearization import Zero
 
 TINY = suite.Options(scale="tiny", repeats=1, cores=1)
 
-# Runs that have been timed say all of this.
+# Fields in the record of every timed run.
 RECORD = {
     "seconds",
     "first_call_seconds",
@@ -47,7 +47,7 @@ RECORD = {
 
 
 def rehearse(group, out, only=None):
-    """The rows of a group, all measured, and as they stand in its file."""
+    """Run a group; return its rows, which are all measured and equal to those in its file."""
     rows = run_group(group, replace(TINY, out=out, only=only))
     assert [row.get("error") for row in rows] == [None] * len(rows)
     content = json.loads(next(out.glob(f"{group}_*.json")).read_text())
@@ -58,7 +58,7 @@ def rehearse(group, out, only=None):
 
 
 def check_runs(rows):
-    """Every run is a record with a certificate, and every path is a chain of its kernel."""
+    """Check that every run has a complete record, and that its path is exactly a chain of its kernel."""
     assert rows
     for row in rows:
         for record in row["runs"].values():
@@ -92,7 +92,7 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
         assert any(map(suite.is_measured, file.rows))
         for row in file.rows:
             assert suite.is_measured(row) or "is not installed" in row["skipped"]
-        # Those of the profile are stopped on purpose, after a given number of sweeps.
+        # Runs of the profile are stopped on purpose, after a given number of sweeps.
         if group not in ("end_to_end", "models", "profile"):
             check_runs(file.rows)
     check_runs(files["models"].table("models"))
@@ -101,8 +101,8 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
 
 
 def check_findings(files):
-    """Results that do not depend on the machine."""
-    # One batch of all steps gives the path again.
+    """Check results that do not depend on the hardware."""
+    # One batch of all steps reproduces the path.
     batch = files["limit"].table("limit")[0]
     assert (batch["runs"]["blocks"]["status"], batch["floor_agreement"]) == ("CONVERGED", 1.0)
     assert all(row["seconds_per_step"]["unroll_1"] > 0 for row in files["profile"].table("lanes"))
@@ -110,7 +110,7 @@ def check_findings(files):
 
 
 def check_report(out, num_groups):
-    """The documents' tables and the figures are drawn from the files in `out`, and from nothing else."""
+    """Check that the documents' tables and the figures are made from the files in `out` only."""
     documents = [out / document.name for document in reporting.DOCUMENTS]
     for document, original in zip(documents, reporting.DOCUMENTS, strict=True):
         shutil.copy(original, document)
@@ -120,7 +120,7 @@ def check_report(out, num_groups):
     assert text.count("Not measured yet") == 1 + len(PAPERS)
     assert "Not measured yet (`python -m benchmarks.run memory`)" in text
     assert len(list((out / "figures").glob("*.png"))) == num_groups
-    # Written again, nothing changes; what is outside the markers stays.
+    # Writing again changes nothing; text outside the markers is kept.
     assert reporting.rewritten(text, load(out)) == text
     outside = re.compile(r"(<!-- results:\w+ -->).*?(<!-- end -->)", re.DOTALL)
     assert outside.sub("", text) == outside.sub("", "".join(document.read_text() for document in reporting.DOCUMENTS))
@@ -152,7 +152,7 @@ def test_one_failing_job_does_not_cost_the_others(tmp_path):
     rows = suite.run_jobs("group", [suite.Job("t", "fails", fail), ran], options)
     assert "out of luck" in rows[0]["error"]
     assert suite.is_measured(rows[1])
-    # The next time, what is done stays done, and what failed is tried again.
+    # The next run keeps finished jobs and tries failed ones again.
     rows = suite.run_jobs("group", [suite.Job("t", "fails", ran.run), ran], options, resume=True)
     assert (len(calls), len(rows), all(map(suite.is_measured, rows))) == (2, 2, True)
 
@@ -166,7 +166,7 @@ def test_beyond_the_budget_jobs_are_skipped_and_say_so(tmp_path):
 def test_after_the_first_no_round_begins_beyond_the_deadline():
     calls = []
     records = timing.measure({"run": lambda: calls.append(1)}, repeats=5, deadline=0.0)
-    assert len(calls) == 2  # one that compiles
+    assert len(calls) == 2  # the first one compiles
     assert records["run"]["seconds"]["repeats"] == 1
     assert records["run"]["status"] == "SEQUENTIAL"
 
@@ -210,7 +210,7 @@ def test_the_loop_in_c_samples_the_banana():
         positions, acceptance = native.banana_hmc(1_000_000)
     except native.NoCompilerError as reason:
         pytest.skip(str(reason))
-    # Exact: N(0, 10^2), and variance 1 + 2 0.03^2 10^4 = 19; about 300 steps make an effective draw of the first.
+    # Exact: N(0, 10^2), and variance 1 + 2 0.03^2 10^4 = 19; about 300 steps make an effective draw of x1.
     assert positions.std(0) == pytest.approx([10.0, 19**0.5], rel=0.1)
     assert abs(positions[:, 0].mean()) < 1.5
     assert acceptance == pytest.approx(0.977, abs=0.01)
@@ -259,7 +259,7 @@ def test_metrics_of_regressions_are_those_at_the_mode():
     assert np.asarray(Chains(problem).sequential().outputs[1]).mean() > 0.7
 
 
-# What the process of any sampler reports.
+# Fields that the process of every sampler reports.
 PROCESS = {
     "wall_seconds",
     "cpu_seconds",

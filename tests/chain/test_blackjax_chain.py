@@ -45,7 +45,7 @@ MORE_KERNELS: dict[str, Callable] = {
 
 
 def by_default(*names: str) -> list:
-    """All kernels, of which the default run has those named."""
+    """All kernels as parameters; those not in `names` are marked slow."""
     kernels = KERNELS | MORE_KERNELS
     return [pytest.param(name, marks=[] if name in names else [pytest.mark.slow]) for name in kernels]
 
@@ -104,7 +104,7 @@ def test_reduced_map_has_the_derivative_of_the_branch_taken(name):
 
         def both(t: jax.Array) -> tuple[jax.Array, jax.Array]:
             along = jax.jvp(lambda x: image(x, t), (start,), (direction,))[1]
-            # One axis of three nearby starts: the kernel is compiled once for all of them.
+            # Both nearby starts lie along one axis, so that the kernel is compiled once for them.
             ends = jax.vmap(lambda h: image(start + h * direction, t))(jnp.array([-1e-6, 1e-6]))
             return along, (ends[1] - ends[0]) / 2e-6
 
@@ -113,7 +113,7 @@ def test_reduced_map_has_the_derivative_of_the_branch_taken(name):
     forward, differences = derivatives(chain_key)
     assert np.isfinite(forward).all()
     np.testing.assert_allclose(forward, differences, rtol=1e-5, atol=1e-5)
-    if name in ("random_walk", "barker", "coordinate_slice"):  # nothing to learn there: J = I
+    if name in ("random_walk", "barker", "coordinate_slice"):  # here J = I
         np.testing.assert_allclose(forward, np.broadcast_to(direction, forward.shape), atol=1e-12)
     else:
         assert np.abs(np.asarray(forward) - np.asarray(direction)).max() > 0.01

@@ -1,4 +1,4 @@
-"""Gibbs samplers as recursions, on a bivariate normal, of which everything is known."""
+"""Gibbs samplers as recursions, on a bivariate normal with known moments, autocorrelation and exponent."""
 
 import re
 
@@ -16,7 +16,7 @@ START = {"a": jnp.array(3.0), "b": jnp.array(-3.0)}
 
 
 def bivariate_normal() -> Gibbs:
-    """Unit variances; b is updated before a, against the order of the alphabet, in which JAX keeps dictionaries."""
+    """A sampler with unit variances; b is updated before a, although JAX sorts dictionaries by key."""
     return Gibbs(
         {
             "b": Conditional(jax.random.normal, lambda state, z: CORRELATION * state["a"] + REST * z),
@@ -40,7 +40,7 @@ def test_the_chain_has_the_moments_and_the_memory_of_its_target():
     sampler, num_steps = bivariate_normal(), 40_000
     path = rollout(sampler.step, START, sampler.variates(KEY, num_steps))
     a, b = np.asarray(path["a"][100:]), np.asarray(path["b"][100:])
-    # A first-order autoregression of factor 0.64: that many times fewer independent draws.
+    # A first-order autoregression of factor 0.64: the variance of a mean grows by (1 + 0.64) / (1 - 0.64).
     error = np.sqrt((1 + CORRELATION**2) / (1 - CORRELATION**2) / num_steps)
     assert abs(a.mean()) < 4 * error
     np.testing.assert_allclose([a.var(), b.var()], 1, atol=8 * error)

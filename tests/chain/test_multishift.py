@@ -1,4 +1,4 @@
-"""Multishift moves: their law, their coupling, and that nothing else changes."""
+"""Multishift moves: their law, their coupling, and the invariance of the target."""
 
 import blackjax
 import jax
@@ -38,7 +38,7 @@ def test_half_width_is_a_chi_variable_with_three_degrees_of_freedom():
 
 @pytest.mark.parametrize("distance", [0.01, 0.3, 1.0])
 def test_nearby_positions_are_mapped_to_the_very_same_point(distance):
-    # With probability E[max(0, 1 - d / (2 r))]: the total variation overlap of two layers, averaged over layers.
+    # The probability is E[max(0, 1 - d / (2 r))]: the total variation overlap of two layers, averaged over layers.
     def move(key: jax.Array, x: float) -> jax.Array:
         return multishift_normal(key, jnp.asarray([x]), 1.0)[0]
 

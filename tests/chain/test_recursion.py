@@ -45,7 +45,7 @@ def test_what_kernels_hand_on_beside_the_position_is_a_part_of_the_recursion(alg
     chain = as_recursion(KEY, algorithm, jnp.ones(2), 30)
     assert chain.initial_state.shape == (dimension,)
     path, expected = np.asarray(rollout(*chain)), blackjax_positions(algorithm, jnp.ones(2), 30)
-    # Fields lie one after another; one of them is the position.
+    # The vector concatenates the exchanged fields; one of them is the position.
     assert min(np.abs(path[:, i : i + 2] - expected).max() for i in range(dimension - 1)) < 1e-12
 
 

@@ -1,4 +1,4 @@
-"""The sequential evaluation of a recursion, and what drives it."""
+"""The sequential evaluation of a recursion, and its inputs."""
 
 import jax
 import jax.numpy as jnp

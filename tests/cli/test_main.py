@@ -1,4 +1,4 @@
-"""The command line: exit codes, files, one line on stderr where something is wrong."""
+"""The command line: exit codes, files, and one line on stderr for an error."""
 
 import importlib.util
 import os
@@ -229,7 +229,7 @@ def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
     out = capsys.readouterr().out
     assert words in out
     assert "divergences        7 of 200 draws" in out
-    assert path.stat().st_size > 1000  # what was finished is saved, whatever it is worth
+    assert path.stat().st_size > 1000  # finished draws are saved, certified or not
 
 
 def test_an_interrupt_before_any_draws_says_so(monkeypatch, capsys, model):
@@ -315,7 +315,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_
     ("num_samples", "option", "needed"),
     [
         (2_000_000, [], 46),  # 3 values, 2 chains, 4 bytes
-        (10_000_000, [], 458),  # and in two places
+        (10_000_000, [], 458),  # twice: scratch files and output
         (10_000_000, ["--x64"], 916),
     ],
 )

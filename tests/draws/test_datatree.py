@@ -1,4 +1,4 @@
-"""Export: groups, names and labels of the DataTree, and what survives a file."""
+"""Export: groups, names and labels of the DataTree, and round trips through files."""
 
 import dataclasses
 import functools
@@ -90,7 +90,7 @@ def test_attributes_tell_what_the_draws_are():
 def test_everything_survives_a_file(tmp_path, name, engine):
     tree = result().to_arviz(dims={"x": ["axis"]}, coords={"axis": ["left", "right"]})
     save(tree, tmp_path / name)
-    save(tree, tmp_path / name)  # and again, over what is there
+    save(tree, tmp_path / name)  # and again, over the existing file
     read = xarray.open_datatree(tmp_path / name, engine=engine)
     for group in ("posterior", "sample_stats"):
         xarray.testing.assert_equal(read[group].to_dataset().load(), tree[group].to_dataset())
@@ -113,7 +113,7 @@ def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, en
     save(tree, tmp_path / name)
     with xarray.open_datatree(tmp_path / name, engine=engine) as file:
         expected = file.load()
-    monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", 8000)  # of 130,000 or so
+    monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", 8000)  # of about 130,000 in all
     for path in (tmp_path / name, tmp_path / f"new_{name}"):
         save(tree, path)
         with xarray.open_datatree(path, engine=engine) as read:

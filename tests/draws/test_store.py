@@ -1,4 +1,4 @@
-"""Arrays in memory or in nameless files: the same values, and memory that is given back."""
+"""Arrays in memory or in unnamed files: their values are equal, and their memory is released."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def all_in_files(monkeypatch):
 
 
 def draws(first: int, count: int) -> dict[str, np.ndarray]:
-    """Draws of two chains, each known by its number; the second chain's are negative."""
+    """Draws of two chains, numbered from `first`; those of the second chain are negative."""
     numbers = np.arange(first, first + count) * np.array([[1.0], [-1.0]])
     return {"position": np.stack([numbers, 2 * numbers], axis=-1), "lp": numbers, "energy": numbers}
 

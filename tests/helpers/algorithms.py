@@ -1,4 +1,4 @@
-"""BlackJAX algorithms on targets, and what runs of them are compared by."""
+"""BlackJAX algorithms on test targets, and a comparison of their runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 KEY = jax.random.key(11)
 
-# Target: log density, start, step sizes of mala and of the others.
+# Target: log density, start, step size of mala, step size of the other kernels.
 TARGETS: dict[str, tuple[Callable, Callable, float, float]] = {
     "gaussian": (chains.gaussian, chains.gaussian_start, 0.08, 0.4),
     "logistic": (chains.logistic_regression, chains.logistic_regression_start, 0.06, 0.3),
@@ -39,7 +39,7 @@ def first_and_acceptance(state: Any, info: Any) -> dict:
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """The same structure, dtypes, decisions, and numbers to 1e-8."""
+    """Assert equal structure, shapes, dtypes, keys, integers and booleans, and floats equal to 1e-8."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)

@@ -42,7 +42,7 @@ def diagonal_step(state: jax.Array, drive: jax.Array) -> jax.Array:
 
 
 def fade(state: jax.Array, drive: jax.Array) -> jax.Array:
-    """A first-order autoregression, whose differences shrink by 0.9 in every step."""
+    """A first-order autoregression, whose differences shrink by a factor of 0.9 in every step."""
     return 0.9 * state + drive
 
 
@@ -51,7 +51,7 @@ def walk_step(state: jax.Array, drive: jax.Array) -> jax.Array:
 
 
 def delay_step(state: jax.Array, drive: jax.Array) -> jax.Array:
-    """Remembers the last inputs and nothing else: after as many steps as entries the start is forgotten, exactly."""
+    """Keep only the last inputs: after as many steps as the state has entries, the start is forgotten exactly."""
     return jnp.concatenate([drive[None], state[:-1]])
 
 
@@ -82,7 +82,7 @@ def gaussian(position: dict) -> jax.Array:
 
 
 def isotropic(position: jax.Array) -> jax.Array:
-    """The standard Gaussian, where every direction shrinks alike."""
+    """The standard Gaussian, where all directions contract at the same rate."""
     return -0.5 * jnp.sum(position**2)
 
 
@@ -93,7 +93,7 @@ LABELS = np.where(FEATURES @ np.array([1.0, -1.0, 0.5]) + _rng.logistic(size=40)
 
 def logistic_regression(position: dict) -> jax.Array:
     """Forty synthetic observations, three coefficients and an intercept under standard normal priors."""
-    # Cast to the precision of the position: NumPy's float64 would be kept for runs in another precision.
+    # Cast to the precision of the position: otherwise the data would stay float64 in runs of another precision.
     features, labels = (jnp.asarray(data, position["beta"].dtype) for data in (FEATURES, LABELS))
     margin = labels * (features @ position["beta"] + position["intercept"])
     prior = 0.5 * (jnp.sum(position["beta"] ** 2) + position["intercept"] ** 2)
@@ -135,5 +135,5 @@ def evaluated_outside(x: np.ndarray) -> np.ndarray:
 
 
 def black_box(x: jax.Array, vmap_method: str | None = "expand_dims") -> jax.Array:
-    """A log density that JAX can neither differentiate nor look into."""
+    """A log density that JAX can neither differentiate nor trace."""
     return jax.pure_callback(evaluated_outside, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method=vmap_method)

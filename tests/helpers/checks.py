@@ -1,4 +1,4 @@
-"""Checks of two chains with known answers, shared by the tests of what checks find and of what they tell."""
+"""Reports of `check` on two chains with known answers, shared by the tests of its numbers and of its text."""
 
 import functools
 import warnings
@@ -22,7 +22,7 @@ def examined(algorithm: Any, position: jax.Array, num_steps: int) -> Report:
 
 @functools.cache
 def predictable() -> Report:
-    """A standard Gaussian under MALA steps of 0.2, nearly all accepted; a difference shrinks by 0.8 in each."""
+    """MALA with step size 0.2 on a standard Gaussian: nearly all steps are accepted and scale differences by 0.8."""
     return examined(blackjax.mala(isotropic, 0.2), jnp.zeros(2), 20_000)
 
 

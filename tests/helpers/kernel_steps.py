@@ -15,7 +15,7 @@ KEYS = np.random.default_rng(0).integers(0, 2**32, (NUM_LANES, 2), np.uint32)
 
 
 def target(u: jax.Array) -> jax.Array:
-    """Independent: a standard normal, and a logistic variable."""
+    """Log density of two independent variables, a standard normal and a logistic one."""
     return -0.5 * u[0] ** 2 - u[1] - 2 * jax.nn.softplus(-u[1])
 
 

@@ -1,4 +1,4 @@
-"""Whether an array lies in a file, and how much of such files this process holds in memory: shared by the tests."""
+"""Memory-mapped arrays: whether an array lies in a file, and the resident size of mapped files."""
 
 import mmap
 import sys
@@ -18,7 +18,7 @@ def lies_in_a_file(array: np.ndarray) -> bool:
 
 
 def mapped(directory: Path) -> list[int]:
-    """KiB in memory of each file in a directory that this process has mapped, as Linux counts them."""
+    """Resident size, in KiB, of each file in `directory` that this process has mapped, from /proc/self/smaps."""
     resident, inside = [], False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first, *rest = line.split()

@@ -6,5 +6,5 @@ import pytest
 
 
 def slow(*values: Any) -> Any:
-    """Parameters of a case that only the slow run has."""
+    """Parameters of a case that is tested in the slow run only."""
     return pytest.param(*values, marks=pytest.mark.slow)

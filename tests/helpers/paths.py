@@ -16,7 +16,10 @@ def assert_same_path(states, expected, atol=1e-8):
 
 
 def residuals(chain: Recursion, states) -> np.ndarray:
-    """How far each state is from the step of the one before: what a certificate is about, found without the solver."""
+    """Largest difference between each state and the step of the state before it, shape (T,).
+
+    The solver's certificate bounds it; here it is computed without the solver.
+    """
     before = jax.tree.map(
         lambda s, path: jnp.concatenate([jnp.asarray(s)[None], path[:-1]]), chain.initial_state, states
     )

@@ -1,6 +1,6 @@
-"""One of the processes of test_processes.py: ``python process.py PORT RANK TASK FILE`` writes what it found to FILE.
+"""One of the processes of test_processes.py: ``python process.py PORT RANK TASK FILE`` writes its results to FILE.
 
-Every process is given another key: the first one's counts.
+Every process passes a different key; all must use the first one's.
 """
 
 import sys
@@ -15,7 +15,7 @@ SEED = 3
 
 
 def join(port: str, rank: str) -> None:
-    """Before anything asks for JAX's devices, which importing BlackJAX does."""
+    """Join the other processes; to be called before BlackJAX is imported, because its import asks for JAX's devices."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", DEVICES_PER_PROCESS)
     jax.distributed.initialize(f"localhost:{port}", NUM_PROCESSES, int(rank))
@@ -61,7 +61,7 @@ def any_path() -> dict:
 
 
 def places() -> dict:
-    """Where this process stands; and devices of which none is its own."""
+    """Rank of this process, whether it leads each of three meshes, and the error for a mesh of foreign devices."""
     foreign = [device for device in jax.devices() if device.process_index != jax.process_index()]
     try:
         mesh_of(foreign)
@@ -72,7 +72,7 @@ def places() -> dict:
 
 
 def blackjax_chain(method: Any, num_runs: int = 1) -> dict:
-    """Runs that go on where the one before ended: results may be arguments."""
+    """Consecutive runs, each from the final state of the one before: results are valid arguments."""
     algorithm = blackjax.mala(chains.gaussian, 0.1)
     settings = {"transform": position_only, "method": method, "devices": jax.devices()}
     state, start, paths = None, chains.gaussian_start(), []
@@ -99,7 +99,7 @@ def draws(method: Any) -> dict:
 
 
 def reports() -> dict:
-    """Two runs of the check that would differ between processes, were they left to themselves."""
+    """Reports of two checks, which would differ between processes that measured and decided independently."""
     algorithm = blackjax.mala(chains.gaussian, 0.1)
     settings = {"devices": jax.devices()}
     one = parsample.check(own_key(), algorithm, chains.gaussian_start(), num_steps=20_000, **settings)
@@ -124,7 +124,7 @@ TASKS: dict[str, Callable[[], dict]] = {
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    warnings.simplefilter("ignore", ParallelStallWarning)  # these chains are too short to gain by
+    warnings.simplefilter("ignore", ParallelStallWarning)  # these chains are too short to profit
     found = TASKS[sys.argv[3]]()
     assert all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(found))
     np.savez(sys.argv[4], **found)

@@ -14,7 +14,7 @@ from parsample import sample
 
 KEY = jax.random.key(0)
 
-# What no count may be.
+# Invalid values of a count.
 COUNTS = [0, -1, True, 2.0, "3", None]
 
 
@@ -30,7 +30,7 @@ def quietly(logdensity_fn: Callable, position: Any, **settings: Any) -> Any:
 
 @contextlib.contextmanager
 def type_checks_off() -> Iterator[None]:
-    """What users without a run-time type checker meet."""
+    """Disable run-time type checks, because users run without them."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Results and reports that no run has made."""
+"""Results and reports made up without a run."""
 
 import numpy as np
 
@@ -15,14 +15,14 @@ ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "
 
 
 def report(*, parallel: bool) -> Report:
-    """What a check might have found."""
+    """A plausible report of a check."""
     meeting = MeetingTimes(np.full(8, 40.0 if parallel else np.inf), np.ones((50, 8)))
     plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, 0.25, 1.1 if parallel else 1.0)
     return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
 
 
 def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
-    """A result in variables x and y, with a status that is hard to come by."""
+    """A result in variables x and y, with any status, even one that runs rarely end with."""
     rng = np.random.default_rng(0)
     positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
     path = np.zeros((2, 0, 3))

@@ -1,4 +1,4 @@
-"""Runs of `sample` that several tests look at, and what they are compared by."""
+"""Runs of `sample` shared by several tests, and a comparison of their draws."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ KERNELS_TESTED = ["hmc", "metropolis", slow("mala"), slow("nuts")]
 
 @functools.cache
 def run(kernel: str = "hmc", method: Any = "auto", num_samples: int = 1000, exact_meeting: bool = True) -> SampleResult:
-    """One run of each kind, shared by the tests: compilation takes longer than all of them."""
+    """One cached run for each set of arguments: compilation takes longer than all tests of it."""
     return sample(
         KEY,
         gaussian,

@@ -1,4 +1,4 @@
-"""Programs of ours run by themselves and inside those of others."""
+"""Compiled functions, called alone and inside jit and vmap, and the cache of compiled programs."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def power(x: jax.Array, exponent: int) -> jax.Array:
     return x**exponent
 
 
-def test_a_programme_runs_alone_and_inside_another():
+def test_a_program_runs_alone_and_inside_another():
     assert not is_being_compiled()
     assert float(power(jnp.asarray(3.0), 2)) == 9.0
     assert float(jax.jit(lambda x: 1 + power(x, 2))(3.0)) == 10.0

@@ -1,4 +1,4 @@
-"""Devices: what they tell each other, and which of them may share a program."""
+"""Collectives between devices, and the devices that may form a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def test_eight_virtual_devices_are_there():
     assert len(DEVICES) == 8
 
 
-# What devices tell each other
+# Collectives
 
 
 def test_gathered_values_are_the_ones_that_were_sent():
@@ -34,13 +34,13 @@ def test_gathered_values_are_the_ones_that_were_sent():
     assert tree["x"].dtype == jnp.float32
 
 
-def test_alone_one_is_the_whole_team():
+def test_without_a_mesh_there_is_one_device():
     collectives = Collectives()
     assert (collectives.num_devices, collectives.rank) == (1, 0)
     assert collectives.all_gather(jnp.arange(2)).shape == (1, 2)
 
 
-# Which devices
+# Meshes
 
 
 def test_the_first_device_alone_needs_no_mesh():

@@ -28,7 +28,7 @@ SECONDS = 300  # for one task on a busy machine
 
 @functools.cache
 def found(task: str) -> list[dict[str, np.ndarray]]:
-    """What each of the processes found."""
+    """Results of `task` in each process, by name."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         files = [Path(folder) / f"{rank}.npz" for rank in range(NUM_PROCESSES)]
         port = str(free_port())
@@ -65,7 +65,7 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen]:
 
 
 def assert_same_in_all(results: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What the first process found, which is bitwise what the others did."""
+    """Assert that the results of all processes are bitwise equal, and return them."""
     first, *others = results
     for other in others:
         assert first.keys() == other.keys()
@@ -95,7 +95,7 @@ def test_a_path_is_whole_in_every_process():
 
 
 def expected(num_runs: int) -> np.ndarray:
-    """The chain of the first process by BlackJAX's own loop, in runs that go on where the one before ended."""
+    """BlackJAX's own chain from the first process's key, in consecutive runs that each continue the one before."""
     algorithm = blackjax.mala(gaussian, 0.1)
     settings = {"transform": position_only}
     state, paths = None, []
@@ -149,9 +149,9 @@ def test_one_process_is_left_alone():
     mesh = mesh_of(jax.devices()[: NUM_PROCESSES * DEVICES_PER_PROCESS])
     tree = {"key": jax.random.key(0), "x": 1.0}
     assert all(
-        summaries is leaf
+        returned is leaf
         for where in (mesh, None)
-        for summaries, leaf in zip(
+        for returned, leaf in zip(
             jax.tree.leaves(broadcast_from_first(where, tree)), jax.tree.leaves(tree), strict=True
         )
     )

@@ -1,4 +1,4 @@
-"""The numbers are JAX's own, bit for bit."""
+"""Random numbers from unrolled Threefry keys are JAX's own, bit for bit."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What every kernel of `sample` does: it leaves its target invariant, restored lanes and moves included."""
+"""Every kernel of `sample` leaves its target invariant, including steps with moves and steps of restored lanes."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Lanes of a kernel: the log density that they see, and when two of them have met."""
+"""Lanes of a kernel: the log density that they evaluate, and when two of them have met."""
 
 from typing import Any
 
@@ -35,14 +35,14 @@ def test_a_log_density_that_is_not_finite_is_minus_infinity(value):
 
 
 ONE = LaneState(np.ones((4, 2)), np.zeros(4), np.zeros((4, 2)))
-# The same; the same position with another cached log density; elsewhere; nowhere.
+# Equal to `ONE`; equal position with another cached log density; another position; a position with NaN.
 OTHER = LaneState(np.array([[1, 1], [1, 1], [1, 1.5], [1, np.nan]]), np.array([0, 1e-12, 0, 0]), np.zeros((4, 2)))
 
 
 @pytest.mark.parametrize(
     ("atol", "distances", "same"),
     [
-        (0.0, [0, np.inf, 0.5, np.inf], [True, False, False, False]),  # bitwise: all that is cached counts
+        (0.0, [0, np.inf, 0.5, np.inf], [True, False, False, False]),  # bitwise: cached fields count too
         (0.1, [0, 0, 0.5, np.inf], [True, True, False, False]),
         (0.6, [0, 0, 0.5, np.inf], [True, True, True, False]),
     ],

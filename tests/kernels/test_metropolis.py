@@ -1,4 +1,4 @@
-"""Metropolis needs no gradients: it runs on log densities that JAX cannot look into."""
+"""Metropolis needs no gradients: it runs on log densities that JAX cannot differentiate."""
 
 import jax
 import jax.numpy as jnp

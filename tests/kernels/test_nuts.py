@@ -11,20 +11,21 @@ import pytest
 from blackjax.mcmc.hmc import HMCState
 
 from parsample.kernels.base import LaneState
-from parsample.kernels.nuts import nuts_step
-from parsample.lanes.program import LANES
+from parsample.kernels.nuts import NUTS, nuts_step
+from parsample.kernels.whitening import KernelParameters
+from parsample.lanes.program import LANES, PERIOD
 
 NUM_LANES, DIMENSION = 16, 3
 KEYS = jax.random.split(jax.random.key(7), NUM_LANES)
 
 
 def funnel(x: jax.Array) -> jax.Array:
-    """Trees of all depths, and divergences."""
+    """A funnel, which gives trees of many depths, and divergences."""
     return -0.5 * x[0] ** 2 / 9 - 0.5 * jnp.sum(x[1:] ** 2 * jnp.exp(-x[0])) - 0.5 * (x.shape[0] - 1) * x[0]
 
 
 def bounded(x: jax.Array) -> jax.Array:
-    """Minus infinity outside a box."""
+    """A Gaussian log density, minus infinity outside a box."""
     return jnp.where((jnp.abs(x) < 1.5).all(), -0.5 * jnp.sum(x**2), -jnp.inf)
 
 
@@ -46,7 +47,7 @@ def begun(logdensity: Any, dtype: Any = jnp.float64) -> Any:
 
 
 def run(step: Any, states: Any, num_steps: int) -> tuple:
-    """States and what is known of each step, leading axes (steps, lanes)."""
+    """States and statistics of each step, leading axes (steps, lanes)."""
 
     def advance(states: Any, t: jax.Array) -> tuple:
         states, known = jax.vmap(step, axis_name=LANES)(jax.vmap(lambda key: jax.random.fold_in(key, t))(KEYS), states)
@@ -115,3 +116,20 @@ def test_float32_stays_float32(float32):
     states, known = run(partial(by_parsample, funnel, 0.4), begun(funnel, jnp.float32), 5)
     assert states.position.dtype == known[0].dtype == known[3].dtype == jnp.float32
     assert np.isfinite(states.position).all()
+
+
+@pytest.mark.parametrize(("num_integration_steps", "num_leapfrogs"), [(1, 1), (8, 7), (64, 63)])
+def test_trees_have_at_most_the_leapfrog_steps_of_the_parameters(num_integration_steps, num_leapfrogs):
+    parameters = KernelParameters(
+        center=jnp.zeros(DIMENSION),
+        factor=jnp.ones(DIMENSION),
+        step_size=jnp.asarray(1e-8),  # a tree with so small a step does not turn by itself
+        num_integration_steps=jnp.full(PERIOD, num_integration_steps, jnp.int32),
+        move_scales=jnp.zeros(PERIOD),
+    )
+    state = jax.tree.map(lambda leaf: leaf[0], begun(funnel))
+    key_data, zero = jax.random.key_data(KEYS[0]), jnp.int32(0)
+    _, found = jax.jit(NUTS().step, static_argnums=5)(
+        key_data, state, zero, zero, jnp.asarray(False), funnel, parameters
+    )
+    assert int(found.n_steps) == num_leapfrogs

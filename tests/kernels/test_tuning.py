@@ -1,4 +1,4 @@
-"""Step sizes and proposal scales, tuned on rates that follow a law."""
+"""Step sizes and proposal scales, tuned on acceptance rates from a known formula."""
 
 import numpy as np
 import pytest

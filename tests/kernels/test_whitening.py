@@ -1,4 +1,4 @@
-"""Coordinates from draws and from gradients, and the way there and back."""
+"""Whitened coordinates from draws and from gradients, and the maps to and from them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from parsample.kernels.whitening import MAX_DENSE_DIMENSION, Coordinates, from_d
 
 
 def sampled(num_draws: int, dimension: int) -> np.ndarray:
-    """Draws with correlation 0.95 between neighbours."""
+    """Draws with correlation 0.95 between neighbouring coordinates."""
     noise = np.random.default_rng(0).normal(size=(num_draws, dimension))
     shared = np.concatenate([noise[:, :1], noise[:, :-1]], axis=1)
     return 5 + 0.1 * (shared + 0.3 * noise)

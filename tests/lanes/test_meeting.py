@@ -1,4 +1,4 @@
-"""Meeting times: what pairs of lanes show, and the law of the slowest."""
+"""Meeting times of pairs of lanes, and the predicted time of the slowest lane."""
 
 import math
 

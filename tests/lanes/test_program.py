@@ -1,4 +1,4 @@
-"""The one program: the threads of a CPU that share its lanes, and what they must not change."""
+"""The compiled program: CPU threads share its lanes without changing the results."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def with_threads(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 @pytest.mark.parametrize("method", ["auto", "sequential"])
 def test_threads_change_nothing_but_the_time(monkeypatch, method):
     results = []
-    for number in (1, 2, 3):  # three leave idle lanes
+    for number in (1, 2, 3):  # three do not divide the lanes: idle lanes are added
         with_threads(monkeypatch, number)
         results.append(sample(KEY, gaussian, gaussian_start(), method=method, **SIZES))
     for result in results:
@@ -36,7 +36,7 @@ def test_lanes_that_wait_for_another_thread_have_met(monkeypatch):
     for number in (1, 4):
         with_threads(monkeypatch, number)
         times.append(check_sampler(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2).coalescence)
-    # Lanes of one thread are watched until its last has met, which is never before it would have been.
+    # A thread compares its lanes until the last of them has met, so that it finds the meeting times of all.
     np.testing.assert_array_equal(times[0], times[1])
 
 

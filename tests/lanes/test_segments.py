@@ -1,4 +1,4 @@
-"""Segments: how chains are cut into blocks, and what a run goes on with."""
+"""Segments: how chains are cut into blocks, and how a run continues after a segment."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def run(first: int = 100) -> Run:
 
 
 def segment() -> Segment:
-    """Ten steps of two chains, from thirty evaluations."""
+    """Ten steps of two chains, which took thirty evaluations."""
     path, final = np.zeros((2, 10, 3)), {"x": np.array([11.0, 21.0])}
     return Segment(100, 10, path, {"lp": path[..., 0]}, final, Status.CONVERGED, 0.0, 2, 30, np.zeros((2, 2)), 5)
 

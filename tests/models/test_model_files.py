@@ -1,4 +1,4 @@
-"""Every model file: usable at its start in both precisions, and sampled to its reference moments."""
+"""Every model file: finite at its start in both precisions, and sampled with its reference moments."""
 
 import functools
 import importlib
@@ -31,14 +31,14 @@ PREDICTABLE = {
     ("mixture", "mala"),
     ("banana", "hmc"),
 }
-# Most pairs of these do not meet within the check (see the file). What is in neither set forgets so slowly that the
-# check may not see it.
+# Most pairs of these do not meet within the check (see the file). Pairs of cases in neither set meet so slowly that
+# the check may find the case predictable or not.
 NOT_PREDICTABLE = {("latent_gaussian_process", "hmc"), ("latent_gaussian_process", "nuts")}
 
 
 @functools.cache
 def load(name: str) -> Any:
-    """The module of a model file, with what `load_model` leaves out."""
+    """The module of a model file, with the attributes that `load_model` leaves out."""
     path = next(path for path in MODELS if path.stem == name)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -82,7 +82,7 @@ def test_reference_names_and_shapes_are_those_of_the_draws(name):
 
 
 def draw(name: str, kernel: str, method: str, num_samples: int) -> SampleResult:
-    """Draws as the command line would make them, with the settings that the model asks for."""
+    """Draws with the settings of the model, as on the command line."""
     model = load(name)
     settings = dict(getattr(model, "settings", {}))
     if kernel == "mala":
@@ -100,13 +100,13 @@ def draw(name: str, kernel: str, method: str, num_samples: int) -> SampleResult:
 
 
 def allowance(name: str, variable: str, sd: np.ndarray) -> np.ndarray:
-    """Known bias, beyond Monte Carlo error: the centred eight schools miss the neck (see the model file)."""
+    """Known bias, in addition to Monte Carlo error: the centred eight schools miss the neck (see the model file)."""
     known = name == "eight_schools_centered" and variable == "tau"
     return 0.1 * sd if known else 0 * sd
 
 
 def assert_moments(name: str, result: SampleResult) -> None:
-    """Mean and sd of every variable within five standard errors, the sampler's and the reference's together."""
+    """Assert that means and sds are within five standard errors, of the sampler and the reference combined."""
     model = load(name)
     posterior = result.to_arviz(constrain=getattr(model, "constrain", None))["posterior"].dataset
     for variable, moments in model.reference.items():
@@ -123,12 +123,12 @@ def assert_moments(name: str, result: SampleResult) -> None:
 
 @pytest.fixture
 def measured(monkeypatch):
-    """A device on which a row of four lanes costs a quarter of one of 64: plans that do not depend on timings."""
+    """Fixed times, with a row of 4 lanes at a quarter of one of 64, so that plans do not depend on timings."""
     monkeypatch.setattr("parsample.samplers.prepare._measured", lambda *_: Measured(1e-3, 2.0))
 
 
 CASES = [(name, kernel) for name in NAMES for kernel in load(name).kernels]
-# Every kernel and every verdict.
+# Cases of the slow run: every kernel that the model files name.
 CHOSEN = {
     ("banana", "hmc"),
     ("eight_schools", "nuts"),
@@ -138,14 +138,14 @@ CHOSEN = {
 
 
 def marked(case: tuple[str, str]) -> Any:
-    """Those that are not chosen are left for an exhaustive run."""
+    """The slow run has the chosen cases, the exhaustive run the others."""
     return pytest.param(*case, marks=pytest.mark.slow if case in CHOSEN else pytest.mark.exhaustive)
 
 
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize(("name", "kernel"), [marked(case) for case in CASES])
 def test_auto_and_sequential_sample_the_reference_moments(name, kernel):
-    num_samples = 50_000 if (name, kernel) == ("funnel", "mala") else 10_000  # it lingers in the mouth of the funnel
+    num_samples = 50_000 if (name, kernel) == ("funnel", "mala") else 10_000  # mala lingers in the mouth of the funnel
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = draw(name, kernel, "auto", num_samples)

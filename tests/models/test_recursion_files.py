@@ -24,17 +24,17 @@ def test_flows_stay_on_bounded_attractors(name):
     path = np.asarray(rollout(*flow(name)))
     assert path.shape == (30_000, 3)
     assert np.isfinite(path).all()
-    if name in ("Duffing", "ABC"):  # angles, which may wind up
+    if name in ("Duffing", "ABC"):  # angles, which may grow without bound
         path = np.sin(path)
     early, late = path[5000:15_000], path[15_000:]
     middle, width = (early.max(0) + early.min(0)) / 2, np.ptp(early, axis=0)
-    # Later paths leave the range of earlier ones by little, and none has come to rest.
+    # The later part leaves the range of the earlier one by little, and the path has not come to rest.
     assert (np.abs(late - middle) < 1.5 * width).all()
     assert (late[-5000:].std(0) > 1e-3 * width).any()
 
 
 def runge_kutta(name: str, num_steps: int, dt: float) -> tuple:
-    """The flow by the classical method of the fourth order."""
+    """The flow by the classical Runge-Kutta method of the fourth order: step, start and inputs."""
 
     def field(state: jax.Array) -> jax.Array:
         return jnp.stack(FLOWS[name].field(*state))
@@ -49,8 +49,8 @@ def runge_kutta(name: str, num_steps: int, dt: float) -> tuple:
 
 
 SLOW = pytest.mark.slow
-# What Euler's method makes of each, within this share of the exponent published or, where it is not the same, of the
-# flow's own by Runge and Kutta.
+# Relative tolerance of the exponent by Euler's method, with respect to the published exponent or, where that is not the
+# flow's own, to the exponent by Runge-Kutta.
 EXPONENTS = [
     ("Lorenz", "published", 0.25),
     pytest.param("Halvorsen", "published", 0.35, marks=SLOW),
@@ -167,7 +167,7 @@ def test_the_wells_are_predictable():
 
 
 def test_a_sweep_through_the_schools():
-    """With variates of 0 and 1, every block is a formula of the newest others."""
+    """With normal variates 0 and gamma variates 1, every block is an explicit function of the newest others."""
     data = json.loads((Path(__file__).parents[2] / "models" / "data" / "eight_schools.json").read_text())
     effect, error = np.array(data["effect"], float), np.array(data["standard_error"], float)
     start = {"theta": jnp.zeros(8), "mu": jnp.array(2.0), "log_tau2": jnp.log(25.0), "log_sigma2": jnp.zeros(8)}
@@ -182,7 +182,7 @@ def test_a_sweep_through_the_schools():
 
 
 def schools_in_numpy(num_chains: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Many short chains of the same model by NumPy's own gammas: mu and log tau^2 at their ends."""
+    """Final mu and log tau^2 of many short chains of the same sampler in NumPy, shapes (num_chains,)."""
     data = json.loads((Path(__file__).parents[2] / "models" / "data" / "eight_schools.json").read_text())
     effect, error = np.array(data["effect"], float), np.array(data["standard_error"], float)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The check: what it measures on chains with known answers, and what it tells people."""
+"""The check: its measurements on chains with known answers, and its messages."""
 
 import warnings
 from typing import Any
@@ -31,7 +31,7 @@ def test_a_predictable_chain_is_measured_right(predictable):
     assert 0 < predictable.lle_se < 0.02
     assert predictable.coalescence.ndim == 1
     assert len(predictable.coalescence) >= 4
-    # From a distance of about 1 to 1e-10 of it at this rate.
+    # Steps that shrink a distance of about 1 to 1e-10 at this rate.
     assert np.isfinite(predictable.coalescence).all()
     np.testing.assert_allclose(np.median(predictable.coalescence), np.log(1e-10) / predictable.lle, rtol=0.15)
 
@@ -65,13 +65,13 @@ def test_the_pilot_stops_when_all_have_met_and_takes_a_few_percent_otherwise(pre
 
 
 def noisy(digits: float) -> Any:
-    """A standard Gaussian far from the origin of its arithmetic: in float32, x + 4096 keeps three digits of x."""
+    """A standard Gaussian with rounding noise: in float32, x + 4096 keeps three digits of x."""
     return lambda position: -0.5 * jnp.sum(((position + digits) - digits) ** 2)
 
 
 def test_rounding_is_told_from_unpredictability(float32):
     found = examined(blackjax.mala(noisy(4096.0), 0.2), jnp.zeros(2), 20_000)
-    # Paths never come within 1e-5 standard deviations, but within what rounding permits.
+    # Rounding keeps paths more than 1e-5 standard deviations apart; they meet within a larger tolerance.
     assert 1e-4 < found.atol < 1e-2
     assert np.isfinite(found.coalescence).all()
     assert found.parallelizable

@@ -1,4 +1,4 @@
-"""Plans: blocks where lanes meet soon enough for that to pay, step by step elsewhere."""
+"""Plans: blocks if lanes meet soon enough for blocks to pay, else step by step."""
 
 import math
 

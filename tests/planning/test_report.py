@@ -1,4 +1,4 @@
-"""What a report tells people: verdict, figures, and cause and remedy where blocks will not pay."""
+"""Text of a report: verdict, figures, and the cause and a remedy if blocks will not pay."""
 
 import checks
 import pytest

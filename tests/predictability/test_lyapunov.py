@@ -76,7 +76,7 @@ def test_hmc_grows_by_the_cosine_of_its_turn(step_size, num_integration_steps):
 
 
 def test_hmc_of_several_frequencies_follows_the_slowest():
-    step_size, steps = 0.01, 30  # so small a step that all is accepted
+    step_size, steps = 0.01, 30  # so small that every proposal is accepted
     algorithm = blackjax.hmc(lambda x: -0.5 * jnp.sum(PRECISIONS * x**2), step_size, jnp.ones(3), steps)
     growth, accepted = growth_and_acceptance(algorithm, jnp.ones(3), 400)
     turns = steps * np.arccos(1 - step_size**2 * PRECISIONS / 2)
@@ -115,13 +115,13 @@ def test_float32_gives_the_same_exponent(float32):
     assert abs(float(result.lle) - np.log(0.8)) < 1e-5
 
 
-# Several tangents, other units of time, growth on the way
+# Several tangents, and other units of time
 
 
 def test_tangents_of_one_path_agree_in_the_end_and_count_once():
     one, many = (lyapunov_exponent(*logistic_map(2000), num_probes=n, num_discarded=100) for n in (1, 5))
     assert many.growth.shape == (5, 2000)
-    # A state of one dimension has one direction: five tangents say the same five times, and are no surer of it.
+    # A one-dimensional state has one direction: five tangents grow alike and do not reduce the standard error.
     np.testing.assert_allclose(float(many.lle), float(one.lle), rtol=1e-10)
     np.testing.assert_allclose(float(many.se), float(one.se), rtol=1e-10)
     assert float(many.spread) < 1e-10

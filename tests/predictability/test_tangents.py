@@ -1,4 +1,4 @@
-"""Exponents from short runs: tangents are followed until they have turned."""
+"""Exponents from short runs: tangents are followed until they have turned into the leading direction."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The plug: the same chain as BlackJAX's own loop, whatever evaluates it."""
+"""`run_inference_algorithm`: every method gives the chain of BlackJAX's own loop."""
 
 import itertools
 import warnings
@@ -51,7 +51,7 @@ DEFAULT = {
 
 
 def marked(kernel: str, target: str, method: str) -> Any:
-    """Of those that are not run by default, the slow run has some; the exhaustive one has every combination."""
+    """The slow run adds some cases to those of the default run; the exhaustive run has every combination."""
     place = list(KERNELS).index(kernel) + list(METHODS).index(method) - list(TARGETS).index(target)
     is_rare = place % len(TARGETS)
     rare = pytest.mark.exhaustive if is_rare else pytest.mark.slow
@@ -74,7 +74,7 @@ def expected(kernel: str, target: str) -> Any:
 def test_every_method_gives_blackjax_own_chain(kernel, target, method):
     algorithm, start = build(kernel, target)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ParallelStallWarning)  # some of these chains are too short to gain by
+        warnings.simplefilter("ignore", ParallelStallWarning)  # some of these chains are too short to pay
         result = run_inference_algorithm(KEY, algorithm, T, initial_position=start, method=METHODS[method])
     assert_same(result, expected(kernel, target))
     history = result[1]
@@ -124,7 +124,7 @@ def test_transform_is_what_the_history_holds(method):
 def test_keys_that_are_split_in_the_old_way_give_their_own_chain():
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
-    with jax.threefry_partitionable(False):  # of more keys split off, the first ones are others
+    with jax.threefry_partitionable(False):  # the first keys depend on how many are split off
         few, more = (jax.random.key_data(jax.random.split(KEY, number)) for number in (8, 9))
         assert not np.array_equal(few, more[:8])
         theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 130, **arguments)
@@ -217,7 +217,7 @@ def test_blackjax_own_chain_on_several_devices(method):
 def test_arguments_may_lie_anywhere(place):
     algorithm = blackjax.mala(gaussian, 0.1)
     start = jax.device_put(gaussian_start(), place)
-    settings = {"method": DEER(50, Zero(), stall_after=1), "devices": DEVICES[:2]}  # stalls, and is finished on one
+    settings = {"method": DEER(50, Zero(), stall_after=1), "devices": DEVICES[:2]}  # stalls, then runs on one
     with pytest.warns(ParallelStallWarning):
         halfway = parsample.evaluate_inference_algorithm(
             KEY_ON_DEVICES, algorithm, 150, initial_position=start, **settings

@@ -1,4 +1,4 @@
-"""A user's chain in blocks as long as that pays: what is compiled, and when blocks are given up."""
+"""A user's chain, in blocks as long as they pay: the compiled programs, and when blocks are given up."""
 
 import blackjax
 import chains
@@ -17,13 +17,13 @@ def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
     compilations.clear()
     solution = evaluate_inference_algorithm(KEY, algorithm, 1500, **arguments)
     assert (Status(int(solution.status)), float(solution.evals_per_step)) == (Status.SEQUENTIAL, 1)
-    # The start is looked at, keys are split, and one lane is compiled.
+    # Programs for the start and its check, for the keys, and for one lane.
     assert [name for name in compilations if name in COMPILED] == COMPILED[:3]
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 1500, **arguments)
     assert_same((solution.final, solution.outputs), theirs)
 
 
-# What a run compiles: init and its check, the keys, one lane and many.
+# Programs of a run: init and its check, the keys, one lane, many lanes.
 COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_lanes)"]
 
 
@@ -31,18 +31,18 @@ COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_l
 def test_blocks_are_blackjaxs_own_chain_and_compiled_once(method, monkeypatch, compilations):
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
     monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", np.inf)  # whatever this machine takes
+    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", np.inf)  # independent of timings
     algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
     for num_steps in (9000, 7000):
         arguments = {"initial_position": start, "transform": first_and_acceptance}
         compilations.clear()
         solution = evaluate_inference_algorithm(KEY, algorithm, num_steps, **arguments, method=method)
-        # Another length needs another split of the key, and no other program with the log density.
+        # Another length compiles another split of the key, but no program with the log density.
         many = COMPILED[:2] + COMPILED[4 - (2 if method == "auto" else 1) :] if num_steps == 9000 else COMPILED[1:2]
         assert [name for name in compilations if name in COMPILED] == many
         assert Status(int(solution.status)) is (Status.SEQUENTIAL if method == "auto" else Status.CONVERGED)
         assert float(solution.defect) < 1e-9
-        assert 1 <= float(solution.evals_per_step) < 8  # blocks are as short as meeting takes
+        assert 1 <= float(solution.evals_per_step) < 8  # blocks are about as long as meeting takes
         assert int(solution.num_iters) >= 4
         theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, num_steps, **arguments)
         assert_same((solution.final, solution.outputs), theirs)
@@ -73,13 +73,13 @@ def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypa
 
 
 def noisy(position: jax.Array) -> jax.Array:
-    """A standard Gaussian far from the origin of its arithmetic: in float32, x + 4096 keeps three digits of x."""
+    """A standard Gaussian with rounding noise: in float32, x + 4096 keeps three digits of x."""
     return -0.5 * jnp.sum(((position + 4096.0) - 4096.0) ** 2)
 
 
 def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monkeypatch, float32):
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)  # whatever this machine measures
+    monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)  # independent of timings
     monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.3)
     arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
     with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {"num_samples": 6000, "num_warmup": 300, "num_chains"
 
 @pytest.fixture(autouse=True, scope="module")
 def _measured():
-    """Times of an imagined device: plans that do not depend on timings."""
+    """Fixed times, so that plans do not depend on timings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("parsample.samplers.prepare._measured", lambda *_: Measured(1e-3, 2.0))
         yield
@@ -109,7 +109,7 @@ def test_length_of_pilots_and_what_they_are_asked_for(monkeypatch, num_samples, 
     compare_kernels(KEY, gaussian, gaussian_start(), kernels=tuple(KERNELS), target_acceptance_rate=0.95, **settings)
     assert {call["num_samples"] for call in asked} == {length}
     assert {(call["num_chains"], call["num_warmup"]) for call in asked} == {(num_chains, 200)}
-    # That rate is meant for trajectories.
+    # The target rate is meant for kernels with trajectories.
     targets = {call["kernel"]: call["target_acceptance_rate"] for call in asked}
     assert targets == {"hmc": 0.95, "nuts": 0.95, "mala": None, "metropolis": None}
 
@@ -120,7 +120,7 @@ def test_a_position_may_be_a_number():
 
 
 def stuck(position: jax.Array) -> jax.Array:
-    """A log density that is finite in a single point."""
+    """A log density that is finite at a single point."""
     return jnp.where(jnp.all(position == 0.5), 0.0 * position.sum(), -jnp.inf)
 
 
@@ -147,7 +147,7 @@ def test_why_draws_tell_nothing(monkeypatch, position, words):
 
 
 def report(seconds: float, *, parallel: bool = False) -> Report:
-    """What a check might have found."""
+    """A made-up report whose plan predicts `seconds`."""
     plan = Plan(parallel, 4, 10_000, 16 if parallel else 1, 640, seconds, 1.1)
     meeting = MeetingTimes(np.full(8, 40.0), np.ones((50, 8)))
     return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
@@ -197,7 +197,7 @@ def test_a_pilot_foretells_the_effective_sample_size_of_a_long_run():
     settings = {"num_samples": 40_000, "num_warmup": 1000, "num_chains": 4}
     found = compare_kernels(KEY, eight_schools, eight_schools_start(), kernels=tuple(KERNELS), **settings)
     for forecast in found.forecasts:
-        # The run of this key: another warm-up finds other step sizes, and the ESS of mala differs by half with them.
+        # The same key: another warm-up would find other step sizes, which change the ESS of mala by half.
         run = sample(
             KEY, eight_schools, eight_schools_start(), kernel=forecast.kernel, method="sequential", progress_bar=False,
             **settings,

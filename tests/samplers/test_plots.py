@@ -1,4 +1,4 @@
-"""Plots: what each picture of a real run shows, and the files."""
+"""Plots: contents of each picture of a real run, and the files."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What is settled before chains run: bad arguments are refused, and single steps timed where the plan needs it."""
+"""Before chains run: bad arguments are refused, and single steps are timed if the plan depends on them."""
 
 import contextlib
 import functools

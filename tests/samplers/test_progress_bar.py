@@ -1,4 +1,4 @@
-"""The progress bar: every phase of a run, and nothing unasked."""
+"""The progress bar shows every phase of a run, and nothing unless asked for."""
 
 from chains import gaussian, gaussian_start
 from runs import KEY

@@ -29,7 +29,7 @@ def test_blocks_give_the_draws_of_the_sequential_run(kernel, method):
     assert (result.status, expected.status) == (Status.CONVERGED, Status.SEQUENTIAL)
     assert_same_draws(result, expected)
     assert result.defect == 0
-    assert 1 < result.evals_per_step < 4  # blocks of 32 steps, of which meeting takes a good part
+    assert 1 < result.evals_per_step < 4  # in blocks of 32 steps, meeting takes a good part of each
     assert result.report.parallelizable
     assert expected.report is None
 
@@ -83,7 +83,7 @@ def test_lanes_that_devices_do_not_divide_are_filled_up():
 
 
 def test_as_many_chains_as_lanes_run_step_by_step_in_the_one_program(compilations):
-    run()  # another program of as many lanes
+    run()  # compiles the program for as many lanes
     compilations.clear()
     result = sample(KEY, gaussian, gaussian_start(), num_samples=50, num_chains=64, progress_bar=False)
     assert (result.status, result.report) == (Status.SEQUENTIAL, None)
@@ -102,7 +102,7 @@ def test_a_parallel_run_compiles_one_program_and_a_second_run_none(compilations)
     result = sample(KEY, fresh, jnp.zeros(3), num_samples=1000, progress_bar=False)
     assert result.report.parallelizable
     assert sum("advance_lanes" in name for name in compilations) == 1
-    # The shape of the value, then where states are evaluated and where trajectories are.
+    # Traced for the shape of the value, then for the evaluation of states and for trajectories.
     assert fresh.calls <= 5
     traced = fresh.calls
     compilations.clear()
@@ -201,7 +201,7 @@ def test_check_sampler_states_the_exponent_that_pairs_show():
     found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=1000, exact_meeting=False, lyapunov=True)
     assert found.parallelizable
     assert found.lle_se < 0.1
-    # Tangents and pairs see the same kernel: linear between its rejections, which are few.
+    # Tangents and pairs follow the same kernel, which is linear between its few rejections.
     assert abs(found.lle - found.contraction_rate) < 5 * found.lle_se
     assert f"{found.lle:+.3g} +- {found.lle_se:.1g} nats per step" in str(found)
 
@@ -212,7 +212,7 @@ def test_the_exponent_needs_a_kernel_with_gradients():
 
 
 def interrupted_at(name: str, monkeypatch: Any) -> None:
-    """Have the progress bar raise where an interrupt might arrive."""
+    """Make the progress bar raise KeyboardInterrupt in the phase `name`, or, for "draws", after draws were added."""
     phase, add = Progress.phase, Progress.add
 
     def phase_or_interrupt(self: Progress, text: str) -> None:
@@ -247,13 +247,13 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch):
     )
 
 
-def half_normal(x: jax.Array) -> jax.Array:
-    """The wall of a density without an edge: NaN below zero, value and gradient."""
+def rayleigh(x: jax.Array) -> jax.Array:
+    """A log density that ends at zero: its value and gradient below are NaN."""
     return jnp.log(x) - 0.5 * jnp.sqrt(x) ** 4
 
 
 def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
-    result = sample(KEY, half_normal, jnp.array(1.2), num_samples=4000, num_chains=1, progress_bar=False)
+    result = sample(KEY, rayleigh, jnp.array(1.2), num_samples=4000, num_chains=1, progress_bar=False)
     assert result.status is Status.CONVERGED
     assert result.positions.shape == (1, 4000)
     assert result.positions.min() > 0

@@ -1,4 +1,4 @@
-"""What shows whether a warm-up has settled."""
+"""R-hat between lanes, which shows whether a warm-up has settled."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The ensemble's warm-up: coordinates, step size, replaced lanes, and what it says when it has not settled."""
+"""The ensemble's warm-up: coordinates, step size, replaced lanes, and the message if it has not settled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def test_coordinates_are_those_of_the_posterior(kernel):
     scales = np.sqrt(np.diag(FACTOR @ FACTOR.T))
     assert (np.abs(found.parameters.center - MEAN) < 0.25 * scales).all()
     whitened = np.linalg.solve(found.parameters.factor, FACTOR)
-    # Eigenvalues of the posterior covariance in the coordinates found: 1 up to what some 500 effective draws can tell.
+    # Eigenvalues of the posterior covariance in the coordinates found: 1 up to the error of some 500 effective draws.
     eigenvalues = np.linalg.eigvalsh(whitened @ whitened.T)
     assert eigenvalues.min() > 0.6
     assert eigenvalues.max() < 1.6
@@ -59,7 +59,7 @@ def test_a_start_in_the_far_tail_is_left_behind():
 
 
 def cliff(x: jax.Array) -> jax.Array:
-    """-1e100 beside finite values."""
+    """A Gaussian log density up to x[0] = 0.3, and below -1e99 beyond."""
     return jnp.where(x[0] > 0.3, -1e100 * x[0], -0.5 * jnp.sum(x**2))
 
 
@@ -90,7 +90,7 @@ def test_dimensions_from_one_up(dimension):
 
 def test_a_short_warmup_uses_no_more_steps_than_asked():
     result = warmed(gaussian, gaussian_start(), num_warmup=100)
-    # A row or two to evaluate the starts, rounds, and the round with fixed parameters.
+    # One or two rows to evaluate the starts, the rounds, and the round with fixed parameters.
     assert result.adaptation.num_steps <= 100 + 64 + 8
 
 
@@ -101,12 +101,12 @@ def test_no_key_leaves_the_noncentred_eight_schools_stuck():
             jax.random.key(seed), eight_schools, eight_schools_start(), num_samples=5000, progress_bar=False
         )
         assert result.sample_stats["diverging"].mean() < 0.005
-        # log tau has sd 1.2 or so (reference 1.18 from 10^6 draws by NUTS); a chain that sticks has a quarter more.
+        # The sd of log tau is about 1.2 (1.18 from 10^6 draws by NUTS); a chain that gets stuck has a quarter more.
         assert abs(result.positions["log_tau"].std() - 1.18) < 0.15
 
 
 def ball(radius: float) -> Callable[[jax.Array], jax.Array]:
-    """Finite within `radius` of (1, 1, 1) only."""
+    """A Gaussian log density within `radius` of (1, 1, 1), minus infinity outside."""
     return lambda x: jnp.where(jnp.linalg.norm(x - 1) < radius, -jnp.sum((x - 1) ** 2), -jnp.inf)
 
 
