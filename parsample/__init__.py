@@ -3,6 +3,7 @@
 from parsample.chain.gibbs import Conditional, Gibbs
 from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.chain.recursion import Recursion, as_recursion
+from parsample.models.model import Model
 from parsample.planning.check import check
 from parsample.planning.plan import Plan
 from parsample.planning.report import Report
@@ -32,6 +33,7 @@ __all__ = [
     "KernelComparison",
     "KernelForecast",
     "LyapunovExponent",
+    "Model",
     "Newton",
     "ParallelStallWarning",
     "Plan",

@@ -19,6 +19,7 @@ ORDER = [
     "internal",
     "chain",
     "draws",
+    "models",
     "solver",
     "predictability",
     "lanes",
@@ -26,7 +27,6 @@ ORDER = [
     "warmup",
     "planning",
     "samplers",
-    "models",
     "cli",
 ]
 

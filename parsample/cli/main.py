@@ -20,7 +20,8 @@ import numpy as np
 from parsample.draws.store import MAX_BYTES_IN_MEMORY
 from parsample.internal.compilation import keep_compiled_programs
 from parsample.kernels import KERNELS
-from parsample.models.model import Model, ModelError, load_model
+from parsample.models.files import ModelError, load_model
+from parsample.models.model import Model
 from parsample.samplers.compare import WITH_TRAJECTORIES, compare_kernels
 from parsample.samplers.sample import check_sampler, sample
 from parsample.solver.status import ParallelStallWarning, UncertifiedChainWarning
@@ -171,7 +172,7 @@ def _check(model: Model, options: argparse.Namespace) -> int:
     if options.kernels:
         return _compare(model, options)
     settings = {**_sampler_settings(model, options), "lyapunov": options.lyapunov}
-    report = check_sampler(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
+    report = check_sampler(jax.random.key(options.seed), model, **settings)
     print(f"{model.name}, kernel {options.kernel}")
     print(report)
     return OK if report.parallelizable else NOT_PARALLEL
@@ -184,7 +185,7 @@ def _compare(model: Model, options: argparse.Namespace) -> int:
         if name in ("num_samples", "num_warmup", "num_chains", "target_acceptance_rate")
     }
     settings["kernels"] = options.kernels
-    comparison = compare_kernels(jax.random.key(options.seed), model.logdensity, model.initial_position, **settings)
+    comparison = compare_kernels(jax.random.key(options.seed), model, **settings)
     print(model.name)
     print(comparison)
     if comparison.best is None:
@@ -199,8 +200,7 @@ def _compare(model: Model, options: argparse.Namespace) -> int:
 def _sample(model: Model, options: argparse.Namespace) -> int:
     result = sample(
         jax.random.key(options.seed),
-        model.logdensity,
-        model.initial_position,
+        model,
         method=options.method,
         progress_bar=not options.no_progress,
         scratch_dir=None if options.out is None else options.out.parent,
@@ -210,7 +210,7 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
     from parsample.draws.datatree import save  # noqa: PLC0415
     from parsample.draws.summary import summary_table  # noqa: PLC0415
 
-    tree = result.to_arviz(dims=model.dims, coords=model.coords, constrain=model.constrain)
+    tree = result.to_arviz()
     if options.out is not None:
         save(tree, options.out)
     print(summary_table(tree, full=options.full_summary))

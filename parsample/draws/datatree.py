@@ -1,6 +1,6 @@
 """Draws as an ArviZ DataTree, in memory and in files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ import numpy as np
 import pandas
 from jaxtyping import PyTree
 
-from parsample.draws.store import allocate, release
+from parsample.draws.store import release
 from parsample.internal.arithmetic import ceil_div
 
 if TYPE_CHECKING:
     import xarray
 
-# Draws per chain that `constrain` is applied to at once, so that it needs little memory beyond its output.
-CONSTRAIN_CHUNK = 16_384
+# Groups whose arrays have no leading axes (chain, draw).
+WITHOUT_DRAWS = ("observed_data", "constant_data")
 
 # Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable in a file; and the
 # number of such ranges written at once.
@@ -28,18 +28,18 @@ CHUNKS_AT_ONCE = 4
 
 
 def datatree(
-    variables: dict[str, np.ndarray],
-    sample_stats: dict[str, np.ndarray],
+    groups: Mapping[str, Mapping[str, np.ndarray]],
     attributes: dict[str, str | float],
-    dims: dict[str, list[str]] | None = None,
-    coords: dict[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
 ) -> "xarray.DataTree":
-    """A DataTree with groups posterior and sample_stats.
+    """A DataTree of groups of arrays.
 
     Parameters
     ----------
-    variables, sample_stats
-        Arrays by name, each with leading axes (chain, draw).
+    groups
+        Arrays by name for each group, with leading axes (chain, draw) unless the group is in `WITHOUT_DRAWS`. There is
+        a group sample_stats.
     attributes
         Attributes of the root: strings and numbers, which netCDF and zarr preserve.
     dims
@@ -52,10 +52,11 @@ def datatree(
     ValueError
         If `dims` names an unknown variable, or a wrong number of dimensions.
     """
-    _check_dims(dims or {}, variables)
-    num_draws = next(iter(sample_stats.values())).shape[1]
+    dims = {name: list(labels) for name, labels in (dims or {}).items()}
+    _check_dims(dims, groups)
+    num_draws = next(iter(groups["sample_stats"].values())).shape[1]
     return arviz.from_dict(
-        {"posterior": variables, "sample_stats": sample_stats},
+        {group: dict(arrays) for group, arrays in groups.items()},
         dims=dims,
         coords={"draw": pandas.RangeIndex(num_draws), **(coords or {})},  # an array would take 8 bytes per draw
         attrs={"/": attributes},
@@ -134,41 +135,25 @@ def _write(file: Any, variables: dict[str, "xarray.Variable"], draws: slice) -> 
         release(values)
 
 
-def named_leaves(positions: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by name: dict keys joined by dots; a position that is a bare array is named x."""
+def named_leaves(positions: PyTree, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Leaves by name: `names` in order, or else dict keys joined by dots, and x for a position that is a bare array."""
     leaves = jax.tree_util.tree_leaves_with_path(positions)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path, _ in leaves]
+    if names is None:
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path, _ in leaves]
     return {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
 
 
-def constrained(positions: PyTree, constrain: Callable, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
-    """``constrain(position)`` of every draw, as arrays by name; large results are files in `scratch_dir`.
-
-    Raises
-    ------
-    TypeError
-        If `constrain` does not return a dict.
-    """
-    example = jax.eval_shape(constrain, jax.tree.map(lambda leaf: leaf[0, 0], positions))
-    if not isinstance(example, dict):
-        raise TypeError(f"constrain must return a dict of arrays by name; it returned {type(example).__name__}.")
-    apply = jax.jit(jax.vmap(jax.vmap(constrain)))
-    leaves = jax.tree.leaves(positions)
-    num_chains, num_draws = leaves[0].shape[:2]
-    found = allocate(example, (num_chains, num_draws), scratch_dir)
-    for first in range(0, num_draws, CONSTRAIN_CHUNK):
-        piece = slice(first, first + CONSTRAIN_CHUNK)
-        for name, values in apply(jax.tree.map(lambda leaf, at=piece: leaf[:, at], positions)).items():
-            found[name][:, piece] = values
-        release(*leaves, *found.values())
-    return found
-
-
-def _check_dims(dims: dict[str, list[str]], posterior: dict[str, np.ndarray]) -> None:
+def _check_dims(dims: dict[str, list[str]], groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    shapes = {
+        name: values.shape if group in WITHOUT_DRAWS else values.shape[2:]
+        for group, arrays in groups.items()
+        if group != "sample_stats"
+        for name, values in arrays.items()
+    }
     for name, labels in dims.items():
-        if name not in posterior:
-            raise ValueError(f"dims names a variable {name!r}; the variables are {sorted(posterior)}.")
-        if len(labels) != posterior[name].ndim - 2:
+        if name not in shapes:
+            raise ValueError(f"dims names a variable {name!r}; the variables are {sorted(shapes)}.")
+        if len(labels) != len(shapes[name]):
             raise ValueError(
-                f"dims[{name!r}] = {labels} names {len(labels)} dimensions; {name} has {posterior[name].ndim - 2}."
+                f"dims[{name!r}] = {labels} names {len(labels)} dimensions; {name} has {len(shapes[name])}."
             )

@@ -27,7 +27,7 @@ class KernelLanes:
     Attributes
     ----------
     logdensity_fn
-        The user's log density, of a position pytree.
+        The user's log density, of a position pytree and the data in `KernelParameters.data`.
     layout
         Layout of that pytree.
     kernel
@@ -49,11 +49,11 @@ class KernelLanes:
         statistics = Statistics(*(jax.ShapeDtypeStruct((), kind) for kind in kinds))
         return jax.ShapeDtypeStruct((self.layout.dimension,), dtype), statistics
 
-    def logdensity(self, position: Vector) -> Float[Array, ""]:
+    def logdensity(self, position: Vector, data: tuple[Any, ...] = ()) -> Float[Array, ""]:
         """The log density of a flat position, -inf where the user's value is NaN or infinite."""
 
         def evaluate(position: Vector) -> Float[Array, ""]:
-            return jnp.asarray(self.logdensity_fn(self.layout.unravel(position)), position.dtype)
+            return jnp.asarray(self.logdensity_fn(self.layout.unravel(position), *data), position.dtype)
 
         value = evaluate(position) if self.is_batched else sequential_vmap(evaluate)(position)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
@@ -70,7 +70,7 @@ class KernelLanes:
         key, first_step = inputs
 
         def target(u: Vector) -> Float[Array, ""]:
-            return self.logdensity(parameters.position(u))
+            return self.logdensity(parameters.position(u), parameters.data)
 
         state, found = self.kernel.step(key, state, first_step + row, row % PERIOD, is_restored, target, parameters)
         return state, state.position, found
@@ -80,7 +80,7 @@ class KernelLanes:
         key = jax.random.key_data(rng_key)
 
         def target(u: Vector) -> Float[Array, ""]:
-            return self.logdensity(parameters.position(u))
+            return self.logdensity(parameters.position(u), parameters.data)
 
         def step(state: LaneState, t: Int[Array, ""]) -> tuple[LaneState, None]:
             return self.kernel.step(key, state, t, t % PERIOD, jnp.asarray(False), target, parameters)[0], None

@@ -29,6 +29,8 @@ class KernelParameters(NamedTuple):
         Number of leapfrog steps in each step of a period, shape (16,); for nuts, their maximum.
     move_scales
         Standard deviation of the multishift move at each step of a period, shape (16,); 0: no move.
+    data
+        Further arguments of the log density, the same for all lanes.
     """
 
     center: Float[Any, " D"]
@@ -36,6 +38,7 @@ class KernelParameters(NamedTuple):
     step_size: Float[Any, "..."]
     num_integration_steps: Int[Any, " P"]
     move_scales: Float[Any, " P"]
+    data: tuple[Any, ...] = ()
 
     def position(self, whitened: Float[Array, " D"]) -> Float[Array, " D"]:
         """Whitened coordinates u to a position x, in JAX."""

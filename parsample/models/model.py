@@ -1,90 +1,182 @@
-"""Model files: plain Python with a log density and an initial position, loaded by path or module name."""
+"""A model: a log density with an initial position, and the functions and labels that present its draws."""
 
-import importlib
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
-from jaxtyping import PyTree
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from parsample.draws.mapping import map_draws
 
 
-class ModelError(Exception):
-    """A model that cannot be loaded, or whose definitions are missing or unusable."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """The definitions in a model file.
+    """A log density with an initial position, and the functions and labels that present its draws.
+
+    `sample`, `check_sampler` and `compare_kernels` take a model in place of a log density and an initial position, and
+    `SampleResult.to_arviz` uses its functions and labels. `from_numpyro`, `from_pymc` and `transforms.unconstrain` make
+    models.
 
     Attributes
     ----------
-    name
-        File or module name.
     logdensity
-        ``logdensity(position) -> scalar``.
+        ``logdensity(position) -> scalar``, up to a constant, in JAX; with `data`, ``logdensity(position, data)``.
     initial_position
         Pytree of floating-point arrays.
+    name
+        Name shown to people.
+    data
+        Pytree of arrays that is passed as last argument to the functions of the model, if not None. Data are arguments
+        of the compiled program: with other data of the same shapes (`with_data`), nothing is compiled again.
+    names
+        Names of the leaves of the position, in their order. None: keys of dicts, joined by dots.
     constrain
-        ``constrain(position) -> dict``, or None.
+        ``constrain(position) -> dict of arrays``: the variables to present. None: the leaves of the position.
+    log_likelihood
+        ``log_likelihood(position) -> dict of arrays``: log likelihood of each observation, by name of the observed
+        variable.
+    posterior_predictive
+        ``posterior_predictive(rng_key, position) -> dict of arrays``: replicated observations.
+    observed_data, constant_data
+        Arrays by name, for the groups of these names in ArviZ's tree.
     dims, coords
-        Dimensions and coordinates of the variables shown, as ArviZ takes them.
+        Names of the dimensions of each variable, and labels along them, as in ArviZ.
     settings
-        Keyword arguments of `parsample.sample` that the model sets.
+        Keyword arguments of `sample` that the model sets; used by the command line.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> def logdensity(mu, y):
+    ...     return -0.5 * mu**2 - 0.5 * jnp.sum((y - mu) ** 2)
+    >>> model = parsample.Model(logdensity, 0.0, names=["mu"], data=jnp.array([1.0, 2.0, 3.0]))
+    >>> result = parsample.sample(jax.random.key(0), model, num_samples=500, progress_bar=False)
+    >>> result.to_arviz()["posterior"]["mu"].shape
+    (4, 500)
     """
 
-    name: str
     logdensity: Callable
     initial_position: PyTree
+    _: KW_ONLY
+    name: str = "model"
+    data: PyTree = None
+    names: Sequence[str] | None = None
     constrain: Callable | None = None
-    dims: dict[str, list[str]] = field(default_factory=dict)
-    coords: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    log_likelihood: Callable | None = None
+    posterior_predictive: Callable | None = None
+    observed_data: Mapping[str, Any] = field(default_factory=dict)
+    constant_data: Mapping[str, Any] = field(default_factory=dict)
+    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("constrain", "log_likelihood", "posterior_predictive"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function or None; got {function!r}.")
+        if not callable(self.logdensity):
+            raise TypeError(f"logdensity must be a function of the position; got {self.logdensity!r}.")
+        num_leaves = len(jax.tree.leaves(self.initial_position))
+        if self.names is not None and len(self.names) != num_leaves:
+            raise ValueError(f"names has {len(self.names)} entries; the position has {num_leaves} leaves.")
+
+    def replace(self, **changes: Any) -> Self:
+        """The model with other attributes.
+
+        Parameters
+        ----------
+        **changes
+            Attributes by name, such as ``coords={"school": names}``.
+
+        Returns
+        -------
+        Model
+            A copy of this model with these attributes.
+        """
+        return replace(self, **changes)
+
+    def with_data(self, data: PyTree) -> "Model":
+        """The model with other data; if their shapes and dtypes are the same, no program is compiled again.
+
+        Parameters
+        ----------
+        data
+            Pytree of arrays, as `data`.
+
+        Returns
+        -------
+        Model
+            A copy of this model with these data.
+
+        Raises
+        ------
+        ValueError
+            If the functions of the model take no data.
+        """
+        if self.data is None:
+            raise ValueError("this model has no data: pass data= to Model, and write logdensity(position, data).")
+        return replace(self, data=data)
+
+    @property
+    def data_arguments(self) -> tuple[Any, ...]:
+        """Arguments that the functions of the model take after the position: the data, or none."""
+        return () if self.data is None else (self.data,)
+
+    def logdensity_at(self, position: PyTree) -> Array:
+        """The log density of a position, given the data."""
+        return self.logdensity(position, *self.data_arguments)
+
+    def log_likelihoods(self, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
+        """Log likelihood of each observation for all draws, by name, with leading axes (chain, draw).
+
+        Raises
+        ------
+        ValueError
+            If the model has no `log_likelihood`.
+        """
+        if self.log_likelihood is None:
+            raise ValueError(
+                f"model {self.name} has no log_likelihood: pass log_likelihood(position) to parsample.Model."
+            )
+        data = self.data_arguments
+        return map_draws(self.log_likelihood, positions, data=data, scratch_dir=scratch_dir, name="log_likelihood")
+
+    def predictions(self, rng_key: Array, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
+        """Replicated observations for all draws, by name, with leading axes (chain, draw).
+
+        Raises
+        ------
+        ValueError
+            If the model has no `posterior_predictive`.
+        """
+        if self.posterior_predictive is None:
+            raise ValueError(f"model {self.name} has no posterior_predictive: pass one to parsample.Model.")
+        return map_draws(
+            self.posterior_predictive,
+            positions,
+            data=self.data_arguments,
+            rng_key=rng_key,
+            scratch_dir=scratch_dir,
+            name="posterior_predictive",
+        )
 
 
-def load_model(source: str) -> Model:
-    """The model in a file (``path/model.py``) or module (``package.module``).
+def as_model(logdensity_fn: "Callable | Model", initial_position: PyTree) -> Model:
+    """The model that the first arguments of `sample` describe.
 
     Raises
     ------
-    ModelError
-        If it cannot be found or imported, or lacks ``initial_position`` or a callable ``logdensity``.
+    TypeError
+        If `logdensity_fn` is no function, or a function comes without an initial position.
     """
-    module = _from_file(Path(source)) if source.endswith(".py") or "/" in source else _from_name(source)
-    for name, what in (("logdensity", "logdensity(position) -> scalar"), ("initial_position", "a pytree of floats")):
-        if not hasattr(module, name):
-            raise ModelError(f"{source} defines no {name}: add {name}, {what}.")
-    if not callable(module.logdensity):
-        raise ModelError(f"{source}: logdensity must be a function of the position; got {module.logdensity!r}.")
-    optional = {
-        name: getattr(module, name) for name in ("constrain", "dims", "coords", "settings") if hasattr(module, name)
-    }
-    return Model(module.__name__, module.logdensity, module.initial_position, **optional)
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ModelError(f"there is no model file {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} is not a Python file.")
-    module, loader = importlib.util.module_from_spec(spec), spec.loader
-
-    def load() -> ModuleType:
-        loader.exec_module(module)
-        return module
-
-    return _executed(str(path), load)
-
-
-def _from_name(name: str) -> ModuleType:
-    return _executed(name, lambda: importlib.import_module(name))
-
-
-def _executed(source: str, load: Callable[[], ModuleType]) -> ModuleType:
-    try:
-        return load()
-    except Exception as error:
-        raise ModelError(f"model {source} cannot be loaded: {type(error).__name__}: {error}") from error
+    if isinstance(logdensity_fn, Model):
+        return logdensity_fn if initial_position is None else replace(logdensity_fn, initial_position=initial_position)
+    if not callable(logdensity_fn):
+        raise TypeError(f"logdensity_fn must be callable, or a parsample.Model; got {logdensity_fn!r}.")
+    if initial_position is None:
+        raise TypeError("initial_position is missing: pass the position at which the lanes start.")
+    return Model(logdensity_fn, initial_position)

@@ -19,6 +19,7 @@ from parsample.internal.validation import checked_count, checked_position, check
 from parsample.kernels import KERNELS
 from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.lanes.program import PERIOD, LaneProgram
+from parsample.models.model import Model, as_model
 from parsample.planning.plan import block_size_of, make_plan
 from parsample.planning.report import Report
 from parsample.samplers.result import SampleResult
@@ -169,8 +170,8 @@ def _row(forecast: KernelForecast) -> tuple[str, ...]:
 
 def compare_kernels(  # noqa: PLR0913
     rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
+    logdensity_fn: Callable | Model,
+    initial_position: PyTree = None,
     *,
     kernels: Sequence[str] = ("hmc", "nuts"),
     num_samples: int = 10_000,
@@ -230,6 +231,7 @@ def compare_kernels(  # noqa: PLR0913
     >>> [forecast.kernel for forecast in comparison.forecasts]
     ['hmc', 'metropolis']
     """
+    model = as_model(logdensity_fn, initial_position)
     names = tuple(kernels) if not isinstance(kernels, str) and np.iterable(kernels) else ()
     if not names or not all(name in tuple(KERNELS) for name in names) or len(set(names)) < len(names):
         raise ValueError(f"kernels must be different names out of {', '.join(map(repr, KERNELS))}; got {kernels!r}.")
@@ -243,8 +245,7 @@ def compare_kernels(  # noqa: PLR0913
             warnings.simplefilter("ignore", ParallelStallWarning)
             pilot = sample(
                 rng_key,
-                logdensity_fn,
-                initial_position,
+                model,
                 num_samples=length,
                 num_warmup=num_warmup,
                 num_chains=num_chains,
@@ -253,7 +254,7 @@ def compare_kernels(  # noqa: PLR0913
                 progress_bar=False,
                 devices=devices,
             )
-        dynamics = KernelLanes(logdensity_fn, Layout.of(checked_position(initial_position)), KERNELS[kernel])
+        dynamics = KernelLanes(model.logdensity, Layout.of(checked_position(model.initial_position)), KERNELS[kernel])
         program = LaneProgram(dynamics, pilot.settings["num_lanes"], mesh_of(devices), dynamics.records)
         return _forecast(program, pilot, num_samples)
 

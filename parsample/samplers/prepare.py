@@ -1,13 +1,13 @@
 """Prepare a run of `sample`: validate arguments, warm up the lanes, measure meeting times and plan."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
@@ -27,6 +27,7 @@ from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
+from parsample.models.model import Model
 from parsample.planning.plan import (
     DEFAULT_SHARE_OF_CHAINS,
     Measured,
@@ -125,8 +126,7 @@ def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
 
 def prepare(
     rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
+    model: Model,
     settings: SamplerSettings,
     progress: Progress,
     *,
@@ -137,11 +137,13 @@ def prepare(
     With `lyapunov`, the report contains the Lyapunov exponent of the kernel without multishift moves.
     """
     clock = Clock()
-    rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), checked_position(initial_position)))
-    checked_logdensity_shape(logdensity_fn, position)
+    start = checked_position(model.initial_position)
+    rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), start))
+    model = model.replace(initial_position=position, data=jax.tree.map(jnp.asarray, model.data))
+    checked_logdensity_shape(model.logdensity_at, position)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
-    ensemble, settings, share = _disperse(logdensity_fn, position, settings, rng)
+    ensemble, settings, share = _disperse(model, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
     reference = _warm_up(ensemble, settings.num_warmup, progress)
@@ -153,7 +155,7 @@ def prepare(
     def inputs(chain: np.ndarray, first_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return keys[chain], first_step.astype(np.int32)
 
-    run = Run(adaptation.parameters, inputs, take(ends, slice(0, settings.num_chains)))
+    run = Run(reference.stretch.parameters, inputs, take(ends, slice(0, settings.num_chains)))
     report, single_steps = None, None
     if settings.method != "sequential" and settings.num_lanes > settings.num_chains:
         progress.phase("check: pairs of lanes with common keys")
@@ -200,35 +202,36 @@ def _share_of_chains(single_steps: LaneProgram, run: Run, report: Report) -> flo
 
 
 def _disperse(
-    logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, rng: np.random.Generator
+    model: Model, settings: SamplerSettings, rng: np.random.Generator
 ) -> tuple[Ensemble, SamplerSettings, float]:
     """Place the lanes at dispersed starts, with fewer lanes if the log density is expensive or cannot be batched.
 
     Returns the ensemble, the settings with its number of lanes, and the cost of a row with one lane per chain, as a
     share of the cost of a row of all lanes.
     """
-    dynamics = KernelLanes(logdensity_fn, Layout.of(position), settings.kernel)
-    start = dynamics.layout.ravel(jax.device_get(position))
+    dynamics = KernelLanes(model.logdensity, Layout.of(model.initial_position), settings.kernel)
+    start = dynamics.layout.ravel(jax.device_get(model.initial_position))
 
     def disperse(dynamics: KernelLanes, settings: SamplerSettings) -> tuple[Ensemble, float]:
         program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
-        ensemble = Ensemble(program, start, settings.target_acceptance_rate, settings.exact_meeting, rng)
+        target, data = settings.target_acceptance_rate, model.data_arguments
+        ensemble = Ensemble(program, start, target, settings.exact_meeting, rng, data)
         logdensity, gradient = ensemble.disperse()
         if not np.isfinite(logdensity):  # lanes replace NaN by -inf
-            logdensity = float(logdensity_fn(position))
+            logdensity = float(model.logdensity_at(model.initial_position))
         checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
         return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
 
     try:
         ensemble, seconds = disperse(dynamics, settings)
     except NotImplementedError as error:
-        if not lacks_batching(logdensity_fn, position):
-            raise _explanation(logdensity_fn, position, settings, error) from error
+        if not lacks_batching(model.logdensity_at, model.initial_position):
+            raise _explanation(model, settings, error) from error
         _warn_of_single_evaluations(error)
         few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
         return disperse(replace(dynamics, is_batched=False), few)[0], few, 1.0
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        raise _explanation(logdensity_fn, position, settings, error) from error
+        raise _explanation(model, settings, error) from error
     few = replace(settings, num_lanes=_fewer_lanes(settings))
     if seconds > EXPENSIVE_ROW_SECONDS and few.num_lanes < settings.num_lanes:
         smaller, fewer_seconds = disperse(dynamics, few)
@@ -246,9 +249,11 @@ def _fewer_lanes(settings: SamplerSettings) -> int:
     return min(settings.num_lanes, max(1, FEW_LANES // settings.num_chains) * settings.num_chains)
 
 
-def _explanation(logdensity_fn: Callable, position: PyTree, settings: SamplerSettings, error: Exception) -> Exception:
+def _explanation(model: Model, settings: SamplerSettings, error: Exception) -> Exception:
     """The error to raise if lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
-    return gradient_failure(logdensity_fn, position, error) if settings.kernel.uses_gradient else error
+    if not settings.kernel.uses_gradient:
+        return error
+    return gradient_failure(model.logdensity_at, model.initial_position, error)
 
 
 def _warn_of_single_evaluations(error: Exception) -> None:

@@ -3,16 +3,18 @@
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from parsample.draws.mapping import map_draws
 from parsample.draws.store import pieces
 from parsample.lanes.segments import Segment
+from parsample.models.model import Model
 from parsample.planning.report import Report, html_table, text_lines
 from parsample.solver.status import Status
 from parsample.version import __version__
@@ -41,6 +43,8 @@ class SampleResult:
         Arguments of `sample`, with data type and devices.
     seconds
         Wall time in seconds of compilation, warm-up, check and sampling.
+    model
+        The model that was sampled.
     interrupted
         Whether the run was interrupted; only draws finished by then are included.
     scratch_dir
@@ -63,6 +67,7 @@ class SampleResult:
     segments: list[Segment]
     settings: dict[str, Any]
     seconds: dict[str, float]
+    model: Model
     interrupted: bool = field(default=False)
     scratch_dir: Path | None = field(default=None)
 
@@ -141,20 +146,30 @@ class SampleResult:
     def to_arviz(
         self,
         *,
-        dims: dict[str, list[str]] | None = None,
-        coords: dict[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
         constrain: Callable | None = None,
+        log_likelihood: bool = False,
+        posterior_predictive: Array | None = None,
     ) -> Any:
-        """Convert the draws to an ArviZ `xarray.DataTree` with groups posterior and sample_stats.
+        """Convert the draws to an ArviZ `xarray.DataTree`.
+
+        Its groups are posterior and sample_stats, observed_data and constant_data if the model has them, and those
+        asked for.
 
         Parameters
         ----------
         dims
-            Names of the dimensions of each variable, chain and draw excluded.
+            Names of the dimensions of each variable, chain and draw excluded; added to those of the model.
         coords
-            Coordinate labels of those dimensions.
+            Coordinate labels of those dimensions; added to those of the model.
         constrain
-            ``constrain(position) -> dict of arrays`` computes the variables to store. None: the leaves of the position.
+            ``constrain(position) -> dict of arrays`` computes the variables to store. None: that of the model, or the
+            leaves of the position.
+        log_likelihood
+            Whether to compute the log likelihood of each observation, for `arviz.loo` and `arviz.compare`.
+        posterior_predictive
+            Random key for replicated observations; None: none are drawn.
 
         Returns
         -------
@@ -164,19 +179,43 @@ class SampleResult:
         Raises
         ------
         ValueError
-            If `dims` names an unknown variable, or a wrong number of dimensions.
+            If `dims` names an unknown variable, or a wrong number of dimensions; or if the model lacks a function that
+            is needed.
         TypeError
             If `constrain` does not return a dict.
         """
-        from parsample.draws.datatree import constrained, datatree, named_leaves  # noqa: PLC0415 - ArviZ takes a second
+        from parsample.draws.datatree import datatree  # noqa: PLC0415 - ArviZ takes a second to import
 
-        positions = self.positions
-        variables = (
-            named_leaves(positions) if constrain is None else constrained(positions, constrain, self.scratch_dir)
-        )
+        model, scratch = self.model, self.scratch_dir
         step_size = np.float32(np.mean(self.adaptation.parameters.step_size))
-        statistics = {**self.sample_stats, "step_size": np.broadcast_to(step_size, self.sample_stats["lp"].shape)}
-        return datatree(variables, statistics, self._attributes(), dims, coords)
+        groups = {
+            "posterior": self._variables(constrain),
+            "sample_stats": {
+                **self.sample_stats,
+                "step_size": np.broadcast_to(step_size, self.sample_stats["lp"].shape),
+            },
+        }
+        if log_likelihood:
+            groups["log_likelihood"] = model.log_likelihoods(self.positions, scratch)
+        if posterior_predictive is not None:
+            groups["posterior_predictive"] = model.predictions(posterior_predictive, self.positions, scratch)
+        for name, arrays in (("observed_data", model.observed_data), ("constant_data", model.constant_data)):
+            if arrays:
+                groups[name] = {key: np.asarray(values) for key, values in arrays.items()}
+        known = {name for arrays in groups.values() for name in arrays}
+        own_dims = {name: labels for name, labels in model.dims.items() if constrain is None or name in known}
+        return datatree(groups, self._attributes(), {**own_dims, **(dims or {})}, {**model.coords, **(coords or {})})
+
+    def _variables(self, constrain: Callable | None) -> dict[str, np.ndarray]:
+        """The variables to present, with leading axes (chain, draw)."""
+        from parsample.draws.datatree import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
+
+        if constrain is not None:
+            return map_draws(constrain, self.positions, scratch_dir=self.scratch_dir)
+        model = self.model
+        if model.constrain is None:
+            return named_leaves(self.positions, model.names)
+        return map_draws(model.constrain, self.positions, data=model.data_arguments, scratch_dir=self.scratch_dir)
 
     def _attributes(self) -> dict[str, str | float]:
         """Attributes of the DataTree: certificate, settings and versions, as strings and numbers."""

@@ -15,6 +15,7 @@ from parsample.internal.validation import checked_flag
 from parsample.kernels.whitening import Coordinates
 from parsample.lanes.program import PERIOD
 from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
+from parsample.models.model import Model, as_model
 from parsample.planning.report import Report
 from parsample.samplers.prepare import Prepared, prepare, single_step_program
 from parsample.samplers.progress_bar import Progress
@@ -29,8 +30,8 @@ PATIENCE = 2.0
 
 def sample(  # noqa: PLR0913
     rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
+    logdensity_fn: Callable | Model,
+    initial_position: PyTree = None,
     *,
     num_samples: int = 1000,
     num_warmup: int = 1000,
@@ -53,9 +54,11 @@ def sample(  # noqa: PLR0913
         `method`.
     logdensity_fn
         ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. A proposal where it is NaN or infinite is
-        rejected. It is compiled once: values that it reads besides its argument are fixed at the first call.
+        rejected. It is compiled once: values that it reads besides its argument are fixed at the first call. Or a
+        `Model`.
     initial_position
-        Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1).
+        Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1). None: that of the
+        model.
     num_samples, num_chains
         Draws per chain, and number of chains.
     num_warmup
@@ -122,7 +125,7 @@ def sample(  # noqa: PLR0913
     >>> result.positions.shape, result.defect
     ((4, 500, 2), 0.0)
     """
-    scratch = checked_scratch_dir(scratch_dir)
+    model, scratch = as_model(logdensity_fn, initial_position), checked_scratch_dir(scratch_dir)
     settings = SamplerSettings.of(
         num_samples=num_samples,
         num_warmup=num_warmup,
@@ -135,19 +138,24 @@ def sample(  # noqa: PLR0913
         devices=devices,
     )
     with Progress(num_chains * num_samples, progress_bar and is_first(settings.mesh)) as progress:
-        prepared = prepare(rng_key, logdensity_fn, initial_position, settings, progress)
+        prepared = prepare(rng_key, model, settings, progress)
         if prepared.report is not None and method == "auto":
             prepared.report.warn()
         store = Store(num_chains, num_samples, scratch)
         segments, interrupted = _run_segments(prepared, store, progress)
     prepared.clock.lap("sampling")
-    result = _result(settings, prepared, store, segments, interrupted)
+    result = _result(model, settings, prepared, store, segments, interrupted)
     warn_of(result.status, f" (largest defect {result.defect:.2g})")
     return result
 
 
 def _result(
-    settings: SamplerSettings, prepared: Prepared, store: Store, segments: list[Segment], interrupted: bool
+    model: Model,
+    settings: SamplerSettings,
+    prepared: Prepared,
+    store: Store,
+    segments: list[Segment],
+    interrupted: bool,
 ) -> SampleResult:
     """The result of a run; `settings` are the user's, `prepared.settings` may have fewer lanes."""
     layout = prepared.program.dynamics.layout
@@ -161,6 +169,7 @@ def _result(
         seconds=prepared.clock.seconds,
         interrupted=interrupted,
         scratch_dir=store.scratch_dir,
+        model=model,
     )
 
 
@@ -223,8 +232,8 @@ def _step_by_step(prepared: Prepared, run: Run) -> Iterator[Segment]:
 
 def check_sampler(  # noqa: PLR0913
     rng_key: Array,
-    logdensity_fn: Callable,
-    initial_position: PyTree,
+    logdensity_fn: Callable | Model,
+    initial_position: PyTree = None,
     *,
     num_samples: int = 10_000,
     num_warmup: int = 1000,
@@ -274,6 +283,7 @@ def check_sampler(  # noqa: PLR0913
     >>> report.parallelizable
     True
     """
+    model = as_model(logdensity_fn, initial_position)
     settings = SamplerSettings.of(
         num_samples=num_samples,
         num_warmup=num_warmup,
@@ -286,7 +296,7 @@ def check_sampler(  # noqa: PLR0913
     if checked_flag("lyapunov", lyapunov) and not settings.kernel.uses_gradient:
         raise ValueError(f"lyapunov=True: kernel={kernel!r} either jumps or stays, and has no useful exponent.")
     with Progress(0, is_shown=False) as progress:
-        report = prepare(rng_key, logdensity_fn, initial_position, settings, progress, lyapunov=lyapunov).report
+        report = prepare(rng_key, model, settings, progress, lyapunov=lyapunov).report
     if report is None:
         raise ValueError(
             f"num_chains={num_chains}: chains are evaluated step by step, one per lane, so there is nothing to check."

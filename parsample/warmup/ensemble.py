@@ -99,6 +99,8 @@ class Ensemble:
         Whether the kernel contains multishift moves.
     rng
         Source of starts, keys and replacements.
+    data
+        Further arguments of the log density.
     """
 
     def __init__(
@@ -108,8 +110,9 @@ class Ensemble:
         target_acceptance_rate: float,
         exact_meeting: bool,
         rng: np.random.Generator,
+        data: tuple[Any, ...] = (),
     ) -> None:
-        self.program, self.target, self.rng = program, target_acceptance_rate, rng
+        self.program, self.target, self.rng, self.data = program, target_acceptance_rate, rng, data
         self.kernel = program.dynamics.kernel
         self.dtype = np.dtype(program.dynamics.layout.dtype)
         self.dimension = initial_position.shape[0]
@@ -135,13 +138,13 @@ class Ensemble:
             self.positions = np.where(bad[:, None], self.initial_position + scale * noise, self.positions)
             self.state = self._state(self.positions - self.initial_position)
             # A row with a tiny step size evaluates the log density at the starts.
-            run = self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+            run = self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
             bad = ~np.isfinite(run.state.logdensity)
             if not bad.any() or bad[0]:
                 break
         logdensity, gradient = float(run.state.logdensity[0]), run.state.logdensity_grad
         started = time.perf_counter()  # the first row includes compilation
-        self._rows(self.settings.parameters(self.kernel, self.dtype, 1), 0, 1, is_restored=True)
+        self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
         self.seconds_per_row = time.perf_counter() - started
         if gradient is None:
             self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
@@ -186,7 +189,7 @@ class Ensemble:
             settings = replace(self.settings, step_size=tuning.current)
             row = begin % PERIOD
             before = self.state.position
-            run = self._rows(settings.parameters(kernel, self.dtype, cap), row, row + num_steps, is_restored=begin == 0)
+            run = self._rows(self._parameters(settings, cap), row, row + num_steps, is_restored=begin == 0)
             path, found = self.program.recorded(row, row + num_steps)
             tuning.update(self._acceptance(before, path, found))
             paths.append(coordinates.position(path.astype(float)))
@@ -279,7 +282,7 @@ class Ensemble:
                 return
 
     def _reference(self) -> Reference:
-        parameters = self.settings.parameters(self.kernel, self.dtype)
+        parameters = self._parameters(self.settings)
         starts = self._state(self.settings.coordinates.whiten(self.positions))
         self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
         inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
@@ -306,7 +309,7 @@ class Ensemble:
     def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
         """The result of the warm-up, from its last round with fixed parameters."""
         return Adaptation(
-            parameters=reference.stretch.parameters,
+            parameters=reference.stretch.parameters._replace(data=()),
             states=reference.stretch.records[0][-1, :num_chains],
             acceptance_rate=reference.acceptance_rate,
             num_steps=self.num_steps,
@@ -316,6 +319,9 @@ class Ensemble:
             r_hat=reference.r_hat,
             unsettled=reference.problem,
         )
+
+    def _parameters(self, settings: Settings, max_length: int | None = None) -> KernelParameters:
+        return settings.parameters(self.kernel, self.dtype, max_length)._replace(data=self.data)
 
     def _state(self, whitened: Float[np.ndarray, "L D"]) -> LaneState:
         position = whitened.astype(self.dtype)

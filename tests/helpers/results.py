@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parsample import Plan, Report, Status
+from parsample import Model, Plan, Report, Status
 from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.meeting import MeetingTimes
 from parsample.lanes.segments import Segment
@@ -28,6 +28,6 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     path = np.zeros((2, 0, 3))
     segment = Segment(0, 100, path, None, None, status, 0.1, 4, 200, np.ones((4, 4)), 25)
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
-    return SampleResult(
-        positions, stats, ADAPTATION, None, [segment], {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}, interrupted
-    )
+    model = Model(lambda position: 0.0, {"x": np.zeros(2), "y": np.zeros((1, 1))})
+    settings, seconds = {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}
+    return SampleResult(positions, stats, ADAPTATION, None, [segment], settings, seconds, model, interrupted)

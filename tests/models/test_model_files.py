@@ -14,7 +14,7 @@ import pytest
 
 from parsample import ParallelStallWarning, Status
 from parsample.kernels import KERNELS
-from parsample.models.model import load_model
+from parsample.models.files import load_model
 from parsample.planning.plan import Measured
 from parsample.samplers.result import SampleResult
 from parsample.samplers.sample import sample

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from parsample.models.model import ModelError, load_model
+from parsample.models.files import ModelError, load_model
 
 COMPLETE = """
 import jax.numpy as jnp
