@@ -3,7 +3,9 @@
 from parsample.chain.gibbs import Conditional, Gibbs
 from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.chain.recursion import Recursion, as_recursion
+from parsample.models import transforms
 from parsample.models.model import Model
+from parsample.models.numpyro_model import NumPyroModel, from_numpyro
 from parsample.planning.check import check
 from parsample.planning.plan import Plan
 from parsample.planning.report import Report
@@ -35,6 +37,7 @@ __all__ = [
     "LyapunovExponent",
     "Model",
     "Newton",
+    "NumPyroModel",
     "ParallelStallWarning",
     "Plan",
     "Recursion",
@@ -53,10 +56,12 @@ __all__ = [
     "compare_kernels",
     "deer",
     "evaluate_inference_algorithm",
+    "from_numpyro",
     "lyapunov_exponent",
     "multishift_random_walk",
     "rollout",
     "run_inference_algorithm",
     "sample",
+    "transforms",
     "with_exact_meeting",
 ]

@@ -28,6 +28,9 @@ class Model:
         Pytree of floating-point arrays.
     name
         Name shown to people.
+    initial_spread
+        Half-width of the uniform noise that disperses lanes around the initial position; the log density need not be
+        finite at the position itself. None: 1, and it must be.
     data
         Pytree of arrays that is passed as last argument to the functions of the model, if not None. Data are arguments
         of the compiled program: with other data of the same shapes (`with_data`), nothing is compiled again.
@@ -62,6 +65,7 @@ class Model:
     initial_position: PyTree
     _: KW_ONLY
     name: str = "model"
+    initial_spread: float | None = None
     data: PyTree = None
     names: Sequence[str] | None = None
     constrain: Callable | None = None
@@ -99,13 +103,14 @@ class Model:
         """
         return replace(self, **changes)
 
-    def with_data(self, data: PyTree) -> "Model":
+    def with_data(self, *args: Any, **kwargs: Any) -> "Model":
         """The model with other data; if their shapes and dtypes are the same, no program is compiled again.
 
         Parameters
         ----------
-        data
-            Pytree of arrays, as `data`.
+        *args, **kwargs
+            One pytree of arrays, as `data`. For models from `from_numpyro`, the arguments of the NumPyro model; for
+            models from `from_pymc`, new values of its data, by name.
 
         Returns
         -------
@@ -119,7 +124,9 @@ class Model:
         """
         if self.data is None:
             raise ValueError("this model has no data: pass data= to Model, and write logdensity(position, data).")
-        return replace(self, data=data)
+        if len(args) != 1 or kwargs:
+            raise TypeError("with_data takes one argument, the data.")
+        return replace(self, data=args[0])
 
     @property
     def data_arguments(self) -> tuple[Any, ...]:

@@ -216,7 +216,7 @@ def _disperse(
         program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
         target, data = settings.target_acceptance_rate, model.data_arguments
         ensemble = Ensemble(program, start, target, settings.exact_meeting, rng, data)
-        logdensity, gradient = ensemble.disperse()
+        logdensity, gradient = ensemble.disperse(model.initial_spread)
         if not np.isfinite(logdensity):  # lanes replace NaN by -inf
             logdensity = float(model.logdensity_at(model.initial_position))
         checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))

@@ -126,23 +126,26 @@ class Ensemble:
         self.positions = np.repeat(self.initial_position[None], program.num_lanes, axis=0)
         self.state = self._state(np.zeros_like(self.positions))
 
-    def disperse(self) -> tuple[float, Float[np.ndarray, " D"] | None]:
+    def disperse(self, spread: float | None = None) -> tuple[float, Float[np.ndarray, " D"] | None]:
         """Spread the lanes around the initial position, to finite log densities, and set the first scales.
 
-        Lane 0 starts at the initial position; its log density and gradient are returned, for the caller to check.
+        Lane 0 starts at the initial position; its log density and gradient are returned, for the caller to check. With
+        a `spread`, the half-width of the noise, they are those of the first lane whose log density is finite.
         """
         noise = self.rng.uniform(-1, 1, self.positions.shape)
         noise[0] = 0
         bad = np.ones(self.program.num_lanes, bool)
         for scale in START_SCALES:
-            self.positions = np.where(bad[:, None], self.initial_position + scale * noise, self.positions)
+            moved = self.initial_position + scale * (1.0 if spread is None else spread) * noise
+            self.positions = np.where(bad[:, None], moved, self.positions)
             self.state = self._state(self.positions - self.initial_position)
             # A row with a tiny step size evaluates the log density at the starts.
             run = self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
             bad = ~np.isfinite(run.state.logdensity)
-            if not bad.any() or bad[0]:
+            if not bad.any() or (bad[0] and spread is None):
                 break
-        logdensity, gradient = float(run.state.logdensity[0]), run.state.logdensity_grad
+        first = 0 if spread is None else int(np.argmin(bad))
+        logdensity, gradient = float(run.state.logdensity[first]), run.state.logdensity_grad
         started = time.perf_counter()  # the first row includes compilation
         self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
         self.seconds_per_row = time.perf_counter() - started
@@ -153,7 +156,7 @@ class Ensemble:
         if good.sum() > 1:
             gradients = gradient[good].astype(float)
             self._start(from_gradients(self.positions[good], gradients, self.positions[good].mean(0)))
-        return logdensity, gradient[0]
+        return logdensity, gradient[first]
 
     def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
         if step_size is None:
