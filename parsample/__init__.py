@@ -6,6 +6,7 @@ from parsample.chain.recursion import Recursion, as_recursion
 from parsample.models import transforms
 from parsample.models.model import Model
 from parsample.models.numpyro_model import NumPyroModel, from_numpyro
+from parsample.models.pymc_model import PyMCModel, from_pymc
 from parsample.planning.check import check
 from parsample.planning.plan import Plan
 from parsample.planning.report import Report
@@ -40,6 +41,7 @@ __all__ = [
     "NumPyroModel",
     "ParallelStallWarning",
     "Plan",
+    "PyMCModel",
     "Recursion",
     "Report",
     "SampleResult",
@@ -57,6 +59,7 @@ __all__ = [
     "deer",
     "evaluate_inference_algorithm",
     "from_numpyro",
+    "from_pymc",
     "lyapunov_exponent",
     "multishift_random_walk",
     "rollout",
