@@ -1,4 +1,4 @@
-"""A solve that stalls is finished step by step, and is the rollout."""
+"""A stalled solve is finished step by step and equals the rollout."""
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,14 @@ def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, st
         solution = deer(*chaos, block_size=block_size, linearization=linearization)
     assert Status(int(solution.status)) is Status.STALLED
     assert int(solution.exact_prefix) < 600
-    # Chaos doubles any difference at every step: equal to rounding means equal.
+    # Chaos doubles any difference at every step, so a path close to the rollout must equal it exactly.
     np.testing.assert_array_equal(solution.states, rollout(*chaos))
     assert float(solution.defect) == 0.0
 
 
 @pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str)
 def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(linearization, num_tangents):
-    # Neutral, not chaotic: no difference shrinks, none grows, so that the path is well defined to rounding.
+    # Neutral, not chaotic: differences neither shrink nor grow, so the path is well defined to rounding.
     def rotate(state: jax.Array, drive: jax.Array) -> jax.Array:
         angle = drive + 2.0 * jnp.sum(state**2)
         cos, sin = jnp.cos(angle), jnp.sin(angle)

@@ -1,4 +1,4 @@
-"""How a solve ends, and how users are told."""
+"""The statuses of solves, and their warnings."""
 
 import re
 
@@ -36,7 +36,7 @@ def truth(chain):
     return rollout(*chain)
 
 
-# What users are told
+# Warnings
 
 
 def test_only_stopped_and_broken_paths_are_not_the_chains_own():
@@ -45,7 +45,7 @@ def test_only_stopped_and_broken_paths_are_not_the_chains_own():
 
 
 def test_a_path_that_was_found_as_asked_for_raises_no_warning():
-    # Warnings are errors.
+    # The tests turn warnings into errors.
     warn_of(Status.CONVERGED)
     warn_of(Status.SEQUENTIAL)
 
