@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import MATRIX, Recursion, affine, affine_step, contraction, fade, logistic_map, noise
+from warned import warns_here
 
 from benchmarks.papers.tools.predictability import (
     conditioning,
@@ -124,7 +125,7 @@ def test_sweeps_of_a_path_twice_as_long_are_foretold(name, least, most):
 
 
 def test_nothing_is_foretold_from_a_solve_that_did_not_converge():
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*logistic_map(100), scale=jnp.ones(1), max_iters=30, stall_after=1000)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert int(solution.exact_prefix) > 16
@@ -261,7 +262,7 @@ def test_one_long_solve_tells_the_sweeps_of_every_shorter_one():
 
 
 def test_what_a_stopped_solve_did_not_reach_takes_for_ever():
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*logistic_map(100), max_iters=5, scale=jnp.ones(1))
     assert Status(int(solution.status)) is Status.MAX_ITERS
     reached = int(solution.prefix_history.max())

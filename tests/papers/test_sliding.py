@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from chains import Recursion, contraction, logistic_map, noise
 from marks import slow
+from warned import warns_here
 
 from benchmarks.papers.tools.sliding import deer_in_windows
 from parsample import Dense, Diagonal, ParallelStallWarning, Status, Zero, deer, rollout
@@ -77,7 +78,7 @@ def jumps_of_chaos(solution, chaos: Recursion) -> np.ndarray:
 @pytest.mark.slow
 def test_chaos_stalls_in_a_window_and_is_finished_step_by_step():
     chaos = logistic_map(600)
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = deer_in_windows(*chaos, window=100)
     assert Status(int(solution.status)) is Status.STALLED
     prefix, jumps = int(solution.exact_prefix), jumps_of_chaos(solution, chaos)

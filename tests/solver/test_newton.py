@@ -10,6 +10,7 @@ from chains import Recursion, affine, contraction, diagonal_step, fade, logistic
 from jax.sharding import PartitionSpec
 from marks import slow
 from paths import PATIENT, T, assert_same_path, residuals
+from warned import warns_here
 
 from parsample import (
     Dense,
@@ -71,7 +72,7 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
 @pytest.mark.parametrize(("block_size", "sweeps"), [(1, 3), slow(3, 4)])
 def test_after_k_sweeps_k_blocks_are_exact_whatever_the_linearization(linearization, block_size, sweeps):
     chaos = logistic_map(60)
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*chaos, block_size=block_size, linearization=linearization, max_iters=sweeps)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert int(solution.num_iters) == sweeps
@@ -228,7 +229,7 @@ def test_the_exact_front_takes_in_blocks_that_have_met():
 
     rates = jnp.full(3200, 0.5).at[2400:].set(2.0)  # a contraction to within (0, 1), then chaos
     chain = Recursion(step, jnp.array(0.3), (rates, noise(3200)))
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = deer(*chain, block_size=40, linearization=Zero())
     assert int(solution.exact_prefix) >= 2400
     np.testing.assert_array_equal(solution.states, rollout(*chain))
