@@ -189,6 +189,12 @@ def test_auto_says_beforehand_that_lanes_do_not_meet():
     assert "lanes disagree" in str(result.report)
 
 
+def test_check_sampler_warns_that_lanes_do_not_meet():
+    with warns_here(ParallelStallWarning, match="will be evaluated sequentially"):
+        found = check_sampler(KEY, modes, jnp.zeros(2), num_samples=300, num_warmup=200)
+    assert not found.parallelizable
+
+
 def test_check_sampler_reports_what_auto_would_do():
     found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2)
     expected = run("hmc", "auto").report
