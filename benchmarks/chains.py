@@ -1,4 +1,4 @@
-"""Chains of one problem, evaluated in each of the ways that the suite compares."""
+"""Chains of one problem, evaluated by each method that the suite compares."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -25,15 +25,15 @@ from parsample.solver.solution import rolled_out
 
 
 def position_and_acceptance(state: Any, info: Any) -> tuple[Any, Any]:
-    """What every evaluation keeps of each step."""
+    """Outputs that every evaluation keeps of a step: position, and whether its proposal was accepted."""
     return state.position, info.is_accepted
 
 
 class Chains:
     """The chains of a problem, with the keys that ``blackjax.util.run_inference_algorithm`` would use.
 
-    `parsample.evaluate_inference_algorithm` takes one chain; this puts many of them side by side, and lets guesses and
-    devices be chosen one by one.
+    `parsample.evaluate_inference_algorithm` takes one chain; this class vmaps many, and lets the caller choose initial
+    guesses and devices.
     """
 
     def __init__(self, problem: Problem, num_steps: int | None = None) -> None:
@@ -56,19 +56,19 @@ class Chains:
                 transform=position_and_acceptance,
             )
 
-        # BlackJAX compiles anew at every call; compiled once, its best case is what we compare with.
+        # BlackJAX compiles at every call; we compare with its best case, compiled once.
         return jax.jit(jax.vmap(one) if self.problem.num_chains > 1 else _first(one))
 
     def blackjax(self) -> Any:
-        """Step by step, by BlackJAX."""
+        """Evaluate step by step with BlackJAX."""
         return self._blackjax(self.rng_keys, self.problem.positions)
 
     def sequential(self) -> parsample.Solution:
-        """Step by step, by parsample."""
+        """Evaluate step by step with parsample."""
         return _sequential(self.dynamics, self.num_steps, self.states, self.starts, self.chain_keys)
 
     def in_blocks(self, method: parsample.DEER, mesh: Mesh | None = None, guesses: Any = None) -> parsample.Solution:
-        """In blocks, whose starts are taken in turn from `guesses`, as shape (n, D); None: the start of the chain."""
+        """Evaluate in blocks. Block starts cycle through `guesses`, shape (n, D); None: the start of the chain."""
         solution = _in_blocks(
             self.dynamics, self.num_steps, method, mesh, self.states, self.starts, self.chain_keys, guesses
         )
@@ -76,18 +76,18 @@ class Chains:
         return completed(solution, mesh, partial(_finish, *run))
 
     def check(self) -> Report:
-        """What the check finds of the first chain."""
+        """Run the check on the first chain."""
         state = jax.tree.map(lambda leaf: leaf[0], self.states)
         return examine(self.dynamics, state, state, self.chain_keys[0], self.num_steps, self.mesh)
 
     def best_blocks(self, report: Report) -> tuple[parsample.DEER, Mesh | None]:
-        """Arguments of `in_blocks`: coalescing blocks that fill as many lanes as ``method="deer"`` does."""
+        """Arguments of `in_blocks`: coalescing blocks, as many as ``method="deer"`` has lanes."""
         num_blocks = max(1, report.num_lanes // self.problem.num_chains)
         return parsample.DEER(ceil_div(self.num_steps, num_blocks), Zero()), self.mesh
 
 
 def _first(one: Callable) -> Callable:
-    """`one` for the only chain, without a vmap around it."""
+    """Apply `one` to the only chain, without vmap."""
 
     def of_one(*arguments: Any) -> Any:
         return one(*jax.tree.map(lambda leaf: leaf[0], arguments))

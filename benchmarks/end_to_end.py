@@ -1,9 +1,9 @@
-"""Group "end_to_end": what a user waits for, whole processes from their start to draws in memory.
+"""Group "end_to_end": wall time of whole processes, from their start to draws in memory.
 
 Importing, warm-up and compilation count. Every job is one process that runs one sampler once, and gives one row of
-results. A round runs every case once, cases that are compared next to each other; rounds differ in their seed. A group
-that is stopped early therefore has as many rounds of each case as of any other, but for one, and ``--resume`` goes on
-with the next process.
+results. A round runs every case once, with compared cases next to each other; rounds differ in their seed. If the group
+is stopped early, the numbers of rounds per case therefore differ by at most one; ``--resume`` continues with the next
+process.
 """
 
 import json
@@ -40,7 +40,7 @@ POSTERIORS = (
 )
 METHODS = ("auto", "sequential")
 
-# Samplers that are compared, and what tables call them.
+# Compared samplers, with their titles in tables.
 SAMPLERS = {
     "auto": "parsample, auto",
     "sequential": "parsample, sequential",
@@ -54,7 +54,7 @@ SAMPLERS = {
 
 
 class Case(NamedTuple):
-    """What one process runs, but for the seed."""
+    """Arguments of one process, without the seed."""
 
     table: str
     posterior: str
@@ -72,7 +72,7 @@ class Case(NamedTuple):
         return f"{self.posterior}, {self.sampler}, {self.num_samples} draws, {self.dtype}"
 
     def identity(self) -> Row:
-        """What a row of results says of the case."""
+        """Entries of a result row that identify the case."""
         return {
             "title": self.posterior,
             "sampler": self.sampler,
@@ -128,7 +128,7 @@ def jobs(options: Options) -> Iterator[Job]:
 def case_row(case: Case, number: int, stopped: dict[tuple[str, str], int], options: Options) -> Row:
     """The row of one process; `stopped` has the fewest draws at which each sampler exceeded the limit, and is updated.
 
-    What exceeded the limit once is not run again, nor with more draws.
+    A sampler that exceeded the limit once is not run again with as many draws or more.
     """
     key, limit = (case.posterior, case.sampler), options.run_limit
     row = {**case.identity(), "round": number, "seed": number}
@@ -171,7 +171,7 @@ class Summary:
         return max((row["over_limit"] for row in self.rows if "over_limit" in row), default=math.inf)
 
     def spread(self, measure: str, missing: float = math.inf) -> Spread:
-        """A measure over all rounds; `missing` stands for it in those that exceeded the limit."""
+        """A measure over all rounds; rounds that exceeded the limit count as `missing`."""
         values = np.array([row.get(measure, missing) for row in self.rows], float)
         return Spread(float(np.median(values)), float(values.min()), float(values.max()))
 
@@ -191,7 +191,7 @@ def summaries(rows: Iterable[Row]) -> dict[tuple[Any, ...], Summary]:
 def ratio_within_rounds(ours: Summary, theirs: Summary, measure: str) -> float:
     """Median over rounds of the ratio of two cases; NaN unless both finished in most rounds.
 
-    Cases of one round have the same seed, and how long a warm-up takes depends more on the seed than on the case.
+    Cases of one round share a seed: the duration of a warm-up depends more on the seed than on the case.
     """
     others = {row["round"]: row for row in theirs.rows}
     pairs = [(row, others[row["round"]]) for row in ours.rows if row["round"] in others]

@@ -31,12 +31,12 @@ NAMES = {
 }
 
 
-# Every run has its colour, whichever others are drawn beside it.
+# A run has the same colour in every figure.
 COLOURS = {run: f"C{i}" for i, run in enumerate(NAMES)}
 
 
 def draw(files: list[File], folder: Path) -> list[Path]:
-    """Draw what can be drawn; the paths of the figures."""
+    """Draw the figure of every file whose group has one; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for file in files:
@@ -78,7 +78,7 @@ def _bars(file: File, table: str, runs: tuple[str, ...]) -> Any:
         axis.barh(np.arange(len(rows)) + i * thick, values, thick, label=NAMES[run], color=COLOURS[run])
     axis.set_yticks(np.arange(len(rows)) + 0.4 - thick / 2, [row["title"] for row in rows], fontsize=7)
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="seconds, compilation apart")
+    axis.set(xscale="log", xlabel="seconds, without compilation")
     axis.legend(fontsize=7)
     return figure
 
@@ -94,12 +94,12 @@ def models(file: File) -> Any:
 
 
 def limit(file: File) -> Any:
-    """Solves beside the batched evaluation of all their steps."""
+    """Times of solves, and of one batched evaluation of all their steps."""
     return _bars(file, "limit", ("sequential", "blocks", "floor"))
 
 
 def scaling(file: File) -> Any:
-    """Time, work and sweeps against everything that is varied: where curves cross, blocks begin to pay."""
+    """Time, work and sweeps against each varied size; a dotted line marks where blocks begin to pay."""
     tables = [table for table in CURVES if file.table(table)]
     if not tables:
         return None
@@ -129,7 +129,7 @@ def _mark_crossover(file: File, table: str, axis: Any) -> None:
 
 
 def end_to_end(file: File) -> Any:
-    """Seconds of whole processes and effective sample size per second of them; one column per number of draws.
+    """Seconds of whole processes, and their effective sample size per second; one column per number of draws.
 
     Pale bars end at the time limit that the median exceeded.
     """
@@ -156,7 +156,7 @@ def end_to_end(file: File) -> Any:
 
 
 def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: list[str], measure: str) -> None:
-    """Medians of every posterior (first of the key) by every sampler (second)."""
+    """Bars of the medians; `rows` has keys (posterior, sampler)."""
     thick = 0.8 / len(SAMPLERS)
     missing = np.inf if measure == "wall_seconds" else np.nan
     for i, (sampler, title) in enumerate(SAMPLERS.items()):
@@ -171,7 +171,7 @@ def _sampler_bars(axis: Any, rows: dict[tuple[str, str], Summary], posteriors: l
 
 
 def profile(file: File) -> Any:
-    """Time per step against lanes, and forms of the affine solve beside one iteration."""
+    """Time per step against lanes; and times of one iteration and of each form of the affine solve."""
     lanes, solves = file.table("lanes"), file.table("affine")
     if not lanes and not solves:
         return None

@@ -1,9 +1,9 @@
 """Everything on a GPU in under nine minutes: ``python -m benchmarks.gpu [GROUP ...] [--tiny] [--out DIR]``.
 
-Every group runs in a process of its own, within its share of the time; what the others leave is passed on. A group that
-fails or is cut short costs no other one: its rows up to then are kept, and what happened is written to
-``DIR/gpu_summary.json``. The exit code is 1 if anything failed. ``--tiny`` rehearses on any device; ``--resume`` runs
-only what an earlier call did not get to.
+Every group runs in its own process, within its share of the time; unused time passes to the groups after it. A group
+that fails or is cut off does not affect the others: its rows so far are kept, and ``DIR/gpu_summary.json`` says how it
+ended. The exit code is 1 if anything failed. ``--tiny`` runs small sizes on any device; ``--resume`` runs only jobs
+that were skipped, cut off or failed before.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 # Nothing here imports JAX before the groups are done: this process would take the GPU's memory from them.
 ROOT = Path(__file__).parent.parent
 
-# Seconds of each group, the most valuable first.
+# Seconds for each group, the most valuable groups first.
 SHARES = {
     "reference": 150.0,
     "limit": 65.0,
@@ -31,12 +31,12 @@ SHARES = {
 }
 TOTAL = 520.0
 
-# A group begins no job in this last part of its time, so that most end by themselves.
+# In this last fraction of its time a group begins no job, so that most groups end by themselves.
 RESERVE = 0.2
 
 
 def run_group(group: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one group for at most so many seconds; how it ended."""
+    """Run one group for at most `seconds`; returns how it ended, its seconds and the end of its stderr."""
     command = [sys.executable, "-m", "benchmarks.run", group, "--out", str(options.out.resolve())]
     command += ["--budget", str((1 - RESERVE) * seconds), "--repeats", str(options.repeats), "--job-seconds", "8"]
     command += ["--tiny"] * options.tiny + ["--x64"] * options.x64 + ["--resume"] * options.resume
@@ -54,7 +54,7 @@ def run_group(group: str, seconds: float, options: argparse.Namespace) -> dict[s
 
 
 def draw(out: Path) -> str:
-    """Draw the figures of everything in the folder; how that ended."""
+    """Draw the figures of all results in the folder; returns "done" or the error."""
     try:
         from benchmarks.figures import draw as draw_all  # noqa: PLC0415 - imports JAX
         from benchmarks.tables import load  # noqa: PLC0415
@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of {', '.join(SHARES)} (default: all)")
-    parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything works")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, only to test that everything runs")
     parser.add_argument("--x64", action="store_true", help="float64")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds after the one that compiles")
-    parser.add_argument("--seconds", type=float, default=TOTAL, help="time of everything")
+    parser.add_argument("--seconds", type=float, default=TOTAL, help="seconds for all groups")
     parser.add_argument("--resume", action="store_true", help="only jobs that were skipped, cut off or failed before")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Group "limit": how far a solve is from one batched evaluation of all its steps, and that from the hardware."""
+"""Group "limit": a solve against one batched evaluation of all its steps, and that against the hardware's limits."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -57,7 +57,7 @@ def device_row(options: Options) -> Row:
 
 
 def limit_row(make: Callable[[], Problem], options: Options) -> Row:
-    """A solve, and the floor: all its transitions at once, from the states that it found and with the same keys."""
+    """A solve, and its floor: one batched evaluation of all transitions, from the solved states with the same keys."""
     problem = make()
     chains = Chains(problem)
     blocks = chains.best_blocks(chains.check())
@@ -81,14 +81,14 @@ def limit_row(make: Callable[[], Problem], options: Options) -> Row:
         "ratio": records["blocks"]["seconds"]["median"] / records["floor"]["seconds"]["median"],
         "floor_agreement": floor.agreement(),
         "floor_pieces": floor.num_pieces,
-        # Of the gradients alone, each counted as XLA counts one in a batch.
+        # Gradients only, each with XLA's count for one gradient of a batch.
         "gradient_operations": operations * problem.gradients_per_step * total,
         "gradient_bytes": traffic * problem.gradients_per_step * total,
     }
 
 
 class Floor:
-    """One batched evaluation of all transitions of a path that is known."""
+    """One batched evaluation of all transitions of a known path."""
 
     def __init__(self, chains: Chains, solution: parsample.Solution) -> None:
         self.chains, mesh = chains, chains.mesh
@@ -102,7 +102,7 @@ class Floor:
         )
         keys = jax.vmap(lambda key: jax.random.split(key, chains.num_steps))(chains.chain_keys)[:, :length]
         states = jax.jit(jax.vmap(jax.vmap(chains.problem.algorithm.init)))(before)
-        # Chains and steps alike are rows of one batch; devices share them.
+        # Chains and steps are flattened into the rows of one batch, which is split over the devices.
         flat = jax.tree.map(lambda leaf: leaf.reshape(self.num_pieces, -1, *leaf.shape[2:]), (keys, states))
         self.batches = [_piece(flat, piece) for piece in range(self.num_pieces)]
         if mesh is not None and jax.tree.leaves(self.batches[0])[0].shape[0] % mesh.size == 0:
@@ -111,7 +111,7 @@ class Floor:
         jax.block_until_ready(self.batches)
 
     def _pieces(self) -> int:
-        """Equal pieces, a power of two of them."""
+        """Number of equal pieces, a power of two."""
         problem = self.chains.problem
         rows = self.chains.num_steps * problem.num_chains
         # A batch of a regression holds a margin for every row of data and step.
@@ -127,7 +127,7 @@ class Floor:
     def agreement(self) -> float:
         """Share of steps that agree with the path to 1e-3 standard deviations.
 
-        All of them, if it is one chain, but for accept decisions that rounding may flip in float32.
+        1 for one chain, unless rounding in float32 flips accept decisions.
         """
         parts = [jax.device_get(part[0]) for part in self()]
         agree = np.asarray(True)

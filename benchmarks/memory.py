@@ -1,7 +1,7 @@
-"""Group "memory": peak memory of one command, a long run of ten parameters with its file and its summary.
+"""Group "memory": peak memory of one ``parsample`` command: a long run of ten parameters, its file and its summary.
 
-``python -m benchmarks.memory ARGUMENTS`` is the child process that a job starts, the command ``parsample ARGUMENTS``: a
-process's peak includes all that it did before.
+Every job starts a child process, ``python -m benchmarks.memory ARGUMENTS``, which runs the command ``parsample
+ARGUMENTS``: the peak of a process includes all that it did before.
 """
 
 import json
@@ -30,7 +30,7 @@ def jobs(options: Options) -> Iterator[Job]:
 
 
 def memory_row(num_samples: int, suffix: str, _options: Options) -> Row:
-    """One run: its peak, over what importing the command takes, and what the file holds."""
+    """One run: its peak memory, also above the baseline after imports, and the size and attributes of its file."""
     import xarray  # noqa: PLC0415 - only this group reads files
 
     with tempfile.TemporaryDirectory(dir=ROOT) as directory:
@@ -38,7 +38,7 @@ def memory_row(num_samples: int, suffix: str, _options: Options) -> Row:
         arguments = ["sample", str(ROOT / "models" / "eight_schools.py"), "--num-samples", str(num_samples)]
         # In blocks, which takes more memory than step by step.
         arguments += ["--num-chains", "1", "--method", "deer", "--no-progress", "--out", str(out)]
-        arguments += ["--no-compilation-cache"]  # compiling takes memory, whatever ran before
+        arguments += ["--no-compilation-cache"]  # so that the peak includes compilation in every run
         begin = time.perf_counter()
         found = _child(arguments)
         seconds = time.perf_counter() - begin
@@ -70,7 +70,7 @@ def _child(arguments: list[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """What the child process does and prints."""
+    """Run the command; print its exit code, baseline and peak memory as JSON."""
     from benchmarks.timing import resident_peak  # noqa: PLC0415 - as the command itself would begin
     from parsample.cli.main import main as command  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Group "models": the sampler on every file in models/, as planned against step by step; work in blocks."""
+"""Group "models": the sampler on every file in models/, as planned and step by step; and its work in blocks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +13,7 @@ from benchmarks.chains import Chains
 from benchmarks.suite import Job, Options, Row
 from benchmarks.timing import certificate
 
-# Chains whose evaluations per step in blocks are counted; a model and a kernel, or a problem.
+# Models and kernels whose evaluations per step in blocks are counted.
 WORK: tuple[tuple[str, str], ...] = (
     ("eight_schools", "nuts"),
     ("funnel", "nuts"),
@@ -26,8 +26,8 @@ WORK: tuple[tuple[str, str], ...] = (
 def jobs(options: Options) -> Iterator[Job]:
     """One job per model, then the counts of work."""
     tiny = options.scale == "tiny"
-    # An accelerator takes a fraction of a millisecond or more for every sequential step, and a second for every model's
-    # warm-up: there one model must do.
+    # An accelerator takes a fraction of a millisecond or more per sequential step, and a second per warm-up: only one
+    # model is run there.
     num_samples = {"tiny": 2048, "cpu": 100_000, "gpu": 20_000}[options.scale]
     every = list(posteriors.MODEL_STEMS)
     stems = {"tiny": ["mixture"], "cpu": every, "gpu": ["logistic_regression"]}[options.scale]
@@ -55,9 +55,9 @@ def sampler(stem: str, num_samples: int, **settings: Any) -> parsample.SampleRes
 
 
 def model_row(stem: str, num_samples: int, options: Options) -> Row:
-    """The sampler on one model, as planned and step by step; seconds of check and sampling, without the warm-up.
+    """The sampler on one model, as planned and step by step; seconds of check and sampling only.
 
-    The warm-up is the same for both, and not what is compared.
+    Compilation and the warm-up, which is the same for both, are left out.
     """
     results: dict[str, parsample.SampleResult] = {}
 
@@ -80,7 +80,7 @@ def model_row(stem: str, num_samples: int, options: Options) -> Row:
 
 
 def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) -> Row:
-    """Evaluations per step of the sampler in blocks: a count, which no noise touches; and what lanes wait for."""
+    """Evaluations per step of the sampler in blocks, a count without timing noise; and the cost of lockstep."""
     settings = {"target_acceptance_rate": None} if kernel == "mala" else {}
     result = sampler(stem, num_samples, kernel=kernel, method="deer", **settings)
     block_size = result.segments[0].block_size
@@ -89,13 +89,13 @@ def sampler_work(stem: str, kernel: str, num_samples: int, _options: Options) ->
         "work": {"T": num_samples, "num_lanes": result.settings["num_lanes"]},
         "runs": {"blocks": certificate(result)},
         "evals_if_gathered": evals_if_gathered(result.report, block_size),
-        # Of the other kernels all lanes take steps of one length at a time.
+        # With the other kernels, all lanes take trajectories of the same length at the same time.
         "lockstep": lockstep(result.sample_stats["n_steps"][0]) if kernel == "nuts" else 1.0,
     }
 
 
 def chain_work(problem: problems.Problem, _options: Options) -> Row:
-    """The same of a BlackJAX chain, whose trajectories are all of one length."""
+    """The same counts for a BlackJAX chain, whose trajectories all have one length."""
     chains = Chains(problem)
     report = chains.check()
     method, mesh = chains.best_blocks(report)
@@ -110,14 +110,14 @@ def chain_work(problem: problems.Problem, _options: Options) -> Row:
 
 
 def evals_if_gathered(report: parsample.Report | None, block_size: int) -> float | None:
-    """Evaluations per step if every lane stopped as soon as it has met, as pairs of the pilot did, and cost nothing."""
+    """Evaluations per step if lanes cost nothing once they have met, at the meeting times of the pilot's pairs."""
     if report is None or not np.isfinite(report.coalescence).all():
         return None
     return float(1 + report.coalescence.mean() / block_size)
 
 
 def lockstep(num_leapfrogs: np.ndarray, num_lanes: int = 64) -> float:
-    """Leapfrogs of the longest trajectory among so many lanes over those of a mean one: what side by side costs."""
+    """Leapfrog steps of the longest trajectory among `num_lanes` over those of a mean one: the cost of lockstep."""
     block_size = len(num_leapfrogs) // num_lanes
     lanes = num_leapfrogs[: block_size * num_lanes].reshape(num_lanes, block_size)
     return float(lanes.max(0).mean() / lanes.mean())

@@ -1,8 +1,8 @@
-"""One run of the sampler in a process of its own, by whatever version of parsample and models is on the path.
+"""One run of the sampler in its own process, with the versions of parsample and models on the Python path.
 
 ``python -P benchmarks/one_sample.py MODEL SEED DTYPE NUM_SAMPLES`` prints one line of JSON. Chains are evaluated step
-by step: what is told is what the warm-up is worth. The process imports nothing else of this folder, so that a checkout
-of an earlier version can be measured by the same script.
+by step, since only the quality of the warm-up is measured. The process imports nothing else from this folder, so that
+the same script can measure a checkout of an earlier version.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import numpy as np
 
 
 def main(model: str, seed: str, dtype: str, num_samples: str) -> None:
-    """Sample, and print what the draws are worth."""
+    """Sample, and print effective sample sizes, diagnostics and seconds."""
     started = time.perf_counter()
     jax.config.update("jax_enable_x64", dtype == "float64")
     import parsample  # noqa: PLC0415 - not before the precision is chosen

@@ -1,4 +1,4 @@
-"""The posteriors of the suite. Nothing here imports a sampler: what a library takes to import is its own."""
+"""The posteriors of the suite. Nothing here imports a sampler, so that each library is charged only its own imports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ MODEL_STEMS = tuple(sorted(path.stem for path in MODELS.glob("*.py")))
 
 @dataclass(frozen=True)
 class Posterior:
-    """A log density, where to start, what `parsample.sample` is asked for besides, and rows of data that it reads."""
+    """A log density, its initial position, other arguments of `parsample.sample`, and its number of data rows."""
 
     name: str
     logdensity: Callable
@@ -40,7 +40,7 @@ def model_posterior(stem: str) -> Posterior:
 
 
 def logistic_posterior(features: np.ndarray, seed: int = 0) -> Posterior:
-    """A logistic regression on given features, with outcomes drawn for it and a standard normal prior."""
+    """A logistic regression on given features, with simulated outcomes and a standard normal prior."""
     rng = np.random.default_rng(seed)
     num_rows, num_features = features.shape
     beta = rng.normal(size=num_features) / num_features**0.5
@@ -63,10 +63,10 @@ def synthetic_logistic(num_rows: int = 4000, num_features: int = 40) -> Posterio
 
 
 def embeddings_logistic(num_rows: int = 1000, num_features: int = 768) -> Posterior:
-    """A logistic regression on what looks like embeddings of texts.
+    """A logistic regression on synthetic features that resemble text embeddings.
 
-    Vectors of about unit length, whose principal variances fall off as the inverse of the square root of their rank,
-    in random directions; times 4, so that outcomes depend on them.
+    Vectors of about unit length, with random principal directions and principal variances proportional to
+    rank^(-1/2); multiplied by 4, so that outcomes depend on them.
     """
     rng = np.random.default_rng(0)
     sd = np.arange(1, num_features + 1) ** -0.25
@@ -144,7 +144,7 @@ def narrow_banana() -> Posterior:
     return Posterior("narrow_banana", logdensity, {"x": jnp.zeros(2)})
 
 
-# Posteriors that are no files of models/, by the name on the command line.
+# Posteriors without a file in models/, by their name on the command line.
 MADE: dict[str, Callable[[], Posterior]] = {
     "logistic_4000x40": synthetic_logistic,
     "logistic_600x12": partial(synthetic_logistic, 600, 12),

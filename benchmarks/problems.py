@@ -22,7 +22,7 @@ class Problem:
     name
         As shown in tables.
     logdensity
-        What is sampled.
+        The log density that is sampled.
     algorithm
         The BlackJAX algorithm.
     positions
@@ -32,7 +32,7 @@ class Problem:
     gradients_per_step
         Gradients of the log density that one step takes.
     setting
-        What else identifies the work: step size, start and so on.
+        Further entries that identify the work: step size, start and so on.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Problem:
         return sum(leaf[0].size for leaf in jax.tree.leaves(self.positions))
 
     def identity(self) -> dict[str, Any]:
-        """What a row of results says of the work."""
+        """Entries of a result row that identify the work."""
         return {"T": self.num_steps, "D": self.dimension, "num_chains": self.num_chains, **self.setting}
 
 
@@ -68,8 +68,8 @@ def laplace(target: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array]:
 def laplace_hmc(posterior: Posterior, num_chains: int = 1, num_steps: int = 100_000, name: str = "") -> Problem:
     """HMC whose metric is the curvature at the mode: the same setting on every device, without a warm-up.
 
-    In whitened coordinates the step size is D^(-1/4), where the acceptance rate hardly depends on D, and a trajectory
-    about 1.2 long: short of the pi / 2 at which a Gaussian forgets everything in one step.
+    In whitened coordinates the step size is D^(-1/4), for which the acceptance rate hardly depends on D, and the
+    trajectory length about 1.2: below pi / 2, at which a Gaussian forgets its start in one step.
     """
     mode, unravel = ravel_pytree(posterior.initial_position)
 
@@ -99,7 +99,7 @@ def laplace_hmc(posterior: Posterior, num_chains: int = 1, num_steps: int = 100_
 
 
 def gaussian_hmc(dimension: int, num_steps: int) -> Problem:
-    """HMC on a Gaussian with the metric that fits it, which is diagonal and so works in high dimensions."""
+    """HMC on a Gaussian with its own covariance as metric, which is diagonal and so works in high dimensions."""
     posterior = gaussian(dimension)
     step_size = dimension**-0.25
     num_leapfrogs = max(1, round(1.2 / step_size))
@@ -127,21 +127,21 @@ def mixture_mala(num_chains: int = 1, num_steps: int = 100_000) -> Problem:
 
 
 def logistic_mala(num_chains: int = 2, num_steps: int = 2048, num_rows: int = 1000) -> Problem:
-    """MALA of step 0.0015 on a logistic regression of 1000 rows and 25 features (arXiv 2508.18413), ours synthetic."""
+    """MALA of step 0.0015 on a synthetic logistic regression, 1000 rows and 25 features as in arXiv 2508.18413."""
     posterior = synthetic_logistic(num_rows, 25)
     start = {"beta": 0.1 * jax.random.normal(jax.random.key(1), (num_chains, 25))}
     return _mala(f"logistic {num_rows} x 25, MALA 0.0015", posterior, 0.0015, start, num_steps, "N(0, 0.1^2)")
 
 
 def embeddings_mala(num_steps: int = 16_384, num_rows: int = 1000, num_features: int = 768) -> Problem:
-    """MALA on a logistic regression of 768-dimensional embeddings (arXiv 2508.18413), ours synthetic."""
+    """MALA on a logistic regression of synthetic embeddings, 768-dimensional as in arXiv 2508.18413."""
     posterior = embeddings_logistic(num_rows, num_features)
     start = {"beta": jax.random.normal(jax.random.key(1), (1, num_features))}
     name = f"logistic on {num_features}-dimensional embeddings, MALA"
     return _mala(name, posterior, EMBEDDINGS_STEP, start, num_steps, "N(0, 1)")
 
 
-# Accepts about six proposals in ten.
+# Step size at which about six in ten proposals are accepted.
 EMBEDDINGS_STEP = 0.02
 
 

@@ -1,5 +1,5 @@
-"""Group "profile": what a step of many lanes costs, unrolled or not, and the share of the affine solve in Newton's
-method.
+"""Group "profile": the cost of a step of many lanes, unrolled or not, and the affine solve's share of a Newton
+iteration.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from parsample.chain.blackjax_chain import AlgorithmDynamics
 from parsample.internal.compilation import jit_with_xla_options
 from parsample.solver import affine
 from parsample.solver.linearization import Dense, Zero
+from parsample.solver.operators import DenseOperator, Operator
 
 # Lane counts whose step is timed, and the number of steps timed together.
 LANES = {"tiny": (1, 8), "cpu": tuple(8**k for k in range(5)), "gpu": (1, 64, 1024, 16_384, 131_072)}
@@ -45,9 +46,9 @@ def _lanes_of(name: str, make: Any, options: Options) -> Iterator[Job]:
 
 
 def lanes_row(make: Any, lanes: int, options: Options) -> Row:
-    """A step of so many lanes at once, in a sweep and in a plain loop that is unrolled by several factors.
+    """Seconds per step of all lanes at once, in a sweep and in a plain loop unrolled by several factors.
 
-    Of the sweep, the difference between long and short blocks counts: what starting it takes drops out.
+    For the sweep, the difference between long and short blocks is taken, so that the cost of its start cancels.
     """
     problem: Problem = make(lanes)
     side_by_side, num_steps = Chains(problem, 16), STEPS[options.scale]
@@ -89,21 +90,22 @@ def _lanes(dynamics: AlgorithmDynamics, num_steps: int, unroll: int, states: Any
 def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
     """The affine solve alone, in all its forms, against one iteration of Newton's method with b = 1.
 
-    One iteration is the difference of four and two, halved: what starting and finishing takes drops out.
+    One iteration is half the difference between four and two, so that the costs of start and finish cancel.
     """
     problem = problems.laplace_hmc(posteriors.synthetic_logistic(100, dimension), 1, num_steps)
     chains = Chains(problem)
     key_matrix, key_defect = jax.random.split(jax.random.key(0))
-    # Of spectral radius below 1, as a predictable chain's.
+    # Of spectral radius below 1, like the Jacobians of a predictable chain.
     matrices = 0.5 / dimension**0.5 * jax.random.normal(key_matrix, (num_steps, dimension, dimension))
+    operators = DenseOperator(matrices)
     defects = jax.random.normal(key_defect, (num_steps, dimension))
     runs = {
-        "solve": partial(_solved, affine.solve, matrices, defects),
-        "sequential_solve": partial(_solved, affine.solve_sequential, matrices, defects),
-        "associative_solve": partial(_solved, affine.solve_associative, matrices, defects),
+        "solve": partial(_solved, affine.solve, operators, defects),
+        "sequential_solve": partial(_solved, affine.solve_sequential, operators, defects),
+        "associative_solve": partial(_solved, affine.solve_associative, operators, defects),
     }
     for count in (2, 4):
-        # Tolerance 0 is never met, so exactly so many sweeps are run.
+        # Tolerance 0 is never met, so exactly `count` sweeps are run.
         method = parsample.DEER(1, Dense(), atol=0.0, rtol=0.0, max_iters=count, stall_after=num_steps)
         runs[f"newton_{count}"] = partial(chains.in_blocks, method)
     records = options.measure(runs)
@@ -120,5 +122,5 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
 
 
 @jit_with_xla_options(0)
-def _solved(solve: Any, matrices: jax.Array, defects: jax.Array) -> jax.Array:
-    return solve(matrices, defects)
+def _solved(solve: Any, operators: Operator, defects: jax.Array) -> jax.Array:
+    return solve(operators, defects)

@@ -1,4 +1,4 @@
-"""Group "reference": work that others have published figures for, by BlackJAX, step by step, in blocks, and in C."""
+"""Group "reference": chains with published times, run by BlackJAX, step by step, in blocks, and in C."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,8 +21,8 @@ from parsample.internal.arithmetic import ceil_div
 from parsample.internal.compilation import jit_with_xla_options
 from parsample.solver.linearization import Dense, Diagonal, Zero
 
-# Of the implementation of arXiv 2508.18413 in float32: CPU figures taken on two cores with jax 0.6.2, A100 figures as
-# its authors published them.
+# Times of the implementation of arXiv 2508.18413 in float32: CPU times measured on two cores with jax 0.6.2, A100 times
+# as published by its authors.
 PUBLISHED = {
     "banana": (
         "sequential 0.27 s (2 CPU cores), 22.6 s (A100); parallel 139 iterations, 2.9 s (2 CPU cores), 0.135 s (A100), "
@@ -74,7 +74,7 @@ def chain_row(make: Callable[[], Problem], published: str, options: Options) -> 
     if problem.num_chains == 1:
         runs["auto"] = partial(auto, problem, chains)
     runs["blocks"] = partial(chains.in_blocks, best, chains.mesh)
-    if published and problem.dimension <= MAX_DENSE:  # what the published figures are of
+    if published and problem.dimension <= MAX_DENSE:  # published figures are of Newton's method
         runs["newton"] = partial(chains.in_blocks, newton(problem.num_steps), chains.mesh)
     note = {}
     if problem.name.startswith("banana"):
@@ -113,22 +113,22 @@ def auto(problem: Problem, chains: Chains) -> parsample.Solution:
 
 
 def newton(num_steps: int) -> parsample.DEER:
-    """Newton's method with b = 1, to the end, whether or not it pays: published figures count its sweeps so."""
+    """Newton's method with b = 1, run until it converges even if it does not pay, as in the published sweep counts."""
     return parsample.DEER(1, Dense(), max_iters=500, stall_after=num_steps)
 
 
-# Lanes that coalescing blocks are tried with.
+# Numbers of lanes tried with coalescing blocks.
 LANES = {"tiny": (8,), "cpu": (8, 64, 512), "gpu": (32, 256, 2048)}
 
 
 def candidates(num_steps: int, num_chains: int, options: Options) -> list[parsample.DEER]:
-    """Coalescing blocks of several sizes, of which the best is shown; the tried ones are listed with it."""
+    """Coalescing blocks of several sizes; the result row lists all of them, the table shows the fastest."""
     counts = {max(2, lanes // num_chains) for lanes in LANES[options.scale]}
     return [parsample.DEER(ceil_div(num_steps, count), Zero()) for count in sorted(counts) if 2 * count <= num_steps]
 
 
 def best_of(methods: list[parsample.DEER], chains: Chains) -> tuple[parsample.DEER, list[Row]]:
-    """The fastest of some settings, by the better of two runs each, and what each took."""
+    """The fastest of several settings, by the better of two runs each; and the record of each setting."""
     tried = [_tried(describe(method), partial(chains.in_blocks, method, chains.mesh)) for method in methods]
     fastest = min(range(len(methods)), key=lambda i: tried[i]["seconds"])
     return methods[fastest], tried
@@ -145,7 +145,7 @@ def describe(method: parsample.DEER) -> str:
 
 
 def gibbs_row(num_steps: int, options: Options) -> Row:
-    """The Gibbs sampler: step by step, by Newton's method with b = 1, and by the fastest of some block sizes."""
+    """The Gibbs sampler: step by step, by Newton's method with b = 1, and by the fastest of several block sizes."""
     chains = [eight_schools(num_steps, seed=seed) for seed in range(2)]
     methods = [*candidates(num_steps, len(chains), options), parsample.DEER(16)]
     tried = [_tried(describe(method), partial(_solve, chains, method)) for method in methods]

@@ -2,8 +2,8 @@
 
 Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
 data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
-BlackJAX, NumPyro and nutpie), warmup (what it is worth, before and after), limit (how far from one batched evaluation
-of everything), memory, and profile (where a sweep spends its time).
+BlackJAX, NumPyro and nutpie), warmup (its quality and cost in two versions), limit (solves against one batched
+evaluation of all steps), memory, and profile (where a sweep spends its time).
 """
 
 import argparse
@@ -22,7 +22,7 @@ GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "me
 # Groups whose work is done by child processes.
 WITH_CHILDREN = ("end_to_end", "warmup", "memory")
 
-# What a group may take by default, on two CPU cores.
+# Default seconds of a group, for two CPU cores.
 BUDGET = 540.0
 
 
@@ -36,14 +36,14 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("group", choices=GROUPS)
-    made.add_argument("--tiny", action="store_true", help="sizes that only show that everything works")
+    made.add_argument("--tiny", action="store_true", help="small sizes, only to test that everything runs")
     made.add_argument("--x64", action="store_true", help="float64")
     made.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
     made.add_argument("--repeats", type=int, default=5, help="timed rounds (end_to_end: processes of each case)")
     made.add_argument("--budget", type=float, default=BUDGET, help="seconds after which further jobs are skipped")
     made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
     made.add_argument("--run-limit", type=float, default=600.0, help="seconds after which a sampler is stopped")
-    made.add_argument("--only", help='only jobs whose "table: name" contains this; the rest of the file stays')
+    made.add_argument("--only", help='only jobs whose "table: name" contains this; other rows of the file are kept')
     made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return made

@@ -2,7 +2,7 @@
 
 Each sampler is run once, as a user would write it, with the library's own defaults; the process prints one line of
 JSON. Times run from the start of the process (``--started``) until the draws are numpy arrays, so importing, warm-up
-and compilation count. Only the library in question is imported before that.
+and compilation count. Only the measured library is imported within that time.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.posteriors import Posterior, posterior_of
 
 
 class Size(NamedTuple):
-    """What is asked of a sampler: draws per chain, chains and the seed."""
+    """Draws per chain, number of chains, and seed."""
 
     num_samples: int
     num_chains: int
@@ -32,14 +32,14 @@ class Size(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a sampler returned.
+    """Draws of one run, and what else the library reports.
 
     Attributes
     ----------
     positions
         Pytree in the unconstrained space, every leaf with leading axes (chain, draw).
     facts
-        What only this library reports.
+        Quantities that only this library reports.
     """
 
     positions: Any
@@ -143,7 +143,7 @@ def with_nutpie(posterior: Posterior, size: Size, adaptation: str) -> Run:
 
 
 def _nutpie_model(posterior: Posterior) -> Any:
-    """The log density as nutpie takes it: a function of a float64 vector that returns a value and a gradient."""
+    """The log density as nutpie's model: a function of a float64 vector that returns a value and a gradient."""
     from jax.flatten_util import ravel_pytree  # noqa: PLC0415
     from nutpie.compiled_pyfunc import from_pyfunc  # noqa: PLC0415
 
@@ -174,13 +174,13 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def _target(posterior: Posterior, name: str) -> dict[str, float]:
-    """The acceptance rate that the model asks for, if any: every sampler is given it, under its own name."""
+    """The model's target acceptance rate, if any, as the keyword argument that the sampler calls `name`."""
     target = posterior.settings.get("target_acceptance_rate")
     return {} if target is None else {name: target}
 
 
 def _num_warmup(posterior: Posterior) -> int:
-    """Steps of warm-up where a library has no default: what the model asks for, or parsample's default."""
+    """Warm-up steps for libraries without a default: the model's setting, or else parsample's default."""
     return posterior.settings.get("num_warmup", 1000)
 
 
@@ -196,7 +196,7 @@ def dispersed(key: jax.Array, posterior: Posterior, num_chains: int) -> Any:
 
 
 class ProgramCount:
-    """Number of programs that XLA has compiled in this process since the count was made."""
+    """Number of programs that XLA has compiled in this process since this object was created."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -207,7 +207,7 @@ class ProgramCount:
 
 
 def measured(posterior_name: str, sampler: Sampler, size: Size, started: float) -> dict[str, Any]:
-    """One run, from the start of the process (`time.time`) to draws in memory, and how effective these are."""
+    """One run: seconds from `started` (by `time.time`) to draws in memory, and the draws' effective sample size."""
     programs = ProgramCount()
     importlib.import_module(sampler.library)
     imported = time.time()
@@ -226,7 +226,7 @@ def measured(posterior_name: str, sampler: Sampler, size: Size, started: float) 
         "ess_per_second": smallest / wall_seconds,
         "num_dimensions": draws.shape[2],
         **run.facts,
-        # All samplers must agree on these; the first coordinates will do.
+        # All samplers must agree on these; the first coordinates suffice.
         "means": _rounded(draws.mean((0, 1), np.float64)[:5]),
         "sds": _rounded(draws.std((0, 1), np.float64)[:5]),
     }
@@ -249,8 +249,8 @@ def flattened(positions: Any) -> np.ndarray:
 
 
 def smallest_bulk_ess(draws: np.ndarray, at_once: int = 16) -> float:
-    """The smallest bulk effective sample size of any coordinate; a few coordinates at once, to spare memory."""
-    import arviz as az  # noqa: PLC0415 - takes a second, which is no part of a run
+    """The smallest bulk effective sample size of any coordinate, `at_once` coordinates at a time to save memory."""
+    import arviz as az  # noqa: PLC0415 - takes a second, which must not be timed
 
     parts = (draws[..., first : first + at_once] for first in range(0, draws.shape[2], at_once))
     return min(
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"skipped": f"{sampler.library} is not installed (pip install '.[bench]')"}))
         return
     if chosen.limit:
-        # Not a signal handler of Python's, which would wait until compiled code returns.
+        # No Python signal handler, which would wait until compiled code returns: SIGALRM ends the process.
         signal.setitimer(signal.ITIMER_REAL, max(chosen.limit - (time.time() - chosen.started), 0.001))
     jax.config.update("jax_enable_x64", chosen.x64)
     warnings.simplefilter("ignore")

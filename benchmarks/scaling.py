@@ -18,12 +18,12 @@ from benchmarks.timing import extrapolated
 from parsample.internal.arithmetic import ceil_div
 from parsample.solver.linearization import Dense, Diagonal, Zero
 
-# Longer chains are evaluated in windows of so many steps, each from where the one before ended.
+# Longer chains are evaluated in windows of this many steps, each from the final state of the one before.
 WINDOW = 1_000_000
 
 
 class Sizes(NamedTuple):
-    """What is varied, and how far; tables of one scale."""
+    """Values on the axis of every curve, at one scale; and the base length of the other chains."""
 
     steps: tuple[int, ...]
     dimensions: tuple[int, ...]
@@ -55,7 +55,7 @@ SIZES = {
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One job per point of every curve; the points of a curve in order, the curves one after another."""
+    """One job per point, curve by curve."""
     sizes = SIZES[options.scale]
     for num_steps in sizes.steps:
         yield Job("steps", f"T = {num_steps}", partial(steps_row, num_steps, min(WINDOW, max(sizes.steps) // 2)))
@@ -104,7 +104,7 @@ def point(make: Callable[[], Problem], x: int, options: Options) -> Row:
 
 
 def block_row(block_size: int, num_steps: int, options: Options) -> Row:
-    """One block size on the banana; step by step too, as the line to stay under."""
+    """One block size on the banana, with step by step as the baseline."""
     problem = problems.banana_hmc(num_steps=num_steps)
     chains = Chains(problem)
     starts = 10 * jax.random.normal(jax.random.key(3), (16, 2))
@@ -136,7 +136,7 @@ def newton_row(num_steps: int, options: Options) -> Row:
 
 
 def steps_row(num_steps: int, window: int, options: Options) -> Row:
-    """A banana chain of any length: in windows, so that memory stays what one window takes."""
+    """A banana chain of any length, in windows, so that it needs only the memory of one window."""
     problem = problems.banana_hmc(num_steps=min(num_steps, window))
     chains = Chains(problem)
     report = chains.check()
@@ -164,7 +164,7 @@ def steps_row(num_steps: int, window: int, options: Options) -> Row:
 
 
 def _windows(chains: Chains, method: Any, num_windows: int) -> parsample.Solution:
-    """The chain, window by window: the last window, with the worst certificate and the mean work of all."""
+    """The last window's solution, with the worst certificate and the mean work of all windows."""
     state = jax.tree.map(lambda leaf: leaf[0], chains.states)
     certificates = []
     for window in range(num_windows):
@@ -188,7 +188,7 @@ def exponent(x: list[float], y: list[float]) -> float:
 
 
 def crossover(x: list[float], ratio: list[float]) -> float:
-    """Where a ratio first comes to exceed 1, interpolated in logarithms; NaN if it does nowhere or everywhere."""
+    """The x at which the ratio first rises to 1, interpolated in logarithms; NaN if it nowhere rises through 1."""
     for i in range(1, len(x)):
         low, high = math.log(ratio[i - 1]), math.log(ratio[i])
         if low < 0 <= high:

@@ -1,4 +1,4 @@
-"""What the groups of the suite share: sizes and limits of a run, jobs, and results that are written as they grow."""
+"""Shared by all groups of the suite: options of a run, jobs, and results, which are written after every job."""
 
 import json
 import math
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """How large, how often and how long.
+    """Sizes, repeats and time limits of a run.
 
     Attributes
     ----------
@@ -33,15 +33,15 @@ class Options:
     job_seconds
         Seconds that the timed rounds of a job may take, beyond the first.
     cores
-        CPU cores that child processes may use; None: as JAX has it.
+        CPU cores that child processes may use; None: JAX's default.
     run_limit
         Seconds after which a process that runs one sampler is stopped.
     only
         Jobs whose "table: name" contains this text; None: all.
     out
-        Where results go.
+        Folder of the results.
     deadline
-        When the group should be done, by `time.perf_counter`.
+        Time by which the group should end, by `time.perf_counter`.
     """
 
     scale: str = "cpu"
@@ -57,7 +57,7 @@ class Options:
     def measure(
         self, runs: dict[str, Callable[[], Any]], apart: Callable[[Any], float] = lambda _: 0.0
     ) -> dict[str, Row]:
-        """`benchmarks.timing.measure`, as often and as long as these options allow."""
+        """`benchmarks.timing.measure` with the repeats and time limits of these options."""
         return measure(runs, self.repeats, self.job_seconds, self.deadline, apart)
 
     def sequential_steps(self, num_steps: int) -> int:
@@ -66,7 +66,7 @@ class Options:
 
 
 class Job(NamedTuple):
-    """One row of a table: what it is called, and the function that measures it."""
+    """One row of a table: its names, and the function that measures it."""
 
     table: str
     name: str
@@ -96,7 +96,7 @@ class Results:
         return any(_is_of(row, job) and is_measured(row) for row in self.rows)
 
     def add(self, job: Job, row: Row) -> None:
-        """Write the row of a job, in place of any that it had."""
+        """Write the row of a job, in place of any earlier one."""
         self.rows = [other for other in self.rows if not _is_of(other, job)]
         self.rows.append({"table": job.table, "name": job.name, **row})
         self.write()
@@ -124,9 +124,9 @@ def _is_of(row: Row, job: Job) -> bool:
 
 
 def run_jobs(group: str, jobs: Iterable[Job], options: Options, resume: bool = False) -> list[Row]:
-    """Run the jobs of a group one after another, whatever befalls any of them; the rows are returned and written.
+    """Run the jobs of a group one after another, even if some fail; the rows are written and returned.
 
-    With `resume`, jobs that were done before are left out; with `options.only`, all others keep their rows.
+    With `resume`, jobs that were measured before are not run again; with `options.only`, rows of other jobs are kept.
     """
     results = Results(group, options.out, keep=resume or options.only is not None)
     results.write()
@@ -148,7 +148,7 @@ def run_jobs(group: str, jobs: Iterable[Job], options: Options, resume: bool = F
 def _row(job: Job, options: Options) -> Row:
     try:
         with warnings.catch_warnings():
-            # Where blocks do not pay is a result here, and stands in the row.
+            # That blocks do not pay is a result here, and is recorded in the row.
             warnings.simplefilter("ignore", parsample.ParallelStallWarning)
             return job.run(options)
     except Exception:  # one failing job must not cost the others
@@ -156,7 +156,7 @@ def _row(job: Job, options: Options) -> Row:
 
 
 def _line(row: Row) -> str:
-    """A row in a line, for whoever watches."""
+    """One line of progress output for a row."""
     head = f"{row['table']}: {row['name']} ({row['job_seconds']:.0f} s)"
     if not is_measured(row):
         return f"{head} {row.get('skipped') or row['error']}"

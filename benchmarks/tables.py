@@ -40,7 +40,7 @@ def load(folder: Path) -> list[File]:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people."""
+    """Seconds as text with a unit, s or ms."""
     if seconds is None or not np.isfinite(seconds):
         return "-"
     if seconds >= 100:
@@ -56,13 +56,13 @@ def median(row: Row, run: str) -> float | None:
 
 
 def gain(row: Row, run: str, baseline: str = "sequential") -> str:
-    """How many times faster than the baseline."""
+    """Speed-up over the baseline, as text."""
     ours, theirs = median(row, run), median(row, baseline)
     return "-" if not ours or not theirs else f"{theirs / ours:.2g}x"
 
 
 def cell(row: Row, run: str) -> str:
-    """The time of a run, marked where a part was measured and the rest extrapolated."""
+    """Median time of a run, with a star if it was extrapolated from a part of the run."""
     mark = "*" if "extrapolated_from" in row["runs"].get(run, {}) else ""
     return duration(median(row, run)) + mark
 
@@ -74,7 +74,7 @@ def markdown(header: Sequence[str], body: list[Sequence[str]]) -> str:
 
 
 def reference(file: File) -> str:
-    """Work that others have published."""
+    """Chains with published times."""
     rows = file.table("reference")
     header = (
         "chain",
@@ -100,9 +100,9 @@ def reference(file: File) -> str:
 
 
 def targets(file: File) -> str:
-    """What was aimed at, and whether it was reached."""
+    """Targets, and whether they were reached."""
     body = goals.table(file.table("reference"), file.environment["dtype"])
-    return markdown(("chain", "aimed at", "auto", "reached"), body)
+    return markdown(("chain", "target", "auto", "reached"), body)
 
 
 def models(file: File) -> str:
@@ -110,7 +110,7 @@ def models(file: File) -> str:
     header = (
         "model",
         "T",
-        "LLE",
+        "contraction rate, nats per step",
         "verdict",
         "sequential",
         "auto, check included",
@@ -121,7 +121,7 @@ def models(file: File) -> str:
     body = []
     for row in file.table("models"):
         auto = row["runs"]["auto"]
-        # Of results that name a contraction rate of pairs, that; of older ones the Lyapunov exponent.
+        # The contraction rate of pairs; older results have the Lyapunov exponent instead.
         rate = row.get("contraction_rate", row.get("lle"))
         lle = "-" if rate is None else f"{rate:+.2f}"
         verdict = "parallel" if row["parallel"] else "sequential"
@@ -132,7 +132,7 @@ def models(file: File) -> str:
 
 
 def work(file: File) -> str:
-    """Evaluations per step in blocks, and what lanes wait for."""
+    """Evaluations per step in blocks, and the cost of lanes in lockstep."""
     body = []
     for row in file.table("work"):
         run, gathered = row["runs"]["blocks"], row.get("evals_if_gathered")
@@ -147,7 +147,7 @@ def work(file: File) -> str:
                 run["status"],
             ]
         )
-    header = ("in blocks", "lanes", "evaluations per step", "at best, if lanes that met were dropped")
+    header = ("in blocks", "lanes", "evaluations per step", "if lanes that have met cost nothing")
     return markdown((*header, "longest of 64 trajectories / mean", "largest defect", "status"), body)
 
 
@@ -186,7 +186,7 @@ def scaling(file: File) -> str:
             most = "-" if run == "sequential" else f"{max(sweeps):.0f}"
             power = f"{exponent(x, seconds):.2f}"
             body.append([title, run, span, power, f"{work[0]:.2f} to {work[-1]:.2f}", most, crossing])
-    header = ("against", "evaluation", "from, to", "exponent of time", "work per step", "most sweeps", "blocks pay")
+    header = ("varied", "evaluation", "from, to", "exponent of time", "work per step", "most sweeps", "blocks pay")
     return markdown(header, body)
 
 
@@ -212,7 +212,7 @@ def _rate_of_rounds(summary: Summary, measure: str) -> str:
     return f"{median} ({smallest} to {largest})" if spread.median else "-"
 
 
-# Tables of the samplers: what is measured, its caption and how it is written.
+# Tables of the samplers: measure, caption, and the function that formats a cell.
 MEASURES: dict[str, tuple[str, Callable[[Summary, str], str]]] = {
     "wall_seconds": ("Seconds from the start of the process to draws in memory", _seconds_of_rounds),
     "seconds_after_imports": ("Of these, after importing", _seconds_of_rounds),
@@ -238,7 +238,7 @@ def end_to_end(file: File) -> str:
 
 
 def end_to_end_models(file: File) -> str:
-    """Whole processes on model files, as planned against step by step; ratios are medians of those of each round."""
+    """Whole processes on model files, as planned against step by step; ratios are medians over rounds."""
     found = summaries(file.table("models"))
     body = []
     for *work, sampler in found:
@@ -286,7 +286,7 @@ def end_to_end_banana(file: File) -> str:
 
 
 def warmup(file: File) -> str:
-    """What draws are worth after the warm-up of each version, medians over rounds; divergences are those of all."""
+    """Quality of draws after each version's warm-up: medians, sum of divergences and largest R-hat of the rounds."""
     header = ("model", "warm-up", "rounds", "ESS per draw", "ESS per gradient", "divergences", "R-hat", "CPU seconds")
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(file.table("warmup"), key=lambda row: row["title"]):
@@ -309,7 +309,7 @@ def warmup(file: File) -> str:
 
 
 def limit(file: File) -> str:
-    """Distance to one batched evaluation of everything."""
+    """Times of solves against one batched evaluation of all steps."""
     device = file.table("device")
     header = (
         "chain",
@@ -345,14 +345,14 @@ def memory(file: File) -> str:
         ]
         for row in file.table("memory")
     ]
-    return markdown(("draws", "format", "peak over what importing takes", "file", "time of the command"), body)
+    return markdown(("draws", "format", "peak above the memory after imports", "file", "time of the command"), body)
 
 
 AFFINE_FORMS = ("sequential", "associative")
 
 
 def profile(file: File) -> str:
-    """The share of the affine solve in one iteration of Newton's method."""
+    """The affine solve's share of one iteration of Newton's method."""
     body = [
         [
             row["title"],
@@ -364,10 +364,10 @@ def profile(file: File) -> str:
         for row in file.table("affine")
     ]
     forms = (f"solve, {form}" for form in AFFINE_FORMS)
-    return markdown(("dimension", "T", "one iteration", *forms, "share of the form in use"), body)
+    return markdown(("dimension", "T", "one iteration", *forms, "share of the solve (form in use)"), body)
 
 
-# Tables by the name in the markers: the group that they come from, and how they are written.
+# Tables by the name in the markers: group of the results, and the function that writes the table.
 TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "reference": ("reference", reference),
     "targets": ("reference", targets),

@@ -1,4 +1,4 @@
-"""What was aimed at on two CPU cores, against what group "reference" measured; and why, where it was missed."""
+"""Targets on two CPU cores, against the measurements of group "reference"; and the reason for each miss."""
 
 from typing import NamedTuple
 
@@ -6,18 +6,18 @@ from benchmarks.suite import Row
 
 
 class Target(NamedTuple):
-    """One aim.
+    """One target.
 
     Attributes
     ----------
     chain
         Beginning of the title of a row.
     seconds
-        The most that ``method="auto"`` may take, compiled; None: measured against `gain`.
+        Largest time of ``method="auto"``, without compilation; None: `gain` is the target.
     gain
-        The least ratio of the sequential evaluation's time to it, by dtype; None: any.
+        Smallest speed-up of ``method="auto"`` over sequential evaluation, by dtype; None: any.
     why
-        Where it is missed, what stands in the way.
+        Reason for a miss.
     """
 
     chain: str
@@ -26,13 +26,13 @@ class Target(NamedTuple):
     why: str
 
     def asked(self, dtype: str) -> str | None:
-        """In words; None if nothing is, of this dtype."""
+        """The target as text; None if there is none for this dtype."""
         if self.seconds is not None:
             return f"{1000 * self.seconds:.0f} ms"
         return f"{self.gain[dtype]:g}x sequential" if self.gain and dtype in self.gain else None
 
     def found(self, row: Row, dtype: str) -> tuple[str, bool]:
-        """What was measured, in words, and whether it will do."""
+        """The measurement as text, and whether it reaches the target."""
         auto, baseline = (row["runs"][run]["seconds"]["median"] for run in ("auto", _baseline(row)))
         if self.seconds is not None:
             return f"{1000 * auto:.3g} ms", auto <= self.seconds
@@ -46,16 +46,16 @@ TARGETS = (
         "logistic 1000 x 25",
         None,
         {"float32": 3},
-        "2,048 steps are few blocks of a chain that takes some hundred steps to forget, and a check costs as much as "
-        "the run",
+        "the chain takes some hundred steps to forget its start, so 2,048 steps make few blocks; and a check costs as "
+        "much as the run",
     ),
     Target("logistic 569 x 11", None, {"float32": 4, "float64": 4}, "two cores: see the distance to the limit"),
     Target(
         "logistic 4000 x 40",
         None,
         {"float32": 8, "float64": 3},
-        "two cores: blocks take half the time of one batch of all steps (the distance to the limit), and products of "
-        "the step-by-step chain use both cores too",
+        "two cores: blocks take half the time of one batch of all steps (the distance to the limit), and matrix "
+        "products of the step-by-step chain use both cores too",
     ),
 )
 

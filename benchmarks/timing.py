@@ -1,4 +1,4 @@
-"""One way to time things: interleaved, compilation apart, median and quartiles, with certificate and peak memory."""
+"""Timing in interleaved rounds, compilation apart: median and quartiles, with certificate and peak memory."""
 
 import contextlib
 import gc
@@ -20,7 +20,7 @@ from jax.extend.backend import clear_backends
 
 import parsample
 
-# What JAX reports of tracing, lowering and compiling; loading a cached program counts as well.
+# JAX's events of tracing, lowering and compiling; loading a cached program counts as well.
 COMPILE_EVENTS = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -31,8 +31,8 @@ PACKAGES = ("jax", "jaxlib", "blackjax", "numpy", "arviz", "parsample", "numpyro
 
 
 def use_cores(number: int) -> None:
-    """Make so many CPU cores JAX devices, in a process that holds no arrays yet."""
-    clear_backends()  # importing BlackJAX has started JAX, with one
+    """Make `number` CPU cores JAX devices, in a process that holds no arrays yet."""
+    clear_backends()  # importing BlackJAX has started JAX with one device
     jax.config.update("jax_num_cpu_devices", number)
 
 
@@ -51,15 +51,15 @@ class CompileTime:
 compile_time = CompileTime()
 
 
-# A round in which less than this share of its time, or this many seconds, went into compiling counts as compiled.
+# A round counts as compiled if compiling took less than this share of its time, or less than this many seconds.
 COMPILED_SHARE, COMPILED_SECONDS = 0.02, 2e-3
 
-# Rounds that compile again, because a plan came out differently, are repeated at most so often.
+# Largest number of attempts at a round that compiles again because its plan came out differently.
 MAX_ATTEMPTS = 3
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The result of `run`, its seconds, and how many went into compiling (summed over threads, so perhaps more)."""
+    """The result of `run`, its seconds, and seconds of compiling (summed over threads, so possibly more)."""
     gc.collect()
     begin, compiled = time.perf_counter(), compile_time.seconds
     result = jax.block_until_ready(run())
@@ -67,7 +67,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def steadily(run: Callable[[], Any]) -> tuple[Any, float, bool]:
-    """The result of `run` and its seconds, once it does not compile; and whether it did so to the last attempt."""
+    """The result and seconds of the first call that does not compile; and whether even the last attempt compiled."""
     for _ in range(MAX_ATTEMPTS):
         result, seconds, compiling = timed(run)
         if compiling <= max(COMPILED_SHARE * seconds, COMPILED_SECONDS):
@@ -92,9 +92,10 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Seconds, compile time, peak memory and certificate of each run, keyed like `runs`.
 
-    One round compiles, then the rounds alternate between the runs, so that all see the same weather. There is one such
-    round in any case; no other begins when they have taken `seconds`, or after `deadline` (by `time.perf_counter`).
-    What `apart` says of a result is left out of its seconds. Compile time is what the first call took longer.
+    The first round compiles; each timed round then calls every run once, so that changes of the machine's load affect
+    all runs alike. There is at least one timed round; no other begins once they have taken `seconds`, or after
+    `deadline` (by `time.perf_counter`). ``apart(result)`` is subtracted from the seconds of a call. Compile time is the
+    excess of the first call over the median.
     """
     records: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -123,7 +124,7 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) -> dict[str, Any]:
-    """The record of a run of `measured_steps` steps as if it had had `num_steps`, and saying so."""
+    """The record of a run of `measured_steps` steps, scaled to `num_steps` and marked as extrapolated."""
     if measured_steps == num_steps:
         return record
     factor = num_steps / measured_steps
@@ -132,9 +133,9 @@ def extrapolated(record: dict[str, Any], num_steps: int, measured_steps: int) ->
 
 
 def certificate(result: Any) -> dict[str, Any]:
-    """Status, defect, sweeps and work of what a run returned; what is no solution was evaluated step by step.
+    """Status, defect, sweeps and work of a run's result; results of other types count as evaluated step by step.
 
-    Of several solutions, as a list or of chains side by side, the worst; and their mean work.
+    For several solutions, in a list or as chains side by side: the worst values, and the mean work.
     """
     if isinstance(result, parsample.SampleResult):
         num_iters = max(segment.num_sweeps for segment in result.segments)
@@ -158,7 +159,7 @@ def certificate(result: Any) -> dict[str, Any]:
 
 
 def reset_peak() -> None:
-    """Let the high-water mark of this process's memory begin anew, where the kernel permits it."""
+    """Reset the high-water mark of this process's memory, where the kernel permits it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -175,14 +176,14 @@ def resident_peak() -> int:
     """The high-water mark of this process's memory in bytes."""
     listing = Path("/proc/self/status")
     for line in listing.read_text().splitlines() if listing.exists() else []:
-        # Not that of `getrusage`, which counts what the process was before it became this program.
+        # `getrusage` would include the memory of the process before it executed this program.
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def environment() -> dict[str, Any]:
-    """Device and versions that a figure belongs to."""
+    """Device, precision and versions of a measurement."""
     device = jax.devices()[0]
     installed = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     return {
@@ -199,7 +200,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def device_name(device: jax.Device) -> str:
-    """JAX's name of the kind of device; where that is just "cpu", the model as the operating system names it."""
+    """JAX's name of the kind of device; for a CPU, the model name that the operating system gives."""
     if device.platform != "cpu":
         return device.device_kind
     listing = Path("/proc/cpuinfo")

@@ -1,7 +1,7 @@
-"""What the warm-up is worth, before and after: ``python -m benchmarks.run warmup``, a process for each run.
+"""Quality and cost of the warm-up, before and now: ``python -m benchmarks.run warmup``, one process per run.
 
-Before: 1,000 NUTS steps of each chain, as in commit 6c7e774. It is measured as well where the variable
-PARSAMPLE_BEFORE names a checkout (``git worktree add DIR 6c7e774``). Now: the ensemble.
+Before: 1,000 NUTS steps of each chain, as in commit 6c7e774; measured only if the variable PARSAMPLE_BEFORE names a
+checkout of it (``git worktree add DIR 6c7e774``). Now: the ensemble.
 """
 
 import json
@@ -22,7 +22,7 @@ from benchmarks.suite import Job, Options, Row
 # Draws per chain, of four chains.
 NUM_SAMPLES = {"tiny": 100, "cpu": 2000, "gpu": 2000}
 
-# Which versions are compared, and where each is found.
+# Names of the versions that are compared.
 BEFORE, NOW = "NUTS steps of each chain", "ensemble"
 
 
@@ -33,7 +33,7 @@ def versions() -> dict[str, Path]:
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One job per process, both versions in turn; all models in the first round, then in the next."""
+    """One job per process: round by round, model by model, both versions in turn."""
     models = MODEL_STEMS[:1] if options.scale == "tiny" else MODEL_STEMS
     for seed in range(options.repeats):
         for model in models:

@@ -12,6 +12,7 @@ import parsample
 PACKAGE = Path(parsample.__file__).parent
 TESTS = Path(__file__).parent
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))
+BENCHMARKS = sorted((TESTS.parent / "benchmarks").rglob("*.py"))
 MODULES = [path for path in ALL_FILES if path.parent != PACKAGE and path.stem != "__init__"]
 
 # Data flows down this list: a package imports only from itself and from those above it.
@@ -114,6 +115,15 @@ def test_files_stay_short(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 400
     assert max(map(len, lines), default=0) <= 120
+
+
+@pytest.mark.parametrize("path", [*ALL_FILES, *BENCHMARKS], ids=str)
+def test_functions_stay_short(path):
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef):
+            docstring = ast.get_docstring(function, clean=False) or ""
+            num_lines = function.end_lineno - function.lineno + 1 - len(docstring.splitlines())
+            assert num_lines <= 45, f"{function.name} has {num_lines} lines beside its docstring"
 
 
 def test_all_public_names_exist_and_are_documented():

@@ -1,7 +1,7 @@
 /* HMC on the banana, step by step on one core: the honest floor of small problems.
  *
  * x1 ~ N(0, 10^2), x2 | x1 ~ N(0.03 (x1^2 - 100), 1); momenta by Box and Muller from xoshiro128++ (Blackman and Vigna),
- * one uniform per step for the accept decision, every position written, as the JAX programmes do in float32.
+ * one uniform per step for the accept decision, every position written, as the JAX programs do in float32.
  */
 #include <math.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
-"""The samplers of arXiv 2508.18413, and what each of its devices buys.
+"""The samplers of arXiv 2508.18413, and the gain from each of its techniques.
 
-Long chains by Newton's method; rotation and whitening, and several chains at a time; a Gibbs sampler; HMC along its
-leapfrog steps against HMC along the chain; a sliding window at D = 768; and stopping early.
+Long chains by Newton's method; rotation and whitening, and several chains at a time; a Gibbs sampler; HMC in
+parallel over its leapfrog steps, and over the chain; a sliding window at D = 768; and stopping early.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,8 @@ from parsample import Dense, Diagonal, Recursion, Zero
 # Safeguards on, as by default: these kernels reject.
 SAFE = {"clip": 1.0, "max_step": 8.0}
 
-# Steps of the long chains, of the regression, of the Gibbs sampler, leapfrog steps, window rows and steps.
+# Steps of the long chains and of the regression, numbers of chains, steps of the Gibbs sampler, leapfrog steps;
+# (D, rows, steps) of the sliding window; (steps, defects) of early stopping.
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "long": 400,
@@ -68,7 +69,7 @@ PUBLISHED = {
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """Every device of the paper."""
+    """Every technique of the paper."""
     size = size_of(SIZES, options)
     yield Job("long", "banana", partial(long_row, problems.banana_hmc, size["long"]))
     yield Job("long", "mixture", partial(long_row, problems.mixture_mala, size["long"]))
@@ -123,7 +124,7 @@ def gibbs_row(num_steps: int, options: Options) -> Row:
 
 
 def early_row(num_steps: int, defects: tuple[float, ...], options: Options) -> Row:
-    """Newton's method stopped at larger and larger defects: time, and how far moments and distribution are off."""
+    """Newton's method stopped at several defects: time, and errors of the moments and of the distribution."""
     recursion = chain_of(problems.mixture_mala(num_steps=num_steps))
     exact = parsample.rollout(*recursion)
     scale = jnp.std(exact, axis=0)
@@ -155,7 +156,7 @@ def _mmd(first: jax.Array, second: jax.Array, number_kept: int = 1000) -> float:
 
 
 def leapfrog_row(num_integration_steps: int, options: Options) -> Row:
-    """One trajectory along its own steps, by four linearisations, and in a chain of them, along the chain.
+    """One trajectory in parallel over its leapfrog steps, by four linearisations; and a chain in parallel over its own.
 
     In coordinates whitened by the curvature at the mode, where the metric is the identity.
     """
@@ -201,7 +202,7 @@ def laplace_covariance(problem: Problem) -> jax.Array:
 
 
 def diagonal_in(name: str, covariance: Any, num_probes: int | None = None) -> dict[str, Any]:
-    """Settings of a diagonal in coordinates by their name in the tables, exact or probed."""
+    """Settings of a diagonal linearization, exact or probed, in the coordinates that tables call `name`."""
     if name == "own":
         return {"linearization": Diagonal(num_probes)}
     coordinates = getattr(Coordinates, name)(np.asarray(covariance))
@@ -238,7 +239,7 @@ def batch_row(num_chains: int, num_steps: int, options: Options) -> Row:
 
 
 def in_windows(recursion: parsample.Recursion, window: int, **settings: Any) -> parsample.Solution:
-    """`solve` of a window at a time, at most 300 sweeps for each."""
+    """`solve` in sliding windows, with at most 300 sweeps per window."""
     return deer_in_windows(*recursion, window=window, **{**PLAIN, "stall_after": 300, **settings})
 
 
@@ -258,7 +259,7 @@ def window_row(num_features: int, num_rows: int, num_steps: int, options: Option
 
 
 def table(file: File) -> str:
-    """One table for each device of the paper."""
+    """One table for each technique of the paper."""
     parts = [_long(file), _gibbs(file), _rotation(file), _batch(file), _leapfrog(file), _window(file), _early(file)]
     parts.append(_advice(file))
     return "\n\n".join(part for part in parts if part)
@@ -327,7 +328,7 @@ def _batch(file: File) -> str:
         [f"{row['num_chains']}", f"{row['work']['T']:,}", cell(row, "sequential"), _timed(row, "probed")]
         for row in file.table("batch")
     ]
-    header = ("chains of it side by side", "T", "sequential", "2 probes, rotated (sweeps)")
+    header = ("chains of this regression side by side", "T", "sequential", "2 probes, rotated (sweeps)")
     return markdown(header, body) if body else ""
 
 
@@ -367,9 +368,9 @@ def _early(file: File) -> str:
 
 
 def _advice(file: File) -> str:
-    """When each device is the right choice, and the number above that says so."""
+    """When each technique is the right choice, and the measurement that shows it."""
     body = []
-    rotations = {row["coordinates"]: row for row in file.table("rotation")}  # of each, the longest
+    rotations = {row["coordinates"]: row for row in file.table("rotation")}  # the longest of each
     if {"own", "orthogonal"} <= set(rotations):
         own, rotated = (_sweeps(rotations[name], "probed") for name in ("own", "orthogonal"))
         what = "posteriors whose coordinates are correlated, with probes in place of exact diagonals"
@@ -387,11 +388,11 @@ def _advice(file: File) -> str:
         loose, tight = (_sweeps(row, list(row["errors"])[i]) for i in (1, -1))
         what = "rarely: moments are right long before the last digits, but Newton's last sweeps are few"
         body.append(["early stopping", what, f"{loose} sweeps in place of {tight}"])
-    return markdown(("device", "right for", "here"), body) if body else ""
+    return markdown(("technique", "right for", "here"), body) if body else ""
 
 
 def _work(run: Row) -> float:
-    """Evaluations per step, those of sequential runs left out of comparisons."""
+    """Evaluations per step; inf for sequential runs, which leaves them out of comparisons."""
     return float("inf") if run["num_iters"] == 0 else run["evals_per_step"]
 
 

@@ -1,4 +1,4 @@
-"""What the experiments share: the published solver's settings and stop rule, and their one command."""
+"""Shared by all experiments: the published solver's settings and stop rule, and the command line."""
 
 import argparse
 import math
@@ -19,8 +19,8 @@ from benchmarks.tables import load
 from benchmarks.timing import use_cores
 from parsample import Recursion
 
-# Of the merit function over T, below which the published solver stops; and the difference of states, each coordinate in
-# its own units, that comes to about the same.
+# The published solver stops when the merit function over T is below the first. The second is about the same limit for
+# the difference of states, with each coordinate in its own units.
 PUBLISHED_MERIT = 1e-10
 PUBLISHED_ATOL = 1e-5
 
@@ -29,17 +29,17 @@ PLAIN = {"clip": None, "max_step": None}
 
 
 def size_of(sizes: dict[str, Any], options: Options) -> Any:
-    """The size of a run; those of a laptop, where there are none of their own."""
+    """The sizes of the options' scale, or those of "cpu" if it has none of its own."""
     return sizes.get(options.scale, sizes["cpu"])
 
 
 def in_its_own_units(recursion: Recursion) -> dict[str, Any]:
-    """Settings by which states count as met at `PUBLISHED_ATOL`, whatever the path's own scale."""
+    """Settings with the absolute tolerance `PUBLISHED_ATOL`, in units of the state and not of the path's scale."""
     return {"scale": jax.tree.map(jnp.ones_like, recursion.initial_state), "atol": PUBLISHED_ATOL, "rtol": 0.0}
 
 
 def random_guess(recursion: Recursion, seed: int, draw: Callable = jax.random.normal) -> Any:
-    """A guess of the path of independent draws for every entry."""
+    """A guess of the path: independent draws for every entry of the states."""
     leaves, treedef = jax.tree.flatten(recursion.initial_state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = [draw(key, (recursion.num_steps, *leaf.shape)) for key, leaf in zip(keys, leaves, strict=True)]
@@ -47,7 +47,7 @@ def random_guess(recursion: Recursion, seed: int, draw: Callable = jax.random.no
 
 
 def solve(recursion: Recursion, max_sweeps: int | None = None, **settings: Any) -> parsample.Solution:
-    """`parsample.deer` as published, or otherwise as told; at most `max_sweeps` sweeps, the rest step by step."""
+    """`parsample.deer` as published, except for `settings`; at most `max_sweeps` sweeps, the rest step by step."""
     patience = recursion.num_steps if max_sweeps is None else max_sweeps
     return parsample.deer(*recursion, **{**PLAIN, "stall_after": patience, **settings})
 
@@ -59,14 +59,14 @@ def published_sweeps(solution: parsample.Solution, num_steps: int) -> float:
 
 
 def number(value: float, most: float | None = None) -> str:
-    """A count for people; what was not reached, as more than `most`."""
+    """A count as text; "> most" or "-" if it is not finite."""
     if np.isfinite(value):
         return f"{value:,.0f}"
     return "-" if most is None else f"> {most:,.0f}"
 
 
 def finite(values: Any) -> list[float | None]:
-    """Numbers for JSON, which knows no infinities: None instead."""
+    """Numbers for JSON, which has no infinities: None instead."""
     return [float(value) if np.isfinite(value) else None for value in np.ravel(values)]
 
 
@@ -76,12 +76,12 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.papers.{name}")
     parser.add_argument("--full", action="store_true", help="the published sizes")
-    parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything works")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, only to test that everything runs")
     parser.add_argument("--x32", action="store_true", help="float32")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds after the one that compiles")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds after which further jobs are skipped")
-    parser.add_argument("--only", help='only jobs whose "table: name" contains this; the rest of the file stays')
+    parser.add_argument("--only", help='only jobs whose "table: name" contains this; other rows of the file are kept')
     parser.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     chosen = parser.parse_args(arguments)

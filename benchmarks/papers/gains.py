@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One gain each."""
+    """One job per gain."""
     gains, *size = size_of(SIZES, options)
     for gain in gains:
         yield Job("gains", f"g = {gain}", partial(gain_row, gain, tuple(size)))
@@ -58,7 +58,7 @@ def gain_row(gain: float, size: tuple[int, int, int], options: Options) -> Row:
 
 
 def table(file: File) -> str:
-    """One line a gain."""
+    """One row per gain."""
     body = []
     for row in file.table("gains"):
         cells = [f"{row['gain']:g}", f"{row['lle']:+.3f}", cell(row, "sequential")]

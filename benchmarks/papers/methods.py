@@ -1,4 +1,4 @@
-"""All methods on all chains: sweeps, evaluations per step, time; and which to take, beside what the check plans."""
+"""All methods on all chains: sweeps, evaluations per step, time; and the fastest method beside the check's plan."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ from parsample import (
 
 SIZES = {"tiny": (512, 16), "cpu": (1024, 32), "full": (8192, 100)}
 
-# Sweeps after which a method has failed, in parts of the steps.
+# A method that has not converged after T / GIVEN_UP sweeps has failed.
 GIVEN_UP = 8
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,20 +53,20 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SURROGATE = "DEER, sigmoid surrogate"
 
-# What each is right for.
+# Recommended use of each method.
 ADVICE = {
     "DEER": "smooth recursions of few dimensions: fewest sweeps of all",
     "DEER, safeguarded": "kernels that reject, and curvature that varies: where plain DEER overshoots",
     "DEER, damped 0.1": "where DEER diverges and safeguards do not help; elsewhere it costs sweeps",
     "ELK": "kernels that reject, where DEER overshoots; the smallest weight that helps",
-    "quasi-DEER": "many dimensions whose Jacobians are nearly diagonal, or made so by other coordinates",
-    "quasi-DEER, 1 probe": "the same where even D tangents are too many: one tangent a step, whatever D is",
+    "quasi-DEER": "many dimensions, with Jacobians that are nearly diagonal, if need be in other coordinates",
+    "quasi-DEER, 1 probe": "the same, if D tangents are too many: one tangent per step for any D",
     "quasi-ELK": "as ELK, in many dimensions",
     "Picard": "random walks, whose Jacobian is the identity, and steps that hardly move",
     "Jacobi": "states that are forgotten within a few steps",
     "gradient descent": "nothing: a comparator whose sweeps grow with the square of the condition",
     "block DEER, b = 16, dense": "accelerators with small models: fewer sweeps, each a longer loop over fewer lanes",
-    "block DEER, b = 64, A = 0": "samplers: no tangents, and work of little more than one evaluation a step",
+    "block DEER, b = 64, A = 0": "samplers: no tangents, and little more than one evaluation per step",
     SURROGATE: "rarely: where the branch taken misleads Newton's method on a kernel that rejects often",
 }
 
@@ -109,7 +109,7 @@ CHAINS: dict[str, Callable[[int, int], tuple[Recursion, Recursion | None]]] = {
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One chain each."""
+    """One job per chain."""
     num_steps, num_units = size_of(SIZES, options)
     chains = ("mixture, MALA",) if options.scale == "tiny" else tuple(CHAINS)
     for name, make in ((name, CHAINS[name]) for name in chains):
@@ -143,20 +143,20 @@ def chain_row(make: Callable, num_steps: int, num_units: int, options: Options) 
 
 
 def fastest(row: Row) -> str:
-    """The run that took the least time of those that found the path."""
+    """The fastest run among those that found the path."""
     done = [name for name, run in row["runs"].items() if run["status"] in ("CONVERGED", "SEQUENTIAL")]
     return min(done, key=lambda name: median(row, name) or np.inf)
 
 
 def fewest_sweeps(row: Row) -> str:
-    """The method that converged in the least sweeps of all with blocks of one step (longer ones need fewer)."""
+    """The method that converged in the fewest sweeps with blocks of one step (longer blocks need fewer)."""
     runs = {name: run for name, run in row["runs"].items() if not name.startswith("block")}
     done = {name: run["num_iters"] for name, run in runs.items() if run["status"] == "CONVERGED"}
     return min(done, key=done.__getitem__) if done else "-"
 
 
 def table(file: File) -> str:
-    """Sweeps of every method on every chain, then what to take where."""
+    """Sweeps of every method on every chain; then the fastest method per chain, and recommendations."""
     rows = file.table("methods")
     names = [*METHODS, SURROGATE]
     body = []
@@ -198,7 +198,7 @@ def _cell(run: Row, row: Row) -> str:
 
 
 def _won(rows: list[Row], name: str) -> str:
-    """On how many chains a method converged, and the median of its work over the least of any method."""
+    """Number of chains on which a method converged, and its median work relative to the least of any method."""
     tried = [row for row in rows if name in row["runs"]]
     done = [row for row in tried if row["runs"][name]["status"] == "CONVERGED"]
     if not done:

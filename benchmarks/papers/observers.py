@@ -1,7 +1,7 @@
 """Chaotic flows cannot be solved in parallel; their observers, which follow the same paths, can.
 
-Table 1 of arXiv 2508.16817: exponents and sweeps of nine flows and of their observers, T = 30,000, dt = 0.01; and what
-`parsample.check` says of each in advance.
+Table 1 of arXiv 2508.16817: exponents and sweeps of nine flows and of their observers, T = 30,000, dt = 0.01; and the
+prediction of `parsample.check` for each.
 """
 
 import time
@@ -86,7 +86,7 @@ def _told(recursion: Recursion) -> tuple[parsample.Report, float]:
 
 
 def table(file: File) -> str:
-    """One line a flow, its observer beside it."""
+    """One row per flow, with its observer."""
     body = []
     flows = {entry["name"]: entry for entry in file.table("flow")}
     for seen in file.table("observer"):
@@ -111,7 +111,7 @@ def table(file: File) -> str:
 
 
 def _said(entry: Row) -> str:
-    """What the check says in advance: exponent, pairs that met, and its plan on this device."""
+    """The check's prediction: exponent, share of pairs that met, and plan on this device."""
     verdict = "parallel" if entry["check_parallel"] else "sequential"
     return f"{entry['check_lle']:+.2f} +- {entry['check_se']:.2f}, {100 * entry['check_met']:.0f}% met, {verdict}"
 

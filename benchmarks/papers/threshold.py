@@ -39,7 +39,7 @@ PUBLISHED = {0.5: "4", 0.8: "5", 1.0: "8", 1.2: "33", 1.5: "203", 2.0: "not in 1
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One network each."""
+    """One job per network."""
     gains, num_seeds, *size = size_of(SIZES, options)
     for gain in gains:
         for seed in range(num_seeds):
@@ -76,7 +76,7 @@ def network_row(gain: float, seed: int, size: tuple[int, int, int], _options: Op
 
 
 def _first_part(found: parsample.Solution, num_steps: int) -> parsample.Solution:
-    """What a solve of a quarter of the path would have said of its sweeps."""
+    """The solve cut to its first `num_steps` steps, from which the sweeps of the whole path are predicted."""
     history = np.minimum(found.prefix_history, num_steps)
     is_done = history.max() == num_steps
     status = parsample.Status.CONVERGED if is_done else parsample.Status.STALLED
@@ -95,7 +95,7 @@ def last_sweeps(row: Row) -> float:
 
 
 def table(file: File) -> str:
-    """One line a gain."""
+    """One row per gain."""
     body = []
     for gain, rows in by_gain(file).items():
         exponents, sweeps = [row["lle"] for row in rows], [last_sweeps(row) for row in rows]

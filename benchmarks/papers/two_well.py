@@ -19,12 +19,12 @@ from models.recursions.two_well import STEP_SIZE, two_well
 # Seeds, and steps.
 SIZES = {"tiny": (2, 600), "cpu": (20, 10_000), "full": (20, 10_000)}
 
-# As published; and of the authors' code on 21 seeds at T = 10,000, run for design notes.
+# The published exponent; and sweeps of the authors' code on 21 seeds at T = 10,000, run for design notes.
 PUBLISHED_LLE, PUBLISHED_SWEEPS = "-0.0145", "12 to 35, median 23"
 
 
 def jobs(options: Options) -> Iterator[Job]:
-    """One path each."""
+    """One job per path."""
     num_seeds, num_steps = size_of(SIZES, options)
     for seed in range(num_seeds):
         yield Job("two_well", f"seed {seed}", partial(path_row, seed, num_steps))
@@ -51,7 +51,7 @@ def path_row(seed: int, num_steps: int, _options: Options) -> Row:
 
 
 def table(file: File) -> str:
-    """All seeds in a line."""
+    """One row for all seeds."""
     rows = file.table("two_well")
     if not rows:
         return markdown(("T",), [])
@@ -75,7 +75,7 @@ def table(file: File) -> str:
 
 
 def figure(file: File, panels: Any) -> Any:
-    """Sweeps against the length, and merit against the sweep, one line a seed."""
+    """Sweeps against the length, and merit against the sweep, one line per seed."""
     drawn, axes = panels(2)
     for row in file.table("two_well"):
         axes[0, 0].plot(row["lengths"], row["sweeps"], "C0", linewidth=0.6, alpha=0.6)

@@ -1,6 +1,6 @@
 """Rules that correct the block starts, from linearized block maps and defects.
 
-Each rule maps matrices A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. The
+Each rule maps operators A_c and defects d_c = e_{c-1} - x_c of all blocks to corrections delta_c of their starts. The
 solver overrides every rule in one place: the block after the exact prefix starts where that prefix ends, so that C
 sweeps always suffice.
 """
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from parsample.chain.transition import Vector
 from parsample.solver import affine
-from parsample.solver.affine import BlockMatrices
+from parsample.solver.operators import Operator
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Newton:
         if not 0 <= self.damping <= 1:
             raise ValueError(f"damping must lie between 0 and 1; got {self.damping!r}.")
 
-    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
+    def __call__(self, operators: Operator, defects: Float[Array, "C D"], _scale: Vector) -> Float[Array, "C D"]:
         """Corrections of all block starts."""
-        return affine.solve((1 - self.damping) * matrices if self.damping else matrices, defects)
+        return affine.solve((1 - self.damping) * operators if self.damping else operators, defects)
 
 
 @runtime_checkable
 class Correction(Protocol):
     """A rule that corrects block starts; instances are hashable."""
 
-    def __call__(self, matrices: BlockMatrices, defects: Float[Array, "C D"], scale: Vector, /) -> Float[Array, "C D"]:
+    def __call__(self, operators: Operator, defects: Float[Array, "C D"], scale: Vector, /) -> Float[Array, "C D"]:
         """Corrections of all block starts; `scale` is the standard deviation of the chain."""
         ...

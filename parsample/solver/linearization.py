@@ -1,8 +1,8 @@
 """Approximations of each block's Jacobian for Newton's method: zero, the identity, the diagonal, or the Jacobian.
 
 Tangents are propagated with the states of a block (forward mode), from seeds at its start to output tangents at its
-end. A linearization chooses the seeds, and builds the matrix A from the output tangents. In an accept-reject step, the
-branch taken is differentiated.
+end. A linearization chooses the seeds, and builds the operator A from the output tangents. In an accept-reject step,
+the branch taken is differentiated.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from parsample.solver.affine import BlockMatrices
+from parsample.solver.operators import DenseOperator, DiagonalOperator, Operator
 
 Tangents = Float[Array, "P D"]
 
@@ -43,9 +43,9 @@ class Zero(WithoutTangents):
     'CONVERGED'
     """
 
-    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
-        """The diagonal of A."""
-        return jnp.zeros_like(output_tangents, shape=output_tangents.shape[1:])
+    def operator(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> DiagonalOperator:
+        """A, from the dimension of the tangents only."""
+        return DiagonalOperator(jnp.zeros_like(output_tangents, shape=output_tangents.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Identity(WithoutTangents):
     100.0
     """
 
-    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
-        """The diagonal of A."""
-        return jnp.ones_like(output_tangents, shape=output_tangents.shape[1:])
+    def operator(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> DiagonalOperator:
+        """A, from the dimension of the tangents only."""
+        return DiagonalOperator(jnp.ones_like(output_tangents, shape=output_tangents.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class Diagonal:
             return jnp.eye(dimension, dtype=dtype)
         return jax.random.rademacher(rng_key, (self.num_probes, dimension), dtype)
 
-    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
-        """The diagonal of A, or its estimate."""
+    def operator(self, tangent_seeds: Tangents, output_tangents: Tangents) -> DiagonalOperator:
+        """A, or its estimate."""
         # With unit vectors as tangent_seeds the sum is the diagonal; with sign vectors it is Hutchinson's estimate.
         scale = 1 if self.num_probes is None else self.num_probes
-        return jnp.sum(tangent_seeds * output_tangents, axis=0) / scale
+        return DiagonalOperator(jnp.sum(tangent_seeds * output_tangents, axis=0) / scale)
 
 
 def check_probes(num_probes: int | None) -> None:
@@ -129,9 +129,9 @@ class Dense:
         """Unit vectors, shape (D, D)."""
         return jnp.eye(dimension, dtype=dtype)
 
-    def matrix(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, "D D"]:
+    def operator(self, _tangent_seeds: Tangents, output_tangents: Tangents) -> DenseOperator:
         """A."""
-        return output_tangents.T
+        return DenseOperator(output_tangents.T)
 
 
 @runtime_checkable
@@ -142,48 +142,9 @@ class Linearization(Protocol):
         """Tangents at the start of every block, shape (P, D)."""
         ...
 
-    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Array:
-        """A from one block's tangents: a diagonal, shape (D,), a matrix, (D, D), or small blocks, (n, K, K)."""
+    def operator(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Operator:
+        """A of one block, from its tangents at the start and at the end."""
         ...
-
-
-def bounded(matrices: BlockMatrices) -> Array:
-    """The matrices, scaled down to spectral norm 1 if they exceed it; non-finite matrices become 0.
-
-    Corrections then never grow from block to block, which keeps Newton's method from overshooting where curvature
-    varies. This changes the next iterate, not the equations solved. Each small block is scaled separately.
-    """
-    matrices = without_infinities(matrices)
-    if matrices.ndim == 2:
-        return jnp.clip(matrices, -1, 1)
-    each = matrices.reshape(-1, *matrices.shape[-2:])
-    return (each / jnp.maximum(_spectral_norms(each), 1)[:, None, None]).reshape(matrices.shape)
-
-
-def without_infinities(matrices: BlockMatrices) -> Array:
-    """The matrices, with 0 in place of each block's matrix that has a non-finite entry."""
-    axes = tuple(range(1, matrices.ndim))
-    return jnp.where(jnp.isfinite(matrices).all(axes, keepdims=True), matrices, 0)
-
-
-def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) -> Float[Array, " C"]:
-    """Largest singular values by power iteration on A^T A.
-
-    Eight rounds approach it from below to within a few percent, enough for a safeguard, at the cost of 16 small
-    products; a singular value decomposition costs hundreds.
-    """
-    largest = jnp.max(jnp.abs(matrices), axis=(1, 2), keepdims=True)
-    scaled = matrices / jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor vanish
-
-    def refine(_: Any, vectors: Array) -> Array:
-        vectors = jnp.einsum("cji,cj->ci", scaled, jnp.einsum("cij,cj->ci", scaled, vectors))
-        norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / jnp.where(norms > 0, norms, 1)
-
-    # A start without any pattern, so that a structured matrix is unlikely to be orthogonal to it.
-    start = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(matrices.shape[2]) ** 2), (matrices.shape[0], matrices.shape[2]))
-    vectors = jax.lax.fori_loop(0, num_iterations, refine, start.astype(matrices.dtype))
-    return largest[:, 0, 0] * jnp.linalg.norm(jnp.einsum("cij,cj->ci", scaled, vectors), axis=1)
 
 
 def push_forward(function: Callable, argument: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree, PyTree]:

@@ -20,8 +20,8 @@ from parsample.chain.transition import Inputs, Transition, Vector
 from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
 from parsample.internal.trees import entry, write
 from parsample.solver.grid import Grid
-from parsample.solver.linearization import bounded, without_infinities
 from parsample.solver.method import DEER
+from parsample.solver.operators import Operator
 from parsample.solver.progress import DeviceSummary, Progress, advance, max_sweeps, no_progress, verdict
 from parsample.solver.solution import Solution
 from parsample.solver.status import Status
@@ -257,17 +257,18 @@ def _corrections(
     it: _Iterate, defects: Float[Array, "C D"], sweep: Sweep, method: DEER, tolerance: Tolerance
 ) -> tuple[Float[Array, "C D"], Int[Array, ""]]:
     """Corrections delta_c of this device's block starts, and the number of sweeps so far with bounded Jacobians."""
-    matrices = jax.vmap(method.linearization.matrix, in_axes=(None, 0))(sweep.tangent_seeds, it.lanes.output_tangents)
+    linearize = jax.vmap(method.linearization.operator, in_axes=(None, 0))
+    operators = linearize(sweep.tangent_seeds, it.lanes.output_tangents)
     # Every device solves for all blocks, which costs less than a second exchange.
-    from_all_devices = sweep.collectives.all_gather((matrices, defects))
-    matrices, all_defects = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), from_all_devices)
+    from_all_devices = sweep.collectives.all_gather((operators, defects))
+    operators, all_defects = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), from_all_devices)
     # A block whose end is not finite must not spoil the corrections of all later blocks.
     all_defects = jnp.where(jnp.isfinite(all_defects).all(-1, keepdims=True), all_defects, 0)
 
-    def found(matrices: Array) -> Float[Array, "C D"]:
-        return method.correction(matrices, all_defects, tolerance.scale)
+    def found(operators: Operator) -> Float[Array, "C D"]:
+        return method.correction(operators, all_defects, tolerance.scale)
 
-    deltas, num_bounded = found(without_infinities(matrices)), it.num_bounded
+    deltas, num_bounded = found(operators.finite()), it.num_bounded
     if method.clip is not None:
         # A correction beyond `max_step` is an artefact of linearising across curvature and would spread to later ones.
         is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
@@ -275,7 +276,7 @@ def _corrections(
         num_bounded += ~(is_small | is_idle).all()
         bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
         bound = method.clip
-        deltas = jax.lax.cond(bounds, lambda: found(bound * bounded(matrices / bound)), lambda: deltas)
+        deltas = jax.lax.cond(bounds, lambda: found(bound * (operators / bound).bounded()), lambda: deltas)
     return jax.lax.dynamic_slice_in_dim(deltas, sweep.first_lane, len(defects)), num_bounded
 
 

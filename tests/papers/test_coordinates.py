@@ -1,4 +1,4 @@
-"""Coordinates against linear algebra, and what a diagonal says in the right ones."""
+"""Coordinates against linear algebra, and diagonal linearizations in principal axes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The papers' corrections of block starts against their definitions, and solved with, against the rollout."""
+"""The papers' corrections of block starts against their definitions, and solves with them against the rollout."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,30 @@ import numpy as np
 import pytest
 from chains import MATRIX, Recursion, noise
 from marks import slow
-from matrices import FORMS, full, random_matrices
+from matrices import FORMS, full, random_operators
 
 from benchmarks.papers.tools.coordinates import Coordinates
 from benchmarks.papers.tools.corrections import GradientDescent, NewtonIn, TrustRegion
 from benchmarks.papers.tools.linearizations import BlockDiagonal, DiagonalIn
 from benchmarks.papers.tools.predictability import merit as merit_of
+from benchmarks.papers.tools.small_blocks import SmallBlocksOperator
 from parsample import Dense, Identity, Newton, Status, Zero, deer, rollout
+from parsample.solver.operators import DenseOperator, Operator
 
+ALL_FORMS = (*FORMS, SmallBlocksOperator)
 C = 4
 DEFECTS = np.random.default_rng(5).normal(size=(C, 6))
 SCALE = np.array([0.01, 1.0, 3.0, 0.5, 20.0, 0.2])
 
 
-def corrected(correction, matrices: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(correction)(jnp.array(matrices), jnp.array(DEFECTS), jnp.array(SCALE)))
+def corrected(correction, operators: Operator) -> np.ndarray:
+    return np.asarray(jax.jit(correction)(operators, jnp.array(DEFECTS), jnp.array(SCALE)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ALL_FORMS)
 def test_a_trust_region_without_weight_is_newtons_method(form):
-    matrices = random_matrices(form, C)
-    np.testing.assert_allclose(corrected(TrustRegion(0.0), matrices), corrected(Newton(), matrices), rtol=1e-9)
+    operators = random_operators(form, C)
+    np.testing.assert_allclose(corrected(TrustRegion(0.0), operators), corrected(Newton(), operators), rtol=1e-9)
 
 
 def last_of_levenberg_marquardt(matrices: np.ndarray, num_blocks: int, weight: float) -> np.ndarray:
@@ -42,12 +45,12 @@ def last_of_levenberg_marquardt(matrices: np.ndarray, num_blocks: int, weight: f
     return np.linalg.lstsq(rows, right)[0][-dimension:] * SCALE
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ALL_FORMS)
 def test_trust_regions_correct_each_block_as_levenberg_and_marquardt_would_the_last(form):
-    # A filter knows the blocks up to its own: its mean is the last part of the minimiser over these.
-    weight, matrices = 0.3, random_matrices(form, C)
-    expected = [last_of_levenberg_marquardt(full(matrices), c, weight) for c in range(1, C + 1)]
-    np.testing.assert_allclose(corrected(TrustRegion(weight), matrices), expected, rtol=1e-8, atol=1e-12)
+    # The mean of the filter at block c uses blocks 1 to c only: it is the last part of their minimiser.
+    weight, operators = 0.3, random_operators(form, C)
+    expected = [last_of_levenberg_marquardt(full(operators), c, weight) for c in range(1, C + 1)]
+    np.testing.assert_allclose(corrected(TrustRegion(weight), operators), expected, rtol=1e-8, atol=1e-12)
 
 
 def bend(state: jax.Array, drive: jax.Array) -> jax.Array:
@@ -60,8 +63,8 @@ def test_gradient_descent_descends_the_merit_function():
     starts = jnp.concatenate([chain.initial_state[None], noise(num_steps - 1, 3, seed=1)])  # of blocks of one step
     defects = jax.vmap(bend)(starts, chain.inputs)[:-1] - starts[1:]
     defects = jnp.concatenate([jnp.zeros((1, 3)), defects])
-    matrices = jax.vmap(jax.jacfwd(bend))(starts, chain.inputs)
-    deltas = GradientDescent(0.1)(matrices, defects, jnp.ones(3))
+    operators = DenseOperator(jax.vmap(jax.jacfwd(bend))(starts, chain.inputs))
+    deltas = GradientDescent(0.1)(operators, defects, jnp.ones(3))
 
     def merit(guess: jax.Array) -> jax.Array:
         return merit_of(bend, chain.initial_state, chain.inputs[:-1], guess)
@@ -70,12 +73,12 @@ def test_gradient_descent_descends_the_merit_function():
     np.testing.assert_allclose(deltas[1:], -0.1 * jax.grad(merit)(starts[1:]), rtol=1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ALL_FORMS)
 def test_gradients_pull_by_the_transposed_matrices(form):
-    matrices = random_matrices(form, C)
-    pulled = np.einsum("cji,cj->ci", full(matrices)[:-1], DEFECTS[1:])
+    operators = random_operators(form, C)
+    pulled = np.einsum("cji,cj->ci", full(operators)[:-1], DEFECTS[1:])
     expected = 0.2 * (DEFECTS - np.vstack([pulled, np.zeros(6)]))
-    np.testing.assert_allclose(corrected(GradientDescent(0.2), matrices), expected, rtol=1e-12)
+    np.testing.assert_allclose(corrected(GradientDescent(0.2), operators), expected, rtol=1e-12)
 
 
 # With the solver
@@ -94,7 +97,7 @@ def chain() -> Recursion:
 
 
 TURNED = Coordinates.orthogonal(np.eye(4) + 0.5)
-# The sweeps that each may take; 40 are what any rule needs at most.
+# Linearization, correction, block size, most sweeps; no rule needs more sweeps than blocks, 40 or 6 here.
 PAIRS = [
     (Dense(), TrustRegion(0.1), 1, 20),
     slow(Dense(), GradientDescent(0.5), 1, 40),

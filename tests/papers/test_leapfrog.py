@@ -1,4 +1,4 @@
-"""The leapfrog recursion against BlackJAX's integrator, and solved along its steps by small blocks."""
+"""The leapfrog recursion against BlackJAX's integrator, and parallel solves along its steps with 2 x 2 blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ STEPS = jnp.arange(32)
 
 
 def recursion(logdensity, start, momentum, step_size, metric):
-    """The leapfrog steps of a trajectory; the momentum is half a step ahead."""
+    """Log density, leapfrog step and first phase point of a trajectory; the momentum is half a step ahead."""
     position, unravel = ravel_pytree(start)
 
     def of_vector(vector):

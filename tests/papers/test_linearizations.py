@@ -1,4 +1,4 @@
-"""Small blocks of matrices, and diagonals in other coordinates."""
+"""Small blocks of matrices, exact and estimated."""
 
 import itertools
 
@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import full, random_matrices
+from matrices import full, random_operators
 
 from benchmarks.papers.tools.linearizations import BlockDiagonal
+from benchmarks.papers.tools.small_blocks import SmallBlocksOperator
 
 KEY = jax.random.key(0)
 
@@ -18,8 +19,10 @@ def test_hutchinson_needs_a_probe():
         BlockDiagonal(2, 0)
 
 
-SMALL_BLOCKS = random_matrices("small blocks", 1)[0]  # three of 2 x 2
-OUTSIDE = 1 - full(np.ones((1, *SMALL_BLOCKS.shape)))[0]  # entries of a 6 x 6 matrix that belong to none of them
+OPERATORS = random_operators(SmallBlocksOperator, 1)  # one, of three 2 x 2 blocks
+SMALL_BLOCKS, INSIDE = OPERATORS.values[0], full(OPERATORS)[0]
+# 1 at the entries of a 6 x 6 matrix outside these blocks
+OUTSIDE = 1 - full(SmallBlocksOperator(jnp.ones_like(OPERATORS.values)))[0]
 
 
 @pytest.mark.parametrize("num_probes", [None, 1, 3])
@@ -27,20 +30,20 @@ def test_small_blocks_of_a_matrix_that_has_nothing_else_are_found_exactly(num_pr
     linearization = BlockDiagonal(2, num_probes)
     tangent_seeds = linearization.tangent_seeds(KEY, 6, jnp.float64)
     assert tangent_seeds.shape == (6 if num_probes is None else 2 * num_probes, 6)
-    found = linearization.matrix(tangent_seeds, tangent_seeds @ full(SMALL_BLOCKS[None])[0].T)
-    np.testing.assert_allclose(found, SMALL_BLOCKS, atol=1e-15)
+    found = linearization.operator(tangent_seeds, tangent_seeds @ INSIDE.T)
+    np.testing.assert_allclose(found.values, SMALL_BLOCKS, atol=1e-15)
 
 
 def test_small_blocks_are_picked_out_of_any_matrix_and_their_estimates_are_unbiased():
-    matrix = full(SMALL_BLOCKS[None])[0] + OUTSIDE * np.random.default_rng(1).normal(size=(6, 6))
-    np.testing.assert_array_equal(BlockDiagonal(2).matrix(jnp.eye(6), jnp.array(matrix.T)), SMALL_BLOCKS)
+    matrix = INSIDE + OUTSIDE * np.random.default_rng(1).normal(size=(6, 6))
+    np.testing.assert_array_equal(BlockDiagonal(2).operator(jnp.eye(6), jnp.array(matrix.T)).values, SMALL_BLOCKS)
     signs = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))
     zero = np.zeros_like(signs)
     tangent_seeds = jnp.array(np.stack([np.hstack([signs, zero]), np.hstack([zero, signs])], axis=1).reshape(-1, 6))
     np.testing.assert_allclose(
-        BlockDiagonal(2, 8).matrix(tangent_seeds, tangent_seeds @ matrix.T), SMALL_BLOCKS, atol=1e-15
+        BlockDiagonal(2, 8).operator(tangent_seeds, tangent_seeds @ matrix.T).values, SMALL_BLOCKS, atol=1e-15
     )
-    one = BlockDiagonal(2, 1).matrix(tangent_seeds[:2], tangent_seeds[:2] @ matrix.T)
+    one = BlockDiagonal(2, 1).operator(tangent_seeds[:2], tangent_seeds[:2] @ matrix.T).values
     assert np.abs(one - SMALL_BLOCKS).max() > 0.1
 
 

@@ -1,4 +1,4 @@
-"""The papers' experiments in tiny sizes, each by its own jobs, table and figure, and what it is there to show."""
+"""The papers' experiments in tiny sizes: each runs its jobs, writes its table and figure, and shows its claim."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ TINY = suite.Options(scale="tiny", repeats=1, cores=1)
 
 
 def rehearsed(name, out, only=None):
-    """Rows of an experiment by table, all measured; its table has been written and its figure drawn."""
+    """Run an experiment without errors, write its table, draw its figure, and return its rows by table."""
     rows = run_group(f"papers.{name}", replace(TINY, out=out, only=only))
     assert [row.get("error") for row in rows] == [None] * len(rows)
     (file,) = load(out)
@@ -102,7 +102,7 @@ def test_a_maximum_mean_discrepancy_tells_samples_apart():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 1000, 2))
     assert chains._mmd(first, first) == 0
-    # Of two samples of 1000 it is about sqrt(2 (1 - E k) / n); of shifted ones that of the distributions.
+    # Two samples of one law, n = 1000: about sqrt(2 (1 - E k) / n). Shifted samples: the discrepancy of the two laws.
     near, far = chains._mmd(first, second), chains._mmd(first, second + 1)
     assert 0.01 < near < 0.06 < far
     assert far == pytest.approx(np.sqrt(2 / 3 * (1 - np.exp(-1 / 3))), rel=0.1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import MATRIX, Recursion, affine, affine_step, contraction, fade, logistic_map, noise
+from warned import warns_here
 
 from benchmarks.papers.tools.predictability import (
     conditioning,
@@ -41,7 +42,7 @@ def test_bounds_enclose_the_smallest_singular_value_of_scalar_recursions(factor)
     log_mu = 2 * log_smallest(jacobian)
     assert found.log_mu_lower <= log_mu <= found.log_mu_upper
     assert np.log(np.linalg.norm(jacobian, 2)) - log_mu / 2 <= found.log_condition
-    if factor == 0.5:  # predictable: mu is (1 - 0.5)^2 and the condition 1.5 / 0.5, however long the path
+    if factor == 0.5:  # predictable: mu is (1 - 0.5)^2 and the condition 1.5 / 0.5, at any length
         np.testing.assert_allclose([found.log_mu_lower, log_mu], 2 * np.log(0.5), atol=0.01)
         np.testing.assert_allclose(found.log_condition, np.log(3), rtol=1e-6)
     if factor == 2.0:  # chaotic: exponentially small, and known within a factor of four
@@ -124,7 +125,7 @@ def test_sweeps_of_a_path_twice_as_long_are_foretold(name, least, most):
 
 
 def test_nothing_is_foretold_from_a_solve_that_did_not_converge():
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*logistic_map(100), scale=jnp.ones(1), max_iters=30, stall_after=1000)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert int(solution.exact_prefix) > 16
@@ -139,9 +140,9 @@ def test_a_short_solve_foretells_nothing():
         predicted_sweeps(deer(*chain), 0)
 
 
-# How much more products of Jacobians may grow than their exponent says
+# Overshoot: growth of products of Jacobians beyond their exponent
 
-SHEAR = np.array([[0.5, 20.0], [0.0, 0.4]])  # shrinks in the end, after growing
+SHEAR = np.array([[0.5, 20.0], [0.0, 0.4]])  # grows at first, then shrinks
 
 
 def test_overshoot_is_the_least_that_bounds_every_stretch():
@@ -152,7 +153,7 @@ def test_overshoot_is_the_least_that_bounds_every_stretch():
     excess = level[:, None, :] - level[:, :, None] - float(result.lle) * (steps[None] - steps[:, None])[None]
     excess = np.where((steps[None] >= steps[:, None])[None], excess, -np.inf)
     assert np.log(overshoot(result)) == pytest.approx(excess.max(), abs=1e-9)
-    # Of all tangents, the products of the Jacobians themselves grow the most; many tangents come near that.
+    # The norm of a product of Jacobians bounds the growth of every tangent; the largest of many comes near it.
     products = [np.linalg.norm(np.linalg.matrix_power(SHEAR, k), 2) * np.exp(-float(result.lle) * k) for k in steps]
     assert 0.8 * max(products) <= overshoot(result) <= max(products) * (1 + 1e-9)
     assert max(products) > 20
@@ -184,9 +185,9 @@ def test_exponents_of_the_lorenz_attractor_add_up_to_its_divergence():
     jacobians = jax.vmap(jax.jacfwd(chain.step))(before, chain.inputs)
     determinants = np.log(np.abs(np.linalg.det(np.asarray(jacobians))))
     np.testing.assert_allclose(found.exponents.sum(), determinants[1000:].mean() / dt, rtol=1e-9)
-    # Of the flow: -(sigma + 1 + beta); Euler's steps are off in the first order of dt.
+    # The divergence of the flow is -(sigma + 1 + beta); Euler's steps deviate from it to first order in dt.
     np.testing.assert_allclose(found.exponents.sum(), -(10 + 1 + 8 / 3), rtol=0.03)
-    # Along the path one exponent is 0.
+    # The exponent in the direction of the path is 0.
     assert abs(float(found.exponents[1])) < 5 * float(found.se[1]) + 0.05
     assert float(found.exponents[0]) > 0.7
     assert float(found.exponents[2]) < -14
@@ -233,7 +234,7 @@ def test_the_first_merit_is_that_of_the_guess():
     guess = noise(num_steps, 3, seed=1)
     solution = deer(*chain, initial_guess=guess)
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 2)
-    # Starts of blocks are compared; the state after the last step is no block's start, and right by construction.
+    # The merit compares block starts; the state after the last step starts no block and is right by construction.
     expected = merit(chain.step, chain.initial_state, chain.inputs[:-1], guess[:-1])
     np.testing.assert_allclose(float(solution.merit_history[0]), float(expected), rtol=1e-12)
     assert float(solution.merit_history[1]) < 1e-20
@@ -261,7 +262,7 @@ def test_one_long_solve_tells_the_sweeps_of_every_shorter_one():
 
 
 def test_what_a_stopped_solve_did_not_reach_takes_for_ever():
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*logistic_map(100), max_iters=5, scale=jnp.ones(1))
     assert Status(int(solution.status)) is Status.MAX_ITERS
     reached = int(solution.prefix_history.max())

@@ -1,4 +1,4 @@
-"""Windows that slide along a path: the rollout again, with less in memory at a time."""
+"""Windows that slide along a path find the rollout with less memory."""
 
 import warnings
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from chains import Recursion, contraction, logistic_map, noise
 from marks import slow
+from warned import warns_here
 
 from benchmarks.papers.tools.sliding import deer_in_windows
 from parsample import Dense, Diagonal, ParallelStallWarning, Status, Zero, deer, rollout
@@ -77,16 +78,16 @@ def jumps_of_chaos(solution, chaos: Recursion) -> np.ndarray:
 @pytest.mark.slow
 def test_chaos_stalls_in_a_window_and_is_finished_step_by_step():
     chaos = logistic_map(600)
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = deer_in_windows(*chaos, window=100)
     assert Status(int(solution.status)) is Status.STALLED
     prefix, jumps = int(solution.exact_prefix), jumps_of_chaos(solution, chaos)
     assert 1 <= prefix < 600
     assert jumps[prefix:].max() == 0
     assert jumps.max() < 1e-10
-    if prefix < 100:  # nothing but the first window, whose beginning is exact
+    if prefix < 100:  # the solve stalled in the first window, whose beginning is exact
         np.testing.assert_array_equal(solution.states, rollout(*chaos))
-    # The rest was evaluated step by step, so that every step costs one evaluation at the least.
+    # The rest was evaluated step by step, so every step costs at least one evaluation.
     assert float(solution.evals_per_step) >= 1
 
 
@@ -94,14 +95,14 @@ def test_windows_of_few_blocks_get_through_chaos_within_tolerance():
     chaos = logistic_map(600)
     solution = deer_in_windows(*chaos, block_size=16, window=64)
     assert Status(int(solution.status)) is Status.CONVERGED
-    # Any difference doubles at every step, so that the path is another one soon, but one of this map all the same.
+    # Differences double at every step, so the path soon departs from the rollout, but it is still a path of this map.
     assert jumps_of_chaos(solution, chaos).max() < 1e-9
     np.testing.assert_allclose(solution.states[:16], rollout(*chaos)[:16], rtol=1e-9)
 
 
 @pytest.mark.slow
 def test_what_lies_beyond_the_part_that_is_wanted_may_overflow():
-    # Attracted from near and repelled from afar: guesses of 3 are infinite within a block until the front gets there.
+    # The map attracts small states and repels large ones: blocks that start from guesses of 3 overflow until corrected.
     chain = Recursion(lambda s, u: 0.5 * s + s**3 + 0.01 * u, jnp.zeros(1), noise(160, 1))
     settings = {"window": 80, "block_size": 10, "initial_guess": jnp.full((160, 1), 3.0), "clip": None}
     with warnings.catch_warnings():

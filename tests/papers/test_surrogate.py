@@ -1,4 +1,4 @@
-"""Surrogate accept steps: BlackJAX's chains in value, soft mixtures in derivative."""
+"""Surrogate accept steps: values of BlackJAX's chains, derivatives of soft mixtures."""
 
 import blackjax
 import jax
@@ -48,7 +48,7 @@ def test_the_chain_is_blackjaxs_own(name):
         np.testing.assert_allclose(found[leaf], expected[leaf], atol=1e-12)
 
 
-# The soft mixtures, from log densities of normals and a leapfrog written out
+# The soft mixtures, from normal log densities and explicit leapfrog steps
 
 
 def soft_mala(position: jax.Array, key: jax.Array, temperature: float) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chains import contraction, isotropic, logistic_map, logistic_step
 from checks import KEY, examined
+from warned import warns_here
 
 from parsample import ParallelStallWarning, Report, as_recursion, check
 
@@ -96,7 +97,7 @@ def test_the_same_chain_in_float64_meets():
 
 
 def test_check_warns_when_it_will_not_pay():
-    with pytest.warns(ParallelStallWarning, match="did not meet"):
+    with warns_here(ParallelStallWarning, match="did not meet"):
         found = check(KEY, blackjax.normal_random_walk(isotropic, jnp.eye(2)), jnp.zeros(2), num_steps=5_000)
     assert not found.parallelizable
 
@@ -136,7 +137,7 @@ def test_a_contraction_is_predictable():
 
 def test_a_chaotic_recursion_is_not():
     chaos = logistic_map(5000)
-    with pytest.warns(ParallelStallWarning, match=r"evaluated sequentially: the chain is not predictable"):
+    with warns_here(ParallelStallWarning, match=r"evaluated sequentially: the chain is not predictable"):
         found = check(KEY, chaos.step, chaos.initial_state, inputs=chaos.inputs)
     assert found.lle == pytest.approx(np.log(2), abs=5 * found.lle_se)
     assert np.isinf(found.coalescence).all()

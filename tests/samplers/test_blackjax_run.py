@@ -13,6 +13,7 @@ import pytest
 from algorithms import KEY, TARGETS, assert_same, build, first_and_acceptance
 from chains import gaussian, gaussian_start
 from marks import slow
+from warned import warns_here
 
 import parsample
 from parsample import (
@@ -136,7 +137,7 @@ def test_keys_that_are_split_in_the_old_way_give_their_own_chain():
 def test_a_chain_that_never_meets_is_finished_step_by_step_and_said_so():
     algorithm = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, T, initial_position=jnp.ones(2))
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         ours = run_inference_algorithm(
             KEY, algorithm, T, initial_position=jnp.ones(2), method=DEER(10, Zero(), stall_after=3)
         )
@@ -218,13 +219,13 @@ def test_arguments_may_lie_anywhere(place):
     algorithm = blackjax.mala(gaussian, 0.1)
     start = jax.device_put(gaussian_start(), place)
     settings = {"method": DEER(50, Zero(), stall_after=1), "devices": DEVICES[:2]}  # stalls, then runs on one
-    with pytest.warns(ParallelStallWarning):
+    with warns_here(ParallelStallWarning):
         halfway = parsample.evaluate_inference_algorithm(
             KEY_ON_DEVICES, algorithm, 150, initial_position=start, **settings
         )
     arguments = (KEY_ON_DEVICES, algorithm, 150, halfway.final)
     expected = parsample.run_inference_algorithm(*arguments, method="sequential")
-    with pytest.warns(ParallelStallWarning):
+    with warns_here(ParallelStallWarning):
         shared = parsample.run_inference_algorithm(*arguments, **settings)
     for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-8)

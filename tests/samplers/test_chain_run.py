@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithms import KEY, assert_same, build, first_and_acceptance
+from warned import warns_here
 
 from parsample import ParallelStallWarning, Status, evaluate_inference_algorithm, run_inference_algorithm
 
@@ -55,7 +56,7 @@ def test_auto_goes_on_step_by_step_where_lanes_gain_nothing(monkeypatch):
     algorithm, start = build("mala", "gaussian")
     arguments = {"initial_position": start, "transform": first_and_acceptance}
     theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 6000, **arguments)
-    with pytest.warns(ParallelStallWarning, match="The rest of this chain will be evaluated sequentially") as caught:
+    with warns_here(ParallelStallWarning, match="The rest of this chain will be evaluated sequentially") as caught:
         ours = run_inference_algorithm(KEY, algorithm, 6000, **arguments)
     assert len(caught) == 1
     assert_same(ours, theirs)
@@ -67,7 +68,7 @@ def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypa
     walk = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
     arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
     theirs = blackjax.util.run_inference_algorithm(KEY, walk, 5000, **arguments)
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         ours = run_inference_algorithm(KEY, walk, 5000, **arguments)
     assert_same(ours, theirs)
 
@@ -82,7 +83,7 @@ def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monke
     monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)  # independent of timings
     monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.3)
     arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = evaluate_inference_algorithm(KEY, blackjax.mala(noisy, 0.2), 12_000, **arguments)
     assert float(solution.defect) < 1e-2
     assert float(solution.evals_per_step) < 4
@@ -97,7 +98,7 @@ def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(m
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
     walk = blackjax.normal_random_walk(density, 0.5 * jnp.eye(2))
     kwargs = {"initial_position": jnp.zeros(2), "transform": lambda state, _: state.position}
-    with pytest.warns(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:
+    with warns_here(ParallelStallWarning, match="no batching rule.*vmap_method") as caught:
         _, found = run_inference_algorithm(KEY, walk, 5000, method="auto", **kwargs)
     assert len(caught) == 1
     _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)

@@ -11,6 +11,7 @@ import pytest
 from chains import black_box, gaussian, gaussian_start
 from refusals import refused
 from runs import KEY, assert_same_draws, run
+from warned import warns_here
 
 from parsample import ParallelStallWarning, Status
 from parsample.samplers.prepare import _share_of_chains
@@ -22,7 +23,7 @@ def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatc
     expected = run("hmc", "sequential", 4000)
     monkeypatch.setattr("parsample.samplers.prepare.depends_on_single_steps", lambda *_: True)
     monkeypatch.setattr("parsample.samplers.prepare._share_of_chains", lambda *timed: cost * _share_of_chains(*timed))
-    with pytest.warns(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
+    with warns_here(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
         result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
     assert result.status is status
     assert result.report.measured.seconds_to_compile == 0
@@ -31,7 +32,7 @@ def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatc
 
 def test_a_black_box_that_cannot_be_batched_runs_step_by_step_with_one_warning():
     density = functools.partial(black_box, vmap_method=None)
-    with pytest.warns(ParallelStallWarning, match=r"calls back to Python.*vmap_method") as caught:
+    with warns_here(ParallelStallWarning, match=r"calls back to Python.*vmap_method") as caught:
         result = sample(
             KEY, density, jnp.zeros(1), num_samples=60, num_warmup=100, num_chains=2, kernel="metropolis",
             progress_bar=False,

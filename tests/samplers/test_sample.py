@@ -11,6 +11,7 @@ import pytest
 from chains import gaussian, gaussian_start, logistic_regression, logistic_regression_start
 from refusals import refused
 from runs import KERNELS_TESTED, KEY, assert_same_draws, first_draws, run
+from warned import warns_here
 
 import parsample
 from parsample import ParallelStallWarning, Status
@@ -162,7 +163,7 @@ def test_chains_have_their_own_randomness():
 
 def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monkeypatch):
     monkeypatch.setattr("parsample.samplers.sample.PATIENCE", 0.0)
-    with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
+    with warns_here(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
         result = sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=False)
     assert len(caught) == 1
     assert (result.status, result.defect) == (Status.STALLED, 0)
@@ -178,7 +179,7 @@ def modes(x: jax.Array) -> jax.Array:
 
 
 def test_auto_says_beforehand_that_lanes_do_not_meet():
-    with pytest.warns(ParallelStallWarning, match=r"will be evaluated sequentially.*Try: .+\.$") as caught:
+    with warns_here(ParallelStallWarning, match=r"will be evaluated sequentially.*Try: .+\.$") as caught:
         result = sample(KEY, modes, jnp.zeros(2), num_samples=300, num_warmup=200, progress_bar=False)
     assert len(caught) == 1
     assert (result.status, result.report.parallelizable, result.evals_per_step) == (Status.SEQUENTIAL, False, 1)
@@ -186,6 +187,12 @@ def test_auto_says_beforehand_that_lanes_do_not_meet():
     assert result.report.remedy
     assert "lanes disagree" in result.adaptation.unsettled
     assert "lanes disagree" in str(result.report)
+
+
+def test_check_sampler_warns_that_lanes_do_not_meet():
+    with warns_here(ParallelStallWarning, match="will be evaluated sequentially"):
+        found = check_sampler(KEY, modes, jnp.zeros(2), num_samples=300, num_warmup=200)
+    assert not found.parallelizable
 
 
 def test_check_sampler_reports_what_auto_would_do():

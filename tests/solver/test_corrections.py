@@ -1,22 +1,23 @@
-"""Corrections of block starts against their definitions, and solved with, against the rollout."""
+"""Corrections of block starts against their definitions, and solves with them against the rollout."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import Recursion, noise
-from matrices import FORMS, random_matrices
+from matrices import FORMS, random_operators
 
 from parsample import Newton, Status, deer, rollout
 from parsample.solver import affine
+from parsample.solver.operators import Operator
 
 C = 4
 DEFECTS = np.random.default_rng(5).normal(size=(C, 6))
 SCALE = np.array([0.01, 1.0, 3.0, 0.5, 20.0, 0.2])
 
 
-def corrected(correction, matrices: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(correction)(jnp.array(matrices), jnp.array(DEFECTS), jnp.array(SCALE)))
+def corrected(correction, operators: Operator) -> np.ndarray:
+    return np.asarray(jax.jit(correction)(operators, jnp.array(DEFECTS), jnp.array(SCALE)))
 
 
 # The rules
@@ -24,10 +25,10 @@ def corrected(correction, matrices: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("damping", [0.0, 0.3, 1.0])
-def test_damping_scales_the_matrices(damping, form):
-    matrices = random_matrices(form, C)
-    expected = affine.solve(jnp.array((1 - damping) * matrices), jnp.array(DEFECTS))
-    np.testing.assert_allclose(corrected(Newton(damping), matrices), expected, rtol=1e-12)
+def test_damping_scales_the_operators(damping, form):
+    operators = random_operators(form, C)
+    expected = affine.solve((1 - damping) * operators, jnp.array(DEFECTS))
+    np.testing.assert_allclose(corrected(Newton(damping), operators), expected, rtol=1e-12)
     if damping == 1:
         np.testing.assert_array_equal(expected, DEFECTS)
 

@@ -1,4 +1,4 @@
-"""`deer` as users call it: its settings, under transformations, and from arguments that lie anywhere."""
+"""`deer` as users call it: its settings, under jit and vmap, and with arguments on any device."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A solve that stalls is finished step by step, and is the rollout."""
+"""A stalled solve is finished step by step and equals the rollout."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from chains import Recursion, logistic_map, noise
 from marks import slow
 from paths import T, assert_same_path
+from warned import warns_here
 
 import parsample
 from parsample import DEER, Dense, Identity, ParallelStallWarning, Status, Zero, deer, rollout
@@ -21,25 +22,25 @@ DEVICES = jax.devices()
 @pytest.mark.parametrize(("linearization", "block_size"), [(Dense(), 1), (Dense(), 16), (Zero(), 16)], ids=str)
 def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, start):
     chaos = logistic_map(600, start)
-    with pytest.warns(ParallelStallWarning, match=r"blocks stopped meeting.*cost more than a sequential run"):
+    with warns_here(ParallelStallWarning, match=r"blocks stopped meeting.*cost more than a sequential run"):
         solution = deer(*chaos, block_size=block_size, linearization=linearization)
     assert Status(int(solution.status)) is Status.STALLED
     assert int(solution.exact_prefix) < 600
-    # Chaos doubles any difference at every step: equal to rounding means equal.
+    # Chaos doubles any difference at every step, so a path close to the rollout must equal it exactly.
     np.testing.assert_array_equal(solution.states, rollout(*chaos))
     assert float(solution.defect) == 0.0
 
 
 @pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str)
 def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(linearization, num_tangents):
-    # Neutral, not chaotic: no difference shrinks, none grows, so that the path is well defined to rounding.
+    # Neutral, not chaotic: differences neither shrink nor grow, so the path is well defined to rounding.
     def rotate(state: jax.Array, drive: jax.Array) -> jax.Array:
         angle = drive + 2.0 * jnp.sum(state**2)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         return jnp.stack([cos * state[0] - sin * state[1], sin * state[0] + cos * state[1]])
 
     chain = Recursion(rotate, jnp.array([1.0, 0.0]), noise(600))
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = deer(*chain, block_size=16, linearization=linearization, stall_after=2)
     assert Status(int(solution.status)) is Status.STALLED
     assert int(solution.num_iters) == 2
@@ -51,7 +52,7 @@ def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(lineariz
 @pytest.mark.parametrize(("linearization", "block_size"), [(Zero(), 10), slow(Dense(), 1)], ids=str)
 def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block_size):
     chain = logistic_map(403)
-    with pytest.warns(ParallelStallWarning, match="step by step"):
+    with warns_here(ParallelStallWarning, match="step by step"):
         solution = deer(*chain, block_size=block_size, linearization=linearization, stall_after=5, devices=DEVICES[:3])
     assert Status(int(solution.status)) is Status.STALLED
     np.testing.assert_array_equal(solution.states, rollout(*chain))

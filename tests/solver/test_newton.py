@@ -1,4 +1,4 @@
-"""Block DEER against the sequential rollout: the path, what it does not depend on, and its certificate."""
+"""Block DEER against the sequential rollout: the path, its independence of guess and settings, its certificate."""
 
 import itertools
 
@@ -10,6 +10,7 @@ from chains import Recursion, affine, contraction, diagonal_step, fade, logistic
 from jax.sharding import PartitionSpec
 from marks import slow
 from paths import PATIENT, T, assert_same_path, residuals
+from warned import warns_here
 
 from parsample import (
     Dense,
@@ -26,7 +27,7 @@ from parsample import (
 DEVICES = jax.devices()
 LINEARIZATIONS = [Dense(), Diagonal(), Diagonal(3), Identity(), Zero()]
 BLOCK_SIZES = [1, 7, 16, T - 1, T]
-# All of them are solved; the default run has every linearization and every block size.
+# The slow run solves all pairs; the default run has every linearization and every block size.
 DEFAULT = [
     (Dense(), 1),
     (Zero(), 1),
@@ -63,7 +64,7 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
     assert np.isfinite(solution.defect_history[:num_iters]).all()
     assert np.isnan(solution.defect_history[num_iters:]).all()
     assert int(solution.exact_prefix) == T
-    # Two coordinates may count as met by the last digits of their size, which is a few standard deviations here.
+    # The defect may exceed `atol` by `rtol` times the size of the state, which is a few standard deviations here.
     assert float(solution.defect) < 2e-10
 
 
@@ -71,7 +72,7 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
 @pytest.mark.parametrize(("block_size", "sweeps"), [(1, 3), slow(3, 4)])
 def test_after_k_sweeps_k_blocks_are_exact_whatever_the_linearization(linearization, block_size, sweeps):
     chaos = logistic_map(60)
-    with pytest.warns(UncertifiedChainWarning, match="stopped at max_iters"):
+    with warns_here(UncertifiedChainWarning, match="stopped at max_iters"):
         solution = deer(*chaos, block_size=block_size, linearization=linearization, max_iters=sweeps)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert int(solution.num_iters) == sweeps
@@ -116,7 +117,7 @@ def test_newton_converges_quadratically(chain):
     assert (late[1:] <= 10 * late[:-1] ** 2 + 1e-14).all()
 
 
-# What the path does not depend on
+# Independence of the guess and of settings
 
 
 @pytest.mark.parametrize("linearization", [Dense(), Zero()], ids=str)
@@ -162,7 +163,7 @@ def test_the_defect_is_the_jump_left_inside_blocks():
     assert Status(int(solution.status)) is Status.CONVERGED
     jumps = residuals(chain, solution.states)
     assert 1e-6 < float(solution.defect) <= 1e-2
-    # A jump of the state, in units of the scale, shrinks by 0.9 in the step after it.
+    # The defect is a jump of the state in units of the scale; the step after it shrinks the jump by a factor of 0.9.
     np.testing.assert_allclose(jumps.max(), 0.9 * 2.0 * float(solution.defect), rtol=1e-6)
 
 
@@ -174,7 +175,7 @@ def test_the_defect_is_the_jump_left_between_blocks(linearization):
     solution = deer(*chain, **settings, atol=1e-2)
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 1)
     np.testing.assert_allclose(float(solution.defect), 0.002, rtol=1e-9)
-    # Ten steps on, 0.9^10 of it is left: the next block starts that far from where it is reached.
+    # After the ten steps of block 3, 0.9^10 of the jump is left between its end and the start of block 4.
     np.testing.assert_allclose(solution.block_defects[0], [0, 0, 0, 0.002, 0.002 * 0.9**10, 0], atol=1e-12)
     assert int(np.argmax(residuals(chain, solution.states))) == 30
 
@@ -200,7 +201,7 @@ def test_float32_finds_the_path_to_its_own_rounding(linearization, float32):
 
 
 def keeping(rates: jax.Array) -> Recursion:
-    """Keeps so much of its state in each step, and adds noise to it."""
+    """A recursion that multiplies its state by ``rates[t]`` in step t, and adds noise."""
 
     def step(state: jax.Array, drive: tuple) -> jax.Array:
         rate, u = drive
@@ -209,13 +210,8 @@ def keeping(rates: jax.Array) -> Recursion:
     return Recursion(step, jnp.array(7.0), (rates, noise(len(rates))))
 
 
-def forgetting_at(places: list[int], num_steps: int) -> Recursion:
-    """Keeps all of its state, but forgets it, exactly, in some steps."""
-    return keeping(jnp.ones(num_steps).at[jnp.array(places)].set(0.0))
-
-
 def test_blocks_that_have_met_stay_as_they_are():
-    # All blocks but the fourth bring a difference down to 1e-12, within tolerance but not to nothing.
+    # All blocks but the fourth shrink a difference to 1e-12 of its size: within tolerance, but not to zero.
     chain = keeping(jnp.full(400, 0.5).at[120:160].set(1.0))
     solution = deer(*chain, block_size=40, linearization=Zero(), scale=jnp.array(1.0))
     assert (Status(int(solution.status)), int(solution.num_iters)) == (Status.CONVERGED, 3)
@@ -226,14 +222,14 @@ def test_blocks_that_have_met_stay_as_they_are():
 
 
 def test_the_exact_front_takes_in_blocks_that_have_met():
-    # Rounding is left where blocks meet, and one near the end never forgets: it must not cost the others.
+    # Blocks meet to within rounding only, and those near the end never forget: they must not shorten the exact prefix.
     def step(state: jax.Array, drive: tuple) -> jax.Array:
         rate, u = drive
         return jnp.where(rate > 1, 4 * state * (1 - state), rate * state + jnp.abs(jnp.sin(u)) * (1 - rate))
 
     rates = jnp.full(3200, 0.5).at[2400:].set(2.0)  # a contraction to within (0, 1), then chaos
     chain = Recursion(step, jnp.array(0.3), (rates, noise(3200)))
-    with pytest.warns(ParallelStallWarning, match="blocks stopped meeting"):
+    with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = deer(*chain, block_size=40, linearization=Zero())
     assert int(solution.exact_prefix) >= 2400
     np.testing.assert_array_equal(solution.states, rollout(*chain))

@@ -1,4 +1,4 @@
-"""Where a solve stands: the front, and how many sweeps can pay."""
+"""Progress of a solve: the number of leading exact blocks, and the number of sweeps that can pay."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def test_the_front_ends_where_the_first_device_has_not_met(num_met, front):
     ("method", "num_tangents", "limit", "most"),
     [
         (DEER(10, Zero()), 0, 25, 25),  # a quarter of the blocks
-        (DEER(10), 3, 16, 16),  # tangents cost as much as states; but at least 16
+        (DEER(10), 3, 16, 16),  # tangents cost as much as states, but the limit is at least 16
         (DEER(10, stall_after=5), 3, 5, 5),
         (DEER(10, Zero(), max_iters=7), 0, 25, 7),
         (DEER(100, Zero()), 0, 16, 10),  # as many sweeps as blocks always suffice

@@ -1,4 +1,4 @@
-"""Solutions: what they keep of a solve, and the certificate of a rollout."""
+"""Solutions: the merit of a solve, and the certificate of a rollout."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ def test_a_rollout_is_certified_by_definition():
     transition, start = from_step(lambda s, u: 0.5 * s + u, jnp.zeros(2))
     found = rolled_out(transition, start, as_inputs(jnp.ones((10, 2))))
     assert Status(int(found.status)) is Status.SEQUENTIAL
-    # 2 (1 - 2^-10), in numbers that have no rounding.
+    # 2 (1 - 2^-10), without rounding.
     np.testing.assert_array_equal(found.final, [1.998046875, 1.998046875])
     np.testing.assert_array_equal(found.block_ends, found.final[None])
     assert (float(found.defect), float(found.evals_per_step)) == (0, 1)

@@ -1,4 +1,4 @@
-"""How a solve ends, and how users are told."""
+"""The statuses of solves, and their warnings."""
 
 import re
 
@@ -9,6 +9,7 @@ import pytest
 from chains import Recursion, contraction, noise
 from marks import slow
 from paths import T, assert_same_path
+from warned import warns_here
 
 from parsample import (
     Dense,
@@ -36,7 +37,7 @@ def truth(chain):
     return rollout(*chain)
 
 
-# What users are told
+# Warnings
 
 
 def test_only_stopped_and_broken_paths_are_not_the_chains_own():
@@ -45,7 +46,7 @@ def test_only_stopped_and_broken_paths_are_not_the_chains_own():
 
 
 def test_a_path_that_was_found_as_asked_for_raises_no_warning():
-    # Warnings are errors.
+    # The tests turn warnings into errors.
     warn_of(Status.CONVERGED)
     warn_of(Status.SEQUENTIAL)
 
@@ -68,7 +69,7 @@ def test_one_warning_says_what_happened_and_tells_slow_paths_from_wrong_ones(sta
 
 
 def test_max_iters_warns_and_says_how_far_the_path_is_exact(chain, truth):
-    with pytest.warns(UncertifiedChainWarning, match=r"exact only up to its exact prefix.*Raise max_iters"):
+    with warns_here(UncertifiedChainWarning, match=r"exact only up to its exact prefix.*Raise max_iters"):
         solution = deer(*chain, block_size=2, linearization=Zero(), max_iters=3)
     assert Status(int(solution.status)) is Status.MAX_ITERS
     assert not Status.MAX_ITERS.is_exact
@@ -87,7 +88,7 @@ def test_a_path_that_is_truly_nan_is_reported_not_repaired(linearization, block_
         return jnp.where(t == 25, jnp.nan, 0.5 * state + u)
 
     chain = Recursion(step, jnp.ones(2), (jnp.arange(T), noise(T, 2)))
-    with pytest.warns(UncertifiedChainWarning, match="NaN or infinite"):
+    with warns_here(UncertifiedChainWarning, match="NaN or infinite"):
         solution = deer(*chain, block_size=block_size, linearization=linearization)
     assert Status(int(solution.status)) is Status.NON_FINITE
     assert np.isnan(solution.states[25:]).all()
@@ -96,13 +97,13 @@ def test_a_path_that_is_truly_nan_is_reported_not_repaired(linearization, block_
 
 def test_an_overflowing_path_is_reported():
     chain = Recursion(lambda s, _: 1e100 * s, jnp.ones(1), jnp.arange(10))
-    with pytest.warns(UncertifiedChainWarning, match="NaN or infinite"):
+    with warns_here(UncertifiedChainWarning, match="NaN or infinite"):
         solution = deer(*chain, block_size=2)
     assert Status(int(solution.status)) is Status.NON_FINITE
     np.testing.assert_array_equal(np.isfinite(solution.states[:, 0]), np.arange(10) < 3)
 
 
 def test_a_path_that_stops_being_finite_is_reported_by_all_devices():
-    with pytest.warns(UncertifiedChainWarning, match="NaN or infinite"):
+    with warns_here(UncertifiedChainWarning, match="NaN or infinite"):
         solution = deer(lambda s, _: 1e100 * s, jnp.ones(1), jnp.arange(10), block_size=2, devices=DEVICES[:2])
     np.testing.assert_array_equal(np.isfinite(solution.states[:, 0]), np.arange(10) < 3)

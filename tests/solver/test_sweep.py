@@ -1,4 +1,4 @@
-"""The work of sweeps: every lane and tangent counts, and blocks are left once they have met."""
+"""The work of sweeps: every lane and tangent counts, and blocks stop once they have met."""
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def test_each_device_leaves_its_blocks_as_soon_as_they_have_met():
 
 @pytest.mark.slow
 def test_idle_lanes_hold_up_nobody():
-    # Five blocks on four devices: eight lanes, of which three are idle and meet at once.
+    # Five blocks on four devices: eight lanes; the three idle ones meet at once.
     solution = deer(*contraction(2000), block_size=400, linearization=Zero(), devices=DEVICES[:4])
     assert Status(int(solution.status)) is Status.CONVERGED
     assert 8 / 5 < float(solution.evals_per_step) < 1.2 * 8 / 5

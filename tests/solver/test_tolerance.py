@@ -1,4 +1,4 @@
-"""When two states count as equal: by scale and size, and in a solve."""
+"""The tolerance within which two states count as equal: the rule, and its use in a solve."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_size_is_the_largest_coordinate_in_units_of_the_scale():
 
 def test_a_scale_far_beyond_the_size_of_the_state_is_not_trusted():
     tolerance = Tolerance(jnp.ones(1), 0.1, 0.0)
-    # A state of 0.001 counts as one of a chain of scale 0.01 at most: the bound is 0.001.
+    # For a state of 0.001 the scale is capped at 0.01: the bound is 0.001.
     differences, states = jnp.array([[5e-4], [2e-3], [2e-3]]), jnp.array([[1e-3], [1e-3], [1.0]])
     assert tolerance.accepts(differences, states).tolist() == [True, True, True]
     assert tolerance.accepts_capped(differences, states).tolist() == [True, False, True]
@@ -69,7 +69,7 @@ def test_scale_is_the_unit_of_defects(chain):
 
 
 def test_jumps_inside_blocks_are_within_tolerance_too_when_guesses_are_far_off():
-    # Paths that still come in from afar must not widen the unit in which they are measured.
+    # Paths that are still far off must not widen the scale by which their jumps are measured.
     chain = Recursion(fade, jnp.array(0.0), noise(2000))
     guess = jnp.full(2000, 1e8)
     solution = deer(*chain, block_size=500, linearization=Zero(), initial_guess=guess)

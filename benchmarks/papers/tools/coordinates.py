@@ -1,6 +1,6 @@
-"""Coordinates in which the Jacobians of a chain are nearly diagonal, so that a diagonal says nearly all of them.
+"""Coordinates in which the Jacobians of a chain are nearly diagonal, so that their diagonals approximate them well.
 
-The chain itself stays in its own coordinates, whatever the solver thinks in: s = B z.
+Only the solver uses the coordinates z, with s = B z; the chain's states s do not change.
 """
 
 from functools import cached_property
@@ -44,9 +44,9 @@ class Coordinates:
 
     @classmethod
     def whitening(cls, covariance: Any) -> "Coordinates":
-        """Eigenvectors of a covariance, shape (D, D), each as long as the standard deviation along it.
+        """Eigenvectors of a covariance, shape (D, D), each scaled by the standard deviation along it.
 
-        An exact diagonal is the same as in `orthogonal` ones; estimates from probes vary less.
+        An exact diagonal is the same as with `orthogonal`; estimates from probes vary less.
         """
         values, vectors = _eigen(covariance)
         return cls(vectors * np.sqrt(values))

@@ -1,93 +1,76 @@
 """Gains of the Kalman filter that keeps corrections of block starts within a trust region.
 
-The Levenberg-Marquardt step of a chain's residuals is the posterior mean of a linear Gaussian state space model, and
-that over the blocks up to each its filter, to be had by a parallel scan: ELK (Gonzalez et al., arXiv 2407.19115). In
-units of the chain's scale,
+The Levenberg-Marquardt step on a chain's residuals is the posterior mean of a linear Gaussian state space model. The
+step over the blocks up to each block is the filter's mean, which a parallel scan computes: ELK (Gonzalez et al., arXiv
+2407.19115). In units of the chain's scale,
 
     delta_c = A_{c-1} delta_{c-1} + d_c + N(0, I),    0 = delta_c + N(0, I / weight),
 
-the second line being the penalty on long corrections. The filtered covariances P_c do not depend on the defects, so one
-scan gives them, and with gains G_c = I - K_c the means obey an affine recursion, which `affine` solves:
+where the second equation is the penalty on long corrections. The filtered covariances P_c do not depend on the defects,
+so one scan gives them. With gains G_c = I - K_c the means obey an affine recursion, which `affine` solves:
 m_c = G_c (A_{c-1} m_{c-1} + d_c).
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from parsample.solver.affine import BlockMatrices, multiply
-
-
-def transpose(matrices: Array, is_diagonal: bool) -> Array:
-    """Transposes of matrices, or of diagonals."""
-    return matrices if is_diagonal else jnp.swapaxes(matrices, -1, -2)
+from parsample.solver.affine import shifted
+from parsample.solver.operators import Operator
 
 
-def gains(matrices: BlockMatrices, weight: float) -> Array:
-    """G_c of all blocks, in the form of `matrices`, where A_{c-1} is at place c; by the form that suits the device."""
+def gains(operators: Operator, weight: float) -> Operator:
+    """G_c of all blocks, where `operators` has A_{c-1} at index c; in turn on a CPU, else by a scan."""
     return jax.lax.platform_dependent(
-        matrices,
+        operators,
         cpu=lambda each: _gains(each, _covariances_in_turn(each, weight), weight),
         default=lambda each: _gains(each, _covariances_by_scan(each, weight), weight),
     )
 
 
-def _gains(matrices: Array, filtered: Array, weight: float) -> Array:
+def _gains(operators: Operator, filtered: Operator, weight: float) -> Operator:
     """G_c = (I + weight (A P_{c-1} A^T + I))^-1, from the filtered covariances P_c."""
-    is_diagonal = matrices.ndim == 2
-    before = jnp.concatenate([jnp.zeros_like(filtered[:1]), filtered[:-1]])
-    predicted = _predict(matrices, before, is_diagonal)
-    return _invert(_unit(predicted, is_diagonal) + weight * predicted, is_diagonal)
+    return _gain(_predict(operators, shifted(filtered)), weight)
 
 
-def _covariances_in_turn(matrices: Array, weight: float) -> Array:
+def _covariances_in_turn(operators: Operator, weight: float) -> Operator:
     """Filtered covariances P_c step by step."""
-    is_diagonal = matrices.ndim == 2
 
-    def advance(before: Array, matrix: Array) -> tuple[Array, Array]:
-        predicted = _predict(matrix, before, is_diagonal)
-        gain = _invert(_unit(predicted, is_diagonal) + weight * predicted, is_diagonal)
-        after = multiply(gain, predicted, is_diagonal)
+    def advance(before: Operator, operator: Operator) -> tuple[Operator, Operator]:
+        predicted = _predict(operator, before)
+        after = _gain(predicted, weight).compose(predicted)
         return after, after
 
-    return jax.lax.scan(advance, jnp.zeros_like(matrices[0]), matrices)[1]
+    zero = jax.tree.map(lambda values: jnp.zeros_like(values[0]), operators)
+    return jax.lax.scan(advance, zero, operators)[1]
 
 
-def _covariances_by_scan(matrices: Array, weight: float) -> Array:
+def _covariances_by_scan(operators: Operator, weight: float) -> Operator:
     """Filtered covariances P_c as an associative scan over the filter's elements (Sarkka & Garcia-Fernandez 2021)."""
-    is_diagonal = matrices.ndim == 2
     share = 1 / (1 + weight)
-    information = weight * share * multiply(transpose(matrices, is_diagonal), matrices, is_diagonal)
-    elements = (share * matrices, share * _unit(matrices, is_diagonal), information)
+    information = weight * share * operators.transpose().compose(operators)
+    elements = (share * operators, share * operators.unit(), information)
 
-    def compose(first: tuple[Array, ...], second: tuple[Array, ...]) -> tuple[Array, ...]:
+    def compose(first: tuple[Operator, ...], second: tuple[Operator, ...]) -> tuple[Operator, ...]:
         (maps_1, covariance_1, information_1), (maps_2, covariance_2, information_2) = first, second
-        inner = _invert(_unit(maps_1, is_diagonal) + multiply(covariance_1, information_2, is_diagonal), is_diagonal)
-        reach = multiply(maps_2, inner, is_diagonal)
-        back = multiply(transpose(maps_1, is_diagonal), transpose(inner, is_diagonal), is_diagonal)
+        inner = (maps_1.unit() + covariance_1.compose(information_2)).inverse()
+        reach = maps_2.compose(inner)
+        back = maps_1.transpose().compose(inner.transpose())
         return (
-            multiply(reach, maps_1, is_diagonal),
-            _sandwich(reach, covariance_1, maps_2, is_diagonal) + covariance_2,
-            multiply(back, multiply(information_2, maps_1, is_diagonal), is_diagonal) + information_1,
+            reach.compose(maps_1),
+            _sandwich(reach, covariance_1, maps_2) + covariance_2,
+            back.compose(information_2.compose(maps_1)) + information_1,
         )
 
     return jax.lax.associative_scan(compose, elements)[1]
 
 
-def _predict(matrix: Array, covariance: Array, is_diagonal: bool) -> Array:
-    return _sandwich(matrix, covariance, matrix, is_diagonal) + _unit(matrix, is_diagonal)
+def _predict(operator: Operator, covariance: Operator) -> Operator:
+    return _sandwich(operator, covariance, operator) + operator.unit()
 
 
-def _sandwich(left: Array, middle: Array, right: Array, is_diagonal: bool) -> Array:
-    return multiply(multiply(left, middle, is_diagonal), transpose(right, is_diagonal), is_diagonal)
+def _sandwich(left: Operator, middle: Operator, right: Operator) -> Operator:
+    return left.compose(middle).compose(right.transpose())
 
 
-def _unit(like: Array, is_diagonal: bool) -> Array:
-    """Unit matrices, as many as there are in `like`."""
-    return (
-        jnp.ones_like(like) if is_diagonal else jnp.broadcast_to(jnp.eye(like.shape[-1], dtype=like.dtype), like.shape)
-    )
-
-
-def _invert(matrices: Array, is_diagonal: bool) -> Array:
-    return 1 / matrices if is_diagonal else jnp.linalg.inv(matrices)
+def _gain(predicted: Operator, weight: float) -> Operator:
+    return (predicted.unit() + weight * predicted).inverse()

@@ -1,8 +1,8 @@
 """One Hamiltonian trajectory evaluated in parallel over its own leapfrog steps.
 
 The steps of a trajectory are a recursion of (position, momentum). Its Jacobian couples each position to its own
-momentum most, so that 2 x 2 blocks say nearly all of it: block quasi-DEER (Zoltowski et al., arXiv 2508.18413). Beside
-the axis of the chain, which `parsample.sample` uses, this is the other one along which HMC can be parallelised.
+momentum most, so that 2 x 2 blocks approximate it well: block quasi-DEER (Zoltowski et al., arXiv 2508.18413). This is
+the second axis along which HMC can be parallelised; `parsample.sample` uses the first, the steps of the chain.
 """
 
 from collections.abc import Callable

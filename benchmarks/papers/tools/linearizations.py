@@ -5,18 +5,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from benchmarks.papers.tools.coordinates import Coordinates
+from benchmarks.papers.tools.small_blocks import SmallBlocksOperator
 from parsample import Diagonal
 from parsample.solver.linearization import Tangents, check_probes
+from parsample.solver.operators import DiagonalOperator
 
 
 @dataclass(frozen=True)
 class BlockDiagonal:
-    """A = small blocks, each of which couples one coordinate of every part of the state: block quasi-DEER.
+    """A = small blocks: the i-th couples the i-th coordinates of all parts of the state; block quasi-DEER.
 
-    For states of equal parts one after another, such as (position, momentum) on the leapfrog steps of a trajectory
+    For states made of equal parts, such as (position, momentum) on the leapfrog steps of a trajectory
     (Zoltowski et al., arXiv 2508.18413).
 
     Attributes
@@ -24,8 +26,8 @@ class BlockDiagonal:
     num_parts
         K: the flat state is K vectors of n = D / K coordinates.
     num_probes
-        None: exact, from D tangents. Else an estimate from K tangents for each of so many random sign vectors z, which
-        is exact for parts whose Jacobian is diagonal.
+        None: exact, from D tangents. Else an estimate from K tangents for each of `num_probes` random sign vectors,
+        exact if the Jacobian of every part by every part is diagonal.
     """
 
     num_parts: int = 2
@@ -46,15 +48,15 @@ class BlockDiagonal:
         each = jnp.eye(self.num_parts, dtype=dtype)[None, :, :, None] * signs[:, None, None, :]
         return each.reshape(-1, dimension)
 
-    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, "n K K"]:
-        """The small blocks of A, or their estimates."""
+    def operator(self, tangent_seeds: Tangents, output_tangents: Tangents) -> SmallBlocksOperator:
+        """A, or its estimate."""
         parts = self.num_parts
         if self.num_probes is None:
             blocks = output_tangents.reshape(parts, output_tangents.shape[1] // parts, parts, -1)
-            return jnp.einsum("biai->iab", blocks)
+            return SmallBlocksOperator(jnp.einsum("biai->iab", blocks))
         signs = tangent_seeds.reshape(self.num_probes, parts, parts, -1)[:, 0, 0]
         found = output_tangents.reshape(self.num_probes, parts, parts, -1)
-        return jnp.einsum("pi,pbai->iab", signs, found, precision="highest") / self.num_probes
+        return SmallBlocksOperator(jnp.einsum("pi,pbai->iab", signs, found, precision="highest") / self.num_probes)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class DiagonalIn:
     Attributes
     ----------
     coordinates
-        Those in which the diagonal is taken.
+        Coordinates in which the diagonal is taken.
     num_probes
         As of `parsample.Diagonal`.
     """
@@ -80,8 +82,8 @@ class DiagonalIn:
             )
         return self.coordinates.out_of(Diagonal(self.num_probes).tangent_seeds(rng_key, dimension, dtype))
 
-    def matrix(self, tangent_seeds: Tangents, output_tangents: Tangents) -> Float[Array, " D"]:
-        """The diagonal of A in the coordinates, or its estimate."""
-        return Diagonal(self.num_probes).matrix(
+    def operator(self, tangent_seeds: Tangents, output_tangents: Tangents) -> DiagonalOperator:
+        """A in the coordinates, where it is diagonal, or its estimate."""
+        return Diagonal(self.num_probes).operator(
             self.coordinates.into(tangent_seeds), self.coordinates.into(output_tangents)
         )

@@ -1,4 +1,4 @@
-"""What predictability says of parallel evaluation: the merit function, its conditioning, and the sweeps to expect.
+"""Predictability and parallel evaluation: the merit function, its conditioning, and the expected sweeps.
 
 Solving ``s_t = f_t(s_{t-1})`` minimises the merit function ``L(s) = 1/2 sum |s_t - f_t(s_{t-1})|^2``, whose residual
 has the Jacobian J: identities on the diagonal and -A_t below it. Its smallest singular value squared is the
@@ -119,8 +119,8 @@ def _merit(step: Callable, initial_state: PyTree, inputs: PyTree, states: PyTree
 def predicted_sweeps(solution: Solution, num_steps: int) -> float:
     """Sweeps that a path of `num_steps` steps will take, from a solve of a shorter one.
 
-    Sweeps grow with a power of the length, which is fitted to the leading parts of the solve: near 0 for predictable
-    chains, whose sweeps grow as the logarithm, and near 1 for chaotic ones.
+    Sweeps are taken to grow as a power of the length. Its exponent is fitted to the leading parts of the solve: near 0
+    for predictable chains, whose sweeps grow as the logarithm, and near 1 for chaotic ones.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def predicted_sweeps(solution: Solution, num_steps: int) -> float:
     Raises
     ------
     ValueError
-        If the solve was too short to see growth: fewer than 16 steps; or kept no histories, as with windows.
+        If the solve has fewer than 16 steps, too few to see growth, or kept no histories, as with windows.
     """
     checked_count("num_steps", num_steps)
     if Status(int(solution.status)) is not Status.CONVERGED:
@@ -150,11 +150,11 @@ def predicted_sweeps(solution: Solution, num_steps: int) -> float:
 
 
 def sweeps_for(solution: Solution, lengths: Any) -> Any:
-    """Sweeps after which so many leading steps were within tolerance; inf: not in this solve.
+    """Sweeps after which the first `lengths` steps were within tolerance; inf: not in this solve.
 
-    A sweep's states depend on earlier ones only, so with a given ``scale`` one long solve answers for the solve of
-    every shorter path from the same guesses; but for gradient descent, which looks ahead, and where a wild far end
-    had Jacobians bounded (``clip=None`` has none).
+    In each sweep, states depend on earlier states only. With a given ``scale``, one long solve therefore has the sweeps
+    of every shorter path from the same guesses. Exceptions: gradient descent, which looks ahead; and Jacobians that
+    were bounded because of a diverging far end (not with ``clip=None``).
 
     Parameters
     ----------
@@ -180,10 +180,10 @@ def sweeps_for(solution: Solution, lengths: Any) -> Any:
 
 
 def overshoot(exponent: LyapunovExponent) -> float:
-    """The least a >= 1 with ``growth over k steps <= log(a) + k lle dt``, for every stretch of the tangents' way.
+    """The least a >= 1 with ``growth over k steps <= log(a) + k lle dt``, over every stretch of the tangents' path.
 
-    Norms of products of Jacobians may exceed it, since no tangent grows as fast as the fastest at all times; NaN where
-    the exponent is not finite.
+    Norms of products of Jacobians may exceed this bound, since no single tangent always grows fastest. NaN if the
+    exponent is not finite.
     """
     if not np.isfinite(exponent.lle):
         return float("nan")
@@ -193,7 +193,7 @@ def overshoot(exponent: LyapunovExponent) -> float:
 
 
 class LyapunovSpectrum(NamedTuple):
-    """Lyapunov exponents, in the order in which QR finds them: falling, if the path is long.
+    """Lyapunov exponents, in the order of the QR decomposition: descending, if the path is long.
 
     Attributes
     ----------

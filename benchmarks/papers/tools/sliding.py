@@ -1,11 +1,12 @@
-"""A path found window by window, each of which slides on as soon as its leading steps have met.
+"""A path solved in a window that slides on as soon as its leading steps have met.
 
 For paths whose Jacobians do not all fit in memory, or whose far end would be corrected in vain while its beginning is
-still wrong (Zoltowski et al., arXiv 2508.18413). What a window found of steps beyond its exact part is the guess that
-the next one begins with.
+still wrong (Zoltowski et al., arXiv 2508.18413). A window's states beyond its exact prefix are the initial guess of the
+next window.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from parsample.solver.newton import solve
 from parsample.solver.solution import Solution, sequential_solution
 from parsample.solver.status import Status, warn_of
 
-# A window slides on once this part of it has met.
+# A window slides on once this fraction of it has met.
 SLIDE_AT = 0.5
 
 
@@ -73,7 +74,7 @@ def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inpu
 
 
 class _Windows(NamedTuple):
-    """Where the windows stand."""
+    """Loop state: the current window, and totals of the windows before it."""
 
     first: Int[Array, ""]  # steps of the path before this window
     path: Float[Array, "T D"]
@@ -83,6 +84,58 @@ class _Windows(NamedTuple):
     defect: Float[Array, ""]
     exact_prefix: Int[Array, ""]
     status: Int[Array, ""]  # -1 while running
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A path and how its windows are solved; arguments as of `slide`."""
+
+    transition: Transition
+    start: Vector
+    inputs: Inputs
+    method: DEER
+    window: int
+    guess: Float[Array, "T D"] | None
+    scale: Vector | None
+    probe_key: Array | None
+
+    def starts_at(self, path: Array, first: Array, known: Array | int) -> Array:
+        """Block starts of the window at `first`; beyond the `known` steps of `path`, the last known state."""
+        at = jnp.minimum(first + Grid(self.window, self.method.block_size).places_before(), known - 1)
+        guesses = jnp.where(at[:, None] < 0, self.start[None], path[jnp.maximum(at, 0)])
+        # Replace guesses that are not finite, which would stay so, by the first start, which is exact.
+        return jnp.where(jnp.isfinite(guesses).all(-1, keepdims=True), guesses, guesses[:1])
+
+    def solved(self, windows: _Windows) -> _Windows:
+        """The windows after one more has been solved."""
+        num_steps, window = self.inputs.num_steps, self.window
+        is_last = windows.first == num_steps - window
+        entries = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, windows.first, window), self.inputs.sequence
+        )
+        found = solve(
+            self.transition,
+            jnp.where(windows.first == 0, self.start, windows.path[jnp.maximum(windows.first - 1, 0)]),
+            self.inputs._replace(sequence=entries),
+            self.method,
+            block_starts=windows.guesses,
+            scale=self.scale,
+            probe_key=self.probe_key,
+            num_required_steps=jnp.where(is_last, window, max(1, int(SLIDE_AT * window))),
+        )
+        path = jax.lax.dynamic_update_slice_in_dim(windows.path, found.states, windows.first, 0)
+        first = jnp.minimum(windows.first + found.exact_prefix, num_steps - window)
+        going_on = (found.status == int(Status.CONVERGED)) & ~is_last
+        return _Windows(
+            first=jnp.where(going_on, first, windows.first),
+            path=path,
+            guesses=self.starts_at(path, first, windows.first + window if self.guess is None else num_steps),
+            num_iters=windows.num_iters + found.num_iters,
+            work=windows.work + found.evals_per_step * window,
+            defect=jnp.maximum(found.defect, windows.defect),
+            exact_prefix=windows.first + found.exact_prefix,
+            status=jnp.where(going_on, -1, found.status),
+        )
 
 
 def slide(  # noqa: PLR0913
@@ -96,58 +149,20 @@ def slide(  # noqa: PLR0913
     scale: Vector | None = None,
     probe_key: Array | None = None,
 ) -> Solution:
-    """The path of `transition`, of which `window` steps are solved at a time; shapes and arguments as for `deer.solve`.
+    """Solve the path of `transition`, `window` steps at a time; shapes and arguments as for `newton.solve`.
 
-    Sweeps are counted over all windows; histories are not kept. A window that stalls is the last, and what is left of
-    the path is for `finish`.
+    Sweeps are counted over all windows; histories are not kept. A window that stalls is the last, and `finish`
+    evaluates the rest of the path.
     """
     num_steps, dtype = inputs.num_steps, start.dtype
     if method.max_iters is not None:
         raise ValueError("max_iters does not go with window=: a window slides on when its leading steps have met.")
-    places = Grid(window, method.block_size).places_before()
-
-    def starts_at(path: Array, first: Array, known: Array | int) -> Array:
-        """Starts of the blocks of the window at `first`; where nothing is known yet, the last state that is."""
-        at = jnp.minimum(first + places, known - 1)
-        guesses = jnp.where(at[:, None] < 0, start[None], path[jnp.maximum(at, 0)])
-        # The first is exact; a guess that is not finite would stay so.
-        return jnp.where(jnp.isfinite(guesses).all(-1, keepdims=True), guesses, guesses[:1])
-
-    def one_window(loop: _Windows) -> _Windows:
-        is_last = loop.first == num_steps - window
-        found = solve(
-            transition,
-            jnp.where(loop.first == 0, start, loop.path[jnp.maximum(loop.first - 1, 0)]),
-            inputs._replace(
-                sequence=jax.tree.map(
-                    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, loop.first, window), inputs.sequence
-                )
-            ),
-            method,
-            block_starts=loop.guesses,
-            scale=scale,
-            probe_key=probe_key,
-            num_required_steps=jnp.where(is_last, window, max(1, int(SLIDE_AT * window))),
-        )
-        path = jax.lax.dynamic_update_slice_in_dim(loop.path, found.states, loop.first, 0)
-        first = jnp.minimum(loop.first + found.exact_prefix, num_steps - window)
-        going_on = (found.status == int(Status.CONVERGED)) & ~is_last
-        return _Windows(
-            first=jnp.where(going_on, first, loop.first),
-            path=path,
-            guesses=starts_at(path, first, loop.first + window if guess is None else num_steps),
-            num_iters=loop.num_iters + found.num_iters,
-            work=loop.work + found.evals_per_step * window,
-            defect=jnp.maximum(found.defect, loop.defect),
-            exact_prefix=loop.first + found.exact_prefix,
-            status=jnp.where(going_on, -1, found.status),
-        )
-
+    whole = _Path(transition, start, inputs, method, window, guess, scale, probe_key)
     path = jnp.broadcast_to(start, (num_steps, *start.shape)) if guess is None else guess
     zero, none = jnp.zeros((), dtype), jnp.asarray(0)
-    begin = _Windows(none, path, starts_at(path, none, num_steps), none, zero, zero, none, jnp.asarray(-1))
-    last = jax.lax.while_loop(lambda loop: loop.status < 0, one_window, begin)
-    # A window that stalled counts its own rest; what lies beyond it is evaluated step by step too.
+    begin = _Windows(none, path, whole.starts_at(path, none, num_steps), none, zero, zero, none, jnp.asarray(-1))
+    last = jax.lax.while_loop(lambda windows: windows.status < 0, whole.solved, begin)
+    # The work of a stalled window includes its own rest; steps beyond the window are evaluated step by step too.
     beyond = jnp.where(last.status == int(Status.STALLED), num_steps - window - last.first, 0)
     ends = Grid(num_steps, method.block_size).places_last()
     final = transition.restore(last.path[jnp.maximum(last.exact_prefix - 1, 0)])

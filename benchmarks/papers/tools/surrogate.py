@@ -1,8 +1,8 @@
-"""Accept steps whose derivative is that of a sigmoid: BlackJAX's chains, seen more smoothly by Newton's method.
+"""BlackJAX's accept steps with the derivative of a sigmoid, which is smoother for Newton's method.
 
-The derivative of an accept-reject step is that of the branch taken, and blind to the decision. The surrogate
+The derivative of an accept-reject step is that of the branch taken, and ignores the decision. The surrogate
 differentiates the mixture ``g proposal + (1 - g) state`` with ``g = sigmoid((log ratio - log u) / temperature)``
-instead (Zoltowski et al., arXiv 2508.18413); values stay those of the decision itself.
+instead (Zoltowski et al., arXiv 2508.18413); the values of the step do not change.
 """
 
 import operator
@@ -92,7 +92,7 @@ def surrogate_mala(logdensity_fn: Callable, step_size: float, *, temperature: fl
 
 
 def _langevin_energy(state: Any, new_state: Any, step_size: float) -> Array:
-    """Minus the log of the target at `new_state` times the proposal's density of going from there to `state`."""
+    """Minus the log of the product of the target at `new_state` and the proposal density from there to `state`."""
     steps = jax.tree.map(
         lambda to, origin, gradient: jnp.sum(jnp.square(to - origin - step_size * gradient)),
         state.position,
@@ -121,7 +121,7 @@ def _choose(is_accepted: Array, _logit: Array, new: PyTree, old: PyTree) -> Arra
 def _choose_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     is_accepted, logit, new, old = primals
     _, logit_tangent, new_tangent, old_tangent = tangents
-    # A proposal that is not finite is never accepted: nothing of it belongs in the mixture.
+    # A proposal that is not finite is never accepted, so the mixture leaves it out.
     is_possible = jnp.isfinite(new) & jnp.isfinite(new_tangent) & jnp.isfinite(logit) & jnp.isfinite(logit_tangent)
     gate = jax.nn.sigmoid(logit)
     mixture = gate * new_tangent + (1 - gate) * old_tangent + gate * (1 - gate) * logit_tangent * (new - old)
