@@ -5,8 +5,8 @@ from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk,
 from parsample.chain.recursion import Recursion, as_recursion
 from parsample.models import transforms
 from parsample.models.model import Model
-from parsample.models.numpyro_model import NumPyroModel, from_numpyro
-from parsample.models.pymc_model import PyMCModel, from_pymc
+from parsample.models.numpyro_model import from_numpyro
+from parsample.models.pymc_model import from_pymc
 from parsample.planning.check import check
 from parsample.planning.plan import Plan
 from parsample.planning.report import Report
@@ -38,10 +38,8 @@ __all__ = [
     "LyapunovExponent",
     "Model",
     "Newton",
-    "NumPyroModel",
     "ParallelStallWarning",
     "Plan",
-    "PyMCModel",
     "Recursion",
     "Report",
     "SampleResult",

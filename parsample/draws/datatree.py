@@ -52,12 +52,12 @@ def datatree(
     ValueError
         If `dims` names an unknown variable, or a wrong number of dimensions.
     """
-    dims = {name: list(labels) for name, labels in (dims or {}).items()}
-    _check_dims(dims, groups)
+    labels = {name: list(of_variable) for name, of_variable in (dims or {}).items()}
+    _check_dims(labels, groups)
     num_draws = next(iter(groups["sample_stats"].values())).shape[1]
     return arviz.from_dict(
         {group: dict(arrays) for group, arrays in groups.items()},
-        dims=dims,
+        dims=labels,
         coords={"draw": pandas.RangeIndex(num_draws), **(coords or {})},  # an array would take 8 bytes per draw
         attrs={"/": attributes},
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -88,7 +88,7 @@ class Model:
         if self.names is not None and len(self.names) != num_leaves:
             raise ValueError(f"names has {len(self.names)} entries; the position has {num_leaves} leaves.")
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> "Model":
         """The model with other attributes.
 
         Parameters
@@ -183,7 +183,7 @@ def as_model(logdensity_fn: "Callable | Model", initial_position: PyTree) -> Mod
     if isinstance(logdensity_fn, Model):
         return logdensity_fn if initial_position is None else replace(logdensity_fn, initial_position=initial_position)
     if not callable(logdensity_fn):
-        raise TypeError(f"logdensity_fn must be callable, or a parsample.Model; got {logdensity_fn!r}.")
+        raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}. Pass a log density or a parsample.Model.")
     if initial_position is None:
         raise TypeError("initial_position is missing: pass the position at which the lanes start.")
     return Model(logdensity_fn, initial_position)

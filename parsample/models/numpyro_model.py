@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -212,7 +212,7 @@ class _Program:
 
 
 @partial(jax.jit, static_argnums=0)
-def _observed(program: _Program, data: list[Any]) -> dict[str, Array]:
+def _observed(program: _Program, data: list[Any]) -> dict[str, Any]:
     """Values of the observed sites."""
     return {name: site["value"] for name, site in program._sample_sites(data).items() if site["is_observed"]}
 
@@ -246,7 +246,7 @@ class NumPyroModel(Model):
         if other.program == self.program:
             found = _Sites(other.initial_position, dict(other.observed_data))
             other = _model_of(self.program, found, args, kwargs)
-        return other.replace(coords=self.coords, settings=self.settings)
+        return replace(other, coords=self.coords, settings=self.settings)
 
 
 def _model_of(program: _Program, found: _Sites, args: tuple, kwargs: dict) -> NumPyroModel:

@@ -50,11 +50,14 @@ def from_pymc(model: Any) -> "PyMCModel":
 
     Examples
     --------
-    >>> import jax, pymc, parsample  # doctest: +SKIP
-    >>> with pymc.Model() as coin:  # doctest: +SKIP
+    >>> import jax, pymc, parsample
+    >>> with pymc.Model() as coin:
     ...     p = pymc.Beta("p", 1, 1)
-    ...     pymc.Bernoulli("heads", p, observed=[1, 1, 0, 1])
-    >>> result = parsample.sample(jax.random.key(0), parsample.from_pymc(coin))  # doctest: +SKIP
+    ...     heads = pymc.Bernoulli("heads", p, observed=[1, 1, 0, 1])
+    >>> model = parsample.from_pymc(coin)
+    >>> result = parsample.sample(jax.random.key(0), model, num_samples=500, progress_bar=False)
+    >>> sorted(result.to_arviz()["posterior"].data_vars)
+    ['p']
     """
     if discrete := [variable.name for variable in model.free_RVs if variable.dtype.startswith(("int", "uint", "bool"))]:
         raise ValueError(
@@ -93,7 +96,7 @@ class _Source:
         self._variables, self._observed = [each.name for each in shown], [each.name for each in observed]
         self._logp = self._as_jax([model.logp()])
         self._constrain = self._as_jax(shown)
-        self._log_likelihood = self._as_jax(model.logp(observed, sum=False)) if observed else None
+        self._log_likelihood = self._as_jax(model.logp(observed, sum=False) if observed else [])
 
     def logdensity(self, position: PyTree, data: dict[str, Any]) -> Array:
         """Log density on the unconstrained space, with the Jacobian."""
@@ -121,7 +124,7 @@ class _Source:
             function = get_jaxified_graph([*self.model.value_vars, *inputs], outputs)
         names = [each.name for each in self.model.value_vars]
 
-        def evaluate(position: PyTree, data: dict[str, Any]) -> list[Array]:
+        def evaluate(position: PyTree, data: dict[str, Any]) -> Sequence[Array]:
             with warnings.catch_warnings():  # PyTensor asks for float64, which JAX may not permit
                 warnings.filterwarnings("ignore", "Explicitly requested dtype")
                 return function(*(position[name] for name in names), *(data[name] for name in self.data_names))
@@ -186,7 +189,7 @@ class PyMCModel(Model):
         import arviz  # noqa: PLC0415 - takes a second to import
         import pymc  # noqa: PLC0415 - an extra
 
-        variables = map_draws(self.constrain, positions, data=self.data_arguments, scratch_dir=scratch_dir)
+        variables = map_draws(self.source.constrain, positions, data=self.data_arguments, scratch_dir=scratch_dir)
         tree = arviz.from_dict({"posterior": variables})
         seed = int(np.asarray(jax.random.bits(rng_key)))
         with _data_set(self.source.model, self.data):

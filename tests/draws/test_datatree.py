@@ -15,7 +15,7 @@ from chains import gaussian, gaussian_start
 from mapped import lies_in_a_file, linux_only, mapped
 
 from parsample import Status, __version__
-from parsample.draws.datatree import CONSTRAIN_CHUNK, named_leaves, save
+from parsample.draws.datatree import named_leaves, save
 from parsample.draws.store import allocate, release
 from parsample.draws.summary import summary_table
 from parsample.samplers.plots import plot_draws
@@ -63,14 +63,6 @@ def test_constrain_makes_the_variables():
     x, y = result().positions["x"], result().positions["y"]
     np.testing.assert_allclose(posterior["scale"], np.exp(x), rtol=1e-12)
     np.testing.assert_allclose(posterior["total"], x.sum(-1) + y[..., 0, 0], rtol=1e-10, atol=1e-12)
-
-
-def test_constrain_sees_every_draw_of_a_run_longer_than_a_chunk(monkeypatch):
-    monkeypatch.setattr("parsample.draws.datatree.CONSTRAIN_CHUNK", 384)
-    posterior = result().to_arviz(constrain=constrain)["posterior"]
-    assert CONSTRAIN_CHUNK > 1000
-    assert posterior["scale"].shape == (2, 1000, 2)
-    np.testing.assert_allclose(posterior["scale"], np.exp(result().positions["x"]), rtol=1e-12)
 
 
 def test_attributes_tell_what_the_draws_are():
@@ -130,7 +122,7 @@ def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, en
 def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
     monkeypatch.setattr("parsample.draws.store.MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", 8000)
-    monkeypatch.setattr("parsample.draws.datatree.CONSTRAIN_CHUNK", 384)
+    monkeypatch.setattr("parsample.draws.mapping.PIECE_BYTES", 8000)
     monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 1)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
