@@ -183,7 +183,9 @@ def as_model(logdensity_fn: "Callable | Model", initial_position: PyTree) -> Mod
     if isinstance(logdensity_fn, Model):
         return logdensity_fn if initial_position is None else replace(logdensity_fn, initial_position=initial_position)
     if not callable(logdensity_fn):
-        raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}. Pass a log density or a parsample.Model.")
+        raise TypeError(
+            f"logdensity_fn must be callable; got {logdensity_fn!r}. Pass a log density or a parsample.Model."
+        )
     if initial_position is None:
         raise TypeError("initial_position is missing: pass the position at which the lanes start.")
     return Model(logdensity_fn, initial_position)

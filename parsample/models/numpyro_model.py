@@ -121,7 +121,7 @@ class _Program:
         constants = (None if are_data and _is_array(leaf) else _Constant(leaf) for leaf in leaves)
         return cls(model, structure, tuple(constants))
 
-    def data_of(self, args: tuple, kwargs: dict) -> list[np.ndarray]:
+    def data_of(self, args: tuple, kwargs: dict) -> list[Any]:
         """The data among the arguments."""
         pairs = zip(jax.tree.leaves((args, kwargs)), self.constants, strict=True)
         return [leaf for leaf, constant in pairs if constant is None]

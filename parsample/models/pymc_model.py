@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -104,7 +105,7 @@ class _Source:
 
     def constrain(self, position: PyTree, data: dict[str, Any]) -> dict[str, Array]:
         """Values of free and deterministic variables."""
-        return dict(zip(self._variables, self._constrain(position, data), strict=True))
+        return dict(zip(self._variables, map(jnp.asarray, self._constrain(position, data)), strict=True))
 
     def log_likelihood(self, position: PyTree, data: dict[str, Any]) -> dict[str, Array]:
         """Log likelihood of every observed value."""
