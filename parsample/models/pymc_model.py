@@ -113,16 +113,17 @@ class _Source:
 
     def _as_jax(self, outputs: list[Any]) -> Callable:
         """Outputs of PyTensor as a JAX function of a position and data."""
+        # Nothing of JAX may run inside: its CPU devices would be as many as PyMC's flag says.
         with _unchanged_process():
             from pymc.sampling.jax import get_jaxified_graph  # noqa: PLC0415 - an extra
             from pytensor.graph.replace import clone_replace  # noqa: PLC0415
             from pytensor.tensor import TensorType  # noqa: PLC0415
 
-            shared = [self.model[name] for name in self.data_names]
-            # With shapes known, more graphs can be translated to JAX.
-            inputs = [TensorType(each.dtype, shape=each.get_value(borrow=True).shape)() for each in shared]
-            outputs = clone_replace(outputs, replace=dict(zip(shared, inputs, strict=True)), rebuild_strict=False)
-            function = get_jaxified_graph([*self.model.value_vars, *inputs], outputs)
+        shared = [self.model[name] for name in self.data_names]
+        # With shapes known, more graphs can be translated to JAX.
+        inputs = [TensorType(each.dtype, shape=each.get_value(borrow=True).shape)() for each in shared]
+        outputs = clone_replace(outputs, replace=dict(zip(shared, inputs, strict=True)), rebuild_strict=False)
+        function = get_jaxified_graph([*self.model.value_vars, *inputs], outputs)
         names = [each.name for each in self.model.value_vars]
 
         def evaluate(position: PyTree, data: dict[str, Any]) -> Sequence[Array]:

@@ -102,7 +102,8 @@ def test_the_process_stays_as_it_is():
     code = """
 import os, jax, parsample, pymc
 with pymc.Model() as model:
-    pymc.Normal("x")
+    effect = pymc.Normal("effect", 0, 1, shape=3)
+    pymc.Normal("y", effect[[0, 1, 2, 2]], 1, observed=pymc.Data("data", [1.0, 2.0, 3.0, 4.0]))
 before = (os.environ.get("XLA_FLAGS"), jax.config.jax_enable_x64)
 parsample.from_pymc(model)
 assert (os.environ.get("XLA_FLAGS"), jax.config.jax_enable_x64) == before == (None, False)
