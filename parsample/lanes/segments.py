@@ -64,8 +64,9 @@ class Segment(NamedTuple):
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the kernel per step."""
-        return self.num_evaluations / (len(self.path) * self.num_steps)
+        """Evaluations of the kernel per step; infinite for a segment without exact steps."""
+        num_steps = len(self.path) * self.num_steps
+        return self.num_evaluations / num_steps if num_steps else math.inf
 
     def without_draws(self) -> "Segment":
         """The segment without path, outputs and final states, for the record."""
@@ -226,6 +227,17 @@ class _Blocks:
         self.jumps.append(jumps)
         return met
 
+    def cannot_meet(self, met: Bool[np.ndarray, " L"]) -> bool:
+        """Whether further sweeps are useless, because the exact prefix ends in NaN or as many were made as suffice."""
+        # NaN differs from itself. After k sweeps the first k blocks are exact, unless a state is not finite.
+        ends = self._ends_of_exact_prefix(self.layout.num_exact(met))
+        has_nan = any(np.isnan(leaf).any() for leaf in jax.tree.leaves(ends) if leaf.dtype.kind == "f")
+        return has_nan or len(self.jumps) > self.layout.num_blocks
+
+    def _ends_of_exact_prefix(self, num_blocks: int) -> PyTree:
+        """State of each chain after its first `num_blocks` blocks."""
+        return take(self.ends, self.layout.heads + num_blocks - 1) if num_blocks else self.run.states
+
     def restart(self, met: Bool[np.ndarray, " L"]) -> None:
         """Move the starts of blocks that have not met to where the blocks before them ended."""
         # Blocks that start within the tolerance keep their starts: a new start would change paths that have met.
@@ -243,7 +255,7 @@ class _Blocks:
             num_steps=num_blocks * size,
             path=path,
             outputs=outputs,
-            final=take(self.ends, layout.heads + num_blocks - 1),
+            final=self._ends_of_exact_prefix(num_blocks),
             status=Status.CONVERGED if met.all() else Status.STALLED,
             defect=max(self.defect, float(np.max(self.jumps[-1][met], initial=0))),
             num_sweeps=len(self.jumps),
@@ -293,7 +305,7 @@ def evaluate_segment(
         parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
         met = blocks.compare(parameters)
         seconds = blocks.num_rows * program.seconds_per_row
-        if met.all() or blocks.num_rows > max_rows or seconds > max_seconds:
+        if met.all() or blocks.cannot_meet(met) or blocks.num_rows > max_rows or seconds > max_seconds:
             return blocks.segment(met), blocks.ends
         blocks.restart(met)
         blocks.sweep(parameters, may_leave=True)

@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithms import KEY, assert_same, build, first_and_acceptance
+from blackjax.mcmc.random_walk import RWState
 from warned import warns_here
 
-from parsample import ParallelStallWarning, Status, evaluate_inference_algorithm, run_inference_algorithm
+from parsample import (
+    ParallelStallWarning,
+    Status,
+    UncertifiedChainWarning,
+    evaluate_inference_algorithm,
+    run_inference_algorithm,
+)
 
 
 def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
@@ -103,3 +110,30 @@ def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(m
     assert len(caught) == 1
     _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)
     np.testing.assert_array_equal(found, expected)
+
+
+def breaking(share: float) -> blackjax.base.SamplingAlgorithm:
+    """An autoregression that becomes NaN in this share of its steps, and stays so."""
+
+    def step(rng_key: jax.Array, state: RWState) -> tuple[RWState, None]:
+        keys = jax.random.split(rng_key)
+        moved = 0.5 * state.position + jax.random.normal(keys[0])
+        moved = jnp.where(jax.random.uniform(keys[1]) < share, jnp.nan, moved)
+        return RWState(moved, -0.5 * moved**2), None
+
+    return blackjax.base.SamplingAlgorithm(lambda position, _=None: RWState(position, -0.5 * position**2), step)
+
+
+@pytest.mark.parametrize("method", ["auto", "deer"])
+def test_a_chain_that_becomes_nan_is_reported_and_not_repeated_for_ever(method):
+    arguments = {"initial_position": jnp.zeros(()), "transform": lambda state, _: state.position}
+    algorithm = breaking(0.0005)
+    with warns_here(UncertifiedChainWarning, match="NaN or infinite"):
+        expected = evaluate_inference_algorithm(KEY, algorithm, 6000, **arguments, method="sequential")
+    with warns_here(UncertifiedChainWarning, match="NaN or infinite"):
+        found = evaluate_inference_algorithm(KEY, algorithm, 6000, **arguments, method=method)
+    assert Status(int(found.status)) is Status.NON_FINITE
+    first = int(np.argmax(~np.isfinite(np.asarray(expected.outputs))))
+    assert 100 < first < 5900
+    np.testing.assert_allclose(found.outputs[:first], expected.outputs[:first], atol=1e-8)
+    assert np.isnan(found.outputs[first:]).all()
