@@ -96,6 +96,7 @@ def test_every_module_has_a_test_file_of_its_name(path):
 def test_imports_inside_functions_are_of_slow_and_optional_parts_only():
     allowed = {
         ("result", "draws.datatree"),
+        ("result", "draws.summary"),
         ("result", "samplers.plots"),
         ("compare", "draws.datatree"),
         ("main", "draws.datatree"),

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from parsample.draws.store import MAX_BYTES_IN_MEMORY
+from parsample.draws.store import FILE_SUFFIXES, MAX_BYTES_IN_MEMORY
 from parsample.internal.compilation import keep_compiled_programs
 from parsample.kernels import KERNELS
 from parsample.models.files import ModelError, load_model
@@ -27,8 +27,8 @@ from parsample.samplers.sample import check_sampler, sample
 from parsample.solver.status import ParallelStallWarning, UncertifiedChainWarning
 from parsample.version import __version__
 
-# File endings that --out accepts.
-SUFFIXES = (".nc", ".zarr")
+# Arguments of `sample` that the command line sets or else the model.
+FROM_MODEL = ("num_warmup", "target_acceptance_rate", "num_lanes", "method")
 
 OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
@@ -85,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--no-compilation-cache", action="store_true", help="compile anew, and cache no programs for the next run"
         )
+        command.add_argument("--num-lanes", type=int, help="lanes that run side by side (default: the model's, or 64)")
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
-    sampling.add_argument(
-        "--method", choices=("auto", "deer", "sequential"), default="auto", help="default: %(default)s"
-    )
+    methods = ("auto", "deer", "sequential")
+    sampling.add_argument("--method", choices=methods, help="default: the model's, or auto")
     sampling.add_argument(
         "--out",
         type=Path,
@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Raise now, not after the run, if the results cannot be written."""
     if options.out is not None:
-        if options.out.suffix not in SUFFIXES:
-            raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(SUFFIXES)}.")
+        if options.out.suffix not in FILE_SUFFIXES:
+            raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
         if options.out.suffix == ".zarr":
             _check_extra("zarr", "zarr", f"--out {options.out}")
         _check_parent(options.out, "--out")
@@ -156,7 +156,7 @@ def _probe_writable(directory: Path, option: str) -> None:
 
 def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
     """The arguments of `sample` that the command line sets, else those that the model sets."""
-    asked = {name: getattr(options, name) for name in ("num_warmup", "target_acceptance_rate")}
+    asked = {name: getattr(options, name, None) for name in FROM_MODEL}
     settings = {**model.settings, **{name: value for name, value in asked.items() if value is not None}}
     if options.kernel not in WITH_TRAJECTORIES and options.target_acceptance_rate is None:
         settings.pop("target_acceptance_rate", None)  # models set it for kernels with trajectories
@@ -172,6 +172,7 @@ def _check(model: Model, options: argparse.Namespace) -> int:
     if options.kernels:
         return _compare(model, options)
     settings = {**_sampler_settings(model, options), "lyapunov": options.lyapunov}
+    settings.pop("method", None)  # a check plans for method="auto"
     report = check_sampler(jax.random.key(options.seed), model, **settings)
     print(f"{model.name}, kernel {options.kernel}")
     print(report)
@@ -201,7 +202,6 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
     result = sample(
         jax.random.key(options.seed),
         model,
-        method=options.method,
         progress_bar=not options.no_progress,
         scratch_dir=None if options.out is None else options.out.parent,
         **_sampler_settings(model, options),

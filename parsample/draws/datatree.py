@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 from jaxtyping import PyTree
 
-from parsample.draws.store import release
+from parsample.draws.store import FILE_SUFFIXES, release
 from parsample.internal.arithmetic import ceil_div
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def save(tree: "xarray.DataTree", path: Path) -> None:
 
     xarray creates the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it.
     """
+    if path.suffix not in FILE_SUFFIXES:
+        raise ValueError(f"{path}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
     variables = _by_draw(tree)
     num_draws = max(variable.sizes["draw"] for variable in variables.values())
     num_bytes = sum(variable.nbytes for variable in variables.values())

@@ -105,13 +105,13 @@ class Kernel(Protocol):
         state: LaneState,
         t: Int[Array, ""],
         phase: Int[Array, ""],
-        is_restored: Bool[Array, ""],
+        needs_evaluation: Bool[Array, ""],
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
-        """Step t of the chain with this key; with `is_restored`, the log density of `state` is evaluated first.
+        """Step t of the chain with this key; with `needs_evaluation`, the log density of `state` is evaluated first.
 
-        `phase`, t modulo the period, and `is_restored` are common to all lanes; restored lanes are in phase 0.
+        `phase`, t modulo the period, and `needs_evaluation` are common to all lanes; restored lanes are in phase 0.
         """
         ...
 
@@ -132,7 +132,7 @@ def with_move(
     t: Int[Array, ""],
     state: LaneState,
     scale: Float[Array, ""],
-    is_restored: Bool[Array, ""],
+    needs_evaluation: Bool[Array, ""],
     value_and_grad: Callable[[Vector], tuple[Float[Array, ""], Vector]],
 ) -> tuple[LaneState, Float[Array, ""]]:
     """Evaluate a restored state, or make a multishift move of this scale (0: none).
@@ -155,4 +155,4 @@ def with_move(
     def kept(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
         return state, jnp.full_like(state.logdensity, jnp.nan)
 
-    return jax.lax.cond(moves | is_restored, evaluated, kept, state)
+    return jax.lax.cond(moves | needs_evaluation, evaluated, kept, state)

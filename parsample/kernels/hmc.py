@@ -54,14 +54,14 @@ class HMC:
         state: LaneState,
         t: Int[Array, ""],
         phase: Int[Array, ""],
-        is_restored: Bool[Array, ""],
+        needs_evaluation: Bool[Array, ""],
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
         """A multishift move (at `MOVE_STEPS` of a period), then a trajectory."""
         value_and_grad = jax.value_and_grad(logdensity_fn)
         scale = parameters.move_scales[phase]
-        state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
+        state, move_acceptance = with_move(key_data, t, state, scale, needs_evaluation, value_and_grad)
         uniforms = step_uniforms(key_data, t, 0, state.position.shape[0] + 1, state.position.dtype)
         num_steps = parameters.num_integration_steps[phase]
         state, statistics = trajectory(uniforms, state, value_and_grad, parameters.step_size, num_steps)

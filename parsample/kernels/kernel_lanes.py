@@ -64,7 +64,7 @@ class KernelLanes:
         inputs: KernelInputs,
         state: LaneState,
         row: Int[Array, ""],
-        is_restored: Bool[Array, ""],
+        needs_evaluation: Bool[Array, ""],
     ) -> tuple[LaneState, Vector, Statistics]:
         """One step of the kernel."""
         key, first_step = inputs
@@ -72,7 +72,9 @@ class KernelLanes:
         def target(u: Vector) -> Float[Array, ""]:
             return self.logdensity(parameters.position(u), parameters.data)
 
-        state, found = self.kernel.step(key, state, first_step + row, row % PERIOD, is_restored, target, parameters)
+        state, found = self.kernel.step(
+            key, state, first_step + row, row % PERIOD, needs_evaluation, target, parameters
+        )
         return state, state.position, found
 
     def __call__(self, parameters: KernelParameters, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:

@@ -39,7 +39,7 @@ class Metropolis:
         state: LaneState,
         t: Int[Array, ""],
         phase: Int[Array, ""],
-        is_restored: Bool[Array, ""],
+        needs_evaluation: Bool[Array, ""],
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
@@ -62,7 +62,7 @@ class Metropolis:
             return jnp.where(accept, moved, position), jnp.where(accept, value, logdensity), total
 
         begin = (state.position, state.logdensity, jnp.zeros_like(state.logdensity))
-        first = -jnp.asarray(is_restored).astype(jnp.int32)
+        first = -jnp.asarray(needs_evaluation).astype(jnp.int32)
         position, logdensity, total = jax.lax.fori_loop(first, dimension, coordinate, begin)
         statistics = Statistics(
             lp=logdensity,
@@ -71,6 +71,6 @@ class Metropolis:
             n_steps=jnp.int32(dimension),
             energy=-logdensity,
             tree_depth=jnp.int32(0),
-            move_acceptance=total / dimension,
+            move_acceptance=jnp.full_like(logdensity, jnp.nan),
         )
         return LaneState(position, logdensity, None), statistics

@@ -134,13 +134,13 @@ class NUTS:
         state: LaneState,
         t: Int[Array, ""],
         phase: Int[Array, ""],
-        is_restored: Bool[Array, ""],
+        needs_evaluation: Bool[Array, ""],
         logdensity_fn: LogDensity,
         parameters: KernelParameters,
     ) -> tuple[LaneState, Statistics]:
         """A multishift move (at `MOVE_STEPS` of a period), then a NUTS step."""
         scale, value_and_grad = parameters.move_scales[phase], jax.value_and_grad(logdensity_fn)
-        state, move_acceptance = with_move(key_data, t, state, scale, is_restored, value_and_grad)
+        state, move_acceptance = with_move(key_data, t, state, scale, needs_evaluation, value_and_grad)
         key = jax.random.fold_in(unrolled(key_data), t)
         # Trees of k doublings have 2^k - 1 leapfrog steps: k is the position of the leading bit of their number plus 1.
         max_doublings = 31 - jax.lax.clz(parameters.num_integration_steps[phase] + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 NUM_ESTIMATES = 4
 
 # The worst sixteenth of the lanes should accept at a mean rate at most `WORST_BELOW` below the target.
-WORST_SHARE, WORST_BELOW = 16, 0.15
+WORST_SHARE, WORST_BELOW = 1 / 16, 0.15
 
 # Acceptance rates are clipped to these bounds: beyond them, they tell nothing more about the step size.
 ACCEPTANCE_BOUNDS = (0.01, 0.995)
@@ -46,7 +46,7 @@ class StepSize:
             self._rates.append(acceptance)
             # Where curvature varies, a step size that suits most lanes leaves other lanes, and later chains, stuck.
             recent = np.sort(np.mean(self._rates[-NUM_ESTIMATES:], axis=0))
-            worst = recent[: max(1, len(recent) // WORST_SHARE)].mean()
+            worst = recent[: max(1, int(len(recent) * WORST_SHARE))].mean()
             factor = min(self._factor(acceptance.mean(), self.target), self._factor(worst, self.target - WORST_BELOW))
         else:
             rate = np.clip(acceptance, *ACCEPTANCE_BOUNDS)

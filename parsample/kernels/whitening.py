@@ -127,7 +127,7 @@ def from_gradients(
     return Coordinates(center, np.diag(scale) if len(center) <= MAX_DENSE_DIMENSION else scale)
 
 
-def on_device(
+def kernel_parameters(
     coordinates: Coordinates, step_size: Float[Any, "..."], lengths: np.ndarray, scales: np.ndarray, dtype: np.dtype
 ) -> KernelParameters:
     """Parameters in the dtype of the chain, rounded on the host, so that nothing is compiled."""

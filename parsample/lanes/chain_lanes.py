@@ -61,10 +61,10 @@ class ChainLanes:
         return cls(dynamics, kinds_of(state), kinds_of(sequence), output_kinds[-1]), records
 
     def step(
-        self, parameters: Vector, inputs: PyTree, state: PyTree, row: Int[Array, ""], is_restored: Bool[Array, ""]
+        self, parameters: Vector, inputs: PyTree, state: PyTree, row: Int[Array, ""], needs_evaluation: Bool[Array, ""]
     ) -> tuple[PyTree, Vector, PyTree]:
         """One step of the chain; a lane that does not move keeps its state."""
-        del parameters, is_restored
+        del parameters, needs_evaluation
         words, moves = entry(inputs, row)
         state = as_keys(state, self.state_kinds)
         transition = self.dynamics.transition(state)

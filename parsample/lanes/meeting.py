@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from parsample.lanes.program import LaneProgram, Rows, of_lanes
+from parsample.lanes.program import LaneProgram, Rows, where_lanes
 
 # Distance, in standard deviations, within which lanes count as met if the kernel has no exact meeting, by dtype.
 MEETING_DISTANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -58,7 +58,7 @@ class MeetingTimes(NamedTuple):
 
     def within(self, atol: float) -> "MeetingTimes":
         """The same pairs, with meeting times by another tolerance."""
-        return self._replace(times=_since(self.distances <= atol))
+        return self._replace(times=_meeting_steps(self.distances <= atol))
 
     def tolerance(self, atol: float) -> float:
         """`atol`; or, if only rounding keeps the unmet pairs apart, a larger tolerance within which they meet."""
@@ -157,17 +157,17 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
         distances.append(distance)
         flags.append(met)
         # Lanes that have left continue from the states of the paths that they have met.
-        begin, behind = begin + size, of_lanes(run.has_left, ahead, run.state)
-        if run.has_left.all() or begin + size > min(max_steps, program.num_rows):
+        begin, behind = begin + size, where_lanes(run.stopped_early, ahead, run.state)
+        if run.stopped_early.all() or begin + size > min(max_steps, program.num_rows):
             break
         further = program.advance(
             stretch.parameters, stretch.inputs, ahead, Rows(begin, begin + size, False, False, 0.0)
         )
         ahead, records = further.state, program.recorded(begin, begin + size)
-    return MeetingTimes(_since(np.concatenate(flags)), np.concatenate(distances))
+    return MeetingTimes(_meeting_steps(np.concatenate(flags)), np.concatenate(distances))
 
 
-def _since(met: Bool[np.ndarray, "n L"]) -> Float[np.ndarray, " L"]:
+def _meeting_steps(met: Bool[np.ndarray, "n L"]) -> Float[np.ndarray, " L"]:
     """Step from which on each pair has met, shape (L,); inf if it has not met at the last step."""
     last = np.where(met.all(0), 0, len(met) - np.argmin(met[::-1], axis=0))
     return np.where(last < len(met), last + 1.0, np.inf)

@@ -32,14 +32,14 @@ LANES = "lanes"
 PERIOD = 16
 
 # Default numbers of lanes: enough for the vector units of a CPU, and to keep an accelerator busy.
-NUM_LANES, NUM_LANES_ELSEWHERE = 64, 512
+NUM_LANES, NUM_LANES_ACCELERATOR = 64, 512
 
 # Rows are kept for all lanes, as many as fit into `MAX_RECORD_BYTES`, within the bounds below.
 MAX_RECORD_BYTES = 128 * 2**20
 MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 
 # Minimum number of lanes per CPU thread: fewer would not fill its vector units.
-LANES_OF_THREAD = 16
+MIN_LANES_PER_THREAD = 16
 
 # Seconds of the first call of each program in this process, by dynamics, devices and number of lanes.
 _first_calls: dict[tuple, float] = {}
@@ -50,14 +50,14 @@ SECONDS_PER_CALL = 0.5
 
 def default_num_lanes() -> int:
     """Default number of lanes for JAX's default device."""
-    return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ELSEWHERE
+    return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ACCELERATOR
 
 
 def num_threads(num_lanes: int) -> int:
-    """Threads that share the lanes of one device: on a CPU one per core, each with at least `LANES_OF_THREAD` lanes."""
+    """Threads that share the lanes of one device: on a CPU one per core, with `MIN_LANES_PER_THREAD` lanes or more."""
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return 1
-    return max(1, min(num_cores(), num_lanes // LANES_OF_THREAD))
+    return max(1, min(num_cores(), num_lanes // MIN_LANES_PER_THREAD))
 
 
 @cache
@@ -70,7 +70,7 @@ class LaneDynamics(Protocol):
     """The dynamics of the lanes: hashable, and without arrays except those in closures of the user's functions."""
 
     def step(
-        self, parameters: Any, inputs: PyTree, state: PyTree, row: Int[Array, ""], is_restored: Bool[Array, ""]
+        self, parameters: Any, inputs: PyTree, state: PyTree, row: Int[Array, ""], needs_evaluation: Bool[Array, ""]
     ) -> tuple[PyTree, Vector, PyTree]:
         """One row of one lane: its next state, the position there, and the output to record."""
         ...
@@ -97,9 +97,9 @@ class Rows(NamedTuple):
     ----------
     begin, end
         The first row (in the program one per device, shape (N,)), and the row after the last.
-    is_restored
+    needs_evaluation
         Whether to evaluate the cached fields of the states first.
-    may_leave
+    may_stop_early
         Whether to stop after a row in which every lane has met the old path.
     atol
         Largest difference from the old path that counts as met, in standard deviations; 0: equality.
@@ -107,8 +107,8 @@ class Rows(NamedTuple):
 
     begin: Int[Any, ""]
     end: Int[Any, ""]
-    is_restored: Bool[Any, ""]
-    may_leave: Bool[Any, ""]
+    needs_evaluation: Bool[Any, ""]
+    may_stop_early: Bool[Any, ""]
     atol: Float[Any, ""]
 
 
@@ -145,7 +145,7 @@ def advance_lanes(
         State and records after the last row evaluated.
     end
         Row after the last one evaluated on each device, shape (N,).
-    has_left
+    stopped_early
         Whether each device stopped because all its lanes had met the old path, shape (N,).
     distance
         Distance of each lane from the old path in the last row, shape (L,).
@@ -155,7 +155,7 @@ def advance_lanes(
         rows = rows._replace(begin=rows.begin[0])
 
         def one(inputs: PyTree, state: PyTree, row: Array) -> tuple[PyTree, Vector, PyTree]:
-            return dynamics.step(parameters, inputs, state, row, rows.is_restored & (row == rows.begin))
+            return dynamics.step(parameters, inputs, state, row, rows.needs_evaluation & (row == rows.begin))
 
         lanes = _one_lane(one) if old[0].shape[1] == 1 else jax.vmap(one, (0, 0, None), axis_name=LANES)
 
@@ -166,7 +166,7 @@ def advance_lanes(
             old_row, recorded = jax.lax.optimization_barrier((entry(recorded, row), recorded))
             distance, met = dynamics.met(parameters, rows.atol, tuple(found), old_row)
             recorded = write(recorded, tuple(found), row.astype(int))
-            return row + 1, state, recorded, rows.may_leave & met.all(), distance
+            return row + 1, state, recorded, rows.may_stop_early & met.all(), distance
 
         def unfinished(carry: tuple) -> Array:
             return (carry[0] < rows.end) & ~carry[3]
@@ -190,12 +190,12 @@ def _one_lane(step: Any) -> Any:
     return lanes
 
 
-def of_lanes(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
+def where_lanes(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTree:
     """The entries of `yes` for lanes with the flag, and of `no` for the others."""
     return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
 
 
-class Advanced(NamedTuple):
+class AdvanceResult(NamedTuple):
     """Result of one call of the program, on the host.
 
     Attributes
@@ -204,7 +204,7 @@ class Advanced(NamedTuple):
         State of each lane after its last row.
     ends
         Row after the last one evaluated for each lane, shape (L,).
-    has_left
+    stopped_early
         Whether the lane stopped because all lanes of its device or thread had met the old path, shape (L,).
     distance
         Distance of each lane from the old path in its last row, shape (L,).
@@ -212,8 +212,14 @@ class Advanced(NamedTuple):
 
     state: Any
     ends: Int[np.ndarray, " L"]
-    has_left: Bool[np.ndarray, " L"]
+    stopped_early: Bool[np.ndarray, " L"]
     distance: Float[np.ndarray, " L"]
+
+
+def num_rows_kept(records: tuple[Any, PyTree], num_lanes: int, max_rows: int = MAX_ROWS) -> int:
+    """Number of rows of all lanes that a program keeps."""
+    row_bytes = num_lanes * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(records))
+    return int(np.clip(MAX_RECORD_BYTES // row_bytes // PERIOD * PERIOD, MIN_ROWS, max_rows))
 
 
 class LaneProgram[Dynamics: LaneDynamics]:
@@ -251,8 +257,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
         self.dtype = np.dtype(records[0].dtype)
         self._share(num_threads(num_lanes) if mesh is None else 1)
-        row_bytes = self._padded * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(records))
-        self.num_rows = int(np.clip(MAX_RECORD_BYTES // row_bytes // PERIOD * PERIOD, MIN_ROWS, max_rows))
+        self.num_rows = num_rows_kept(records, self._padded, max_rows)
         self._recorded = [self._blank() for _ in range(self._num_threads)]
         self._executable: Any = None
         self.seconds_per_row, self._most_timed, self._is_new = np.nan, 0, True
@@ -282,19 +287,23 @@ class LaneProgram[Dynamics: LaneDynamics]:
             return PERIOD
         return max(PERIOD, int(min(SECONDS_PER_CALL / self.seconds_per_row, self.num_rows)) // PERIOD * PERIOD)
 
-    def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
+    def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
         """Evaluate some rows of all lanes; `rows.begin` may have shape (L,), equal within a device or thread."""
         begins = self._filled(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
         begins = begins[:: self._lanes_of_part]
         asked = Rows(
-            begins, np.int32(rows.end), np.bool_(rows.is_restored), np.bool_(rows.may_leave), self.dtype.type(rows.atol)
+            begins,
+            np.int32(rows.end),
+            np.bool_(rows.needs_evaluation),
+            np.bool_(rows.may_stop_early),
+            self.dtype.type(rows.atol),
         )
         started = time.perf_counter()
         inputs, state = jax.tree.map(self._filled, (inputs, state))
         if self._num_threads > 1 and self._executable is None and not self._compile(parameters, inputs, asked, state):
             return self.advance(parameters, inputs, state, rows)
         run = self._on_devices if self._num_threads == 1 else self._in_threads
-        state, ends, has_left, distance = run(parameters, inputs, asked, state)
+        state, ends, stopped_early, distance = run(parameters, inputs, asked, state)
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - begins).max())
         if self._is_new:
             self._is_new = False
@@ -305,8 +314,10 @@ class LaneProgram[Dynamics: LaneDynamics]:
             # In short calls, the fixed cost of a call dominates.
             self._most_timed = max(num_rows, self._most_timed)
             self.seconds_per_row = float(broadcast_from_first(self.mesh, seconds / num_rows))
-        ends, has_left = (np.repeat(values, self._lanes_of_part) for values in (ends, has_left))
-        return jax.tree.map(lambda leaf: np.array(leaf[: self.num_lanes]), Advanced(state, ends, has_left, distance))
+        ends, stopped_early = (np.repeat(values, self._lanes_of_part) for values in (ends, stopped_early))
+        return jax.tree.map(
+            lambda leaf: np.array(leaf[: self.num_lanes]), AdvanceResult(state, ends, stopped_early, distance)
+        )
 
     def _on_devices(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
         (recorded,) = self._recorded

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from parsample.internal.trees import take
-from parsample.lanes.program import Advanced, LaneProgram, Rows, of_lanes
+from parsample.lanes.program import AdvanceResult, LaneProgram, Rows, where_lanes
 from parsample.solver.status import Status
 
 # Number of first sweeps whose block defects are kept, for the plot of the advancing exact front.
-NUM_FRONTS = 8
+NUM_RECORDED_SWEEPS = 8
 
 
 class Segment(NamedTuple):
@@ -103,7 +103,7 @@ class Run(NamedTuple):
         return self._replace(first=self.first + segment.num_steps, states=segment.final)
 
 
-def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> Advanced:
+def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
     """Evaluate rows of all lanes, without restoring states, in calls short enough for progress and interrupts."""
     running, start = np.ones(program.num_lanes, bool), int(rows.begin)
     ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
@@ -116,8 +116,8 @@ def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, 
         ends, distance = (
             np.where(running, new, old) for new, old in zip((found.ends, found.distance), (ends, distance), strict=True)
         )
-        running, start = running & ~found.has_left, stop
-    return Advanced(state, ends, ~running, distance)
+        running, start = running & ~found.stopped_early, stop
+    return AdvanceResult(state, ends, ~running, distance)
 
 
 class BlockLayout(NamedTuple):
@@ -145,21 +145,21 @@ class BlockLayout(NamedTuple):
         return cls(run.num_chains, num_blocks, block_size, inputs)
 
     @property
-    def heads(self) -> Int[np.ndarray, " K"]:
+    def first_lanes(self) -> Int[np.ndarray, " K"]:
         """Lane of the first block of each chain."""
         return np.arange(self.num_chains) * self.num_blocks
 
     def incoming_states(self, run: Run, ends: PyTree) -> PyTree:
         """State at which each block should start: the end of the block before it, or the state of its chain."""
 
-        def one(heads: np.ndarray, values: np.ndarray) -> np.ndarray:
+        def one(first_lanes: np.ndarray, values: np.ndarray) -> np.ndarray:
             blocks = values.reshape(self.num_chains, self.num_blocks, *values.shape[1:])
-            shifted = np.concatenate([heads[:, None], blocks[:, :-1]], axis=1)
+            shifted = np.concatenate([first_lanes[:, None], blocks[:, :-1]], axis=1)
             return shifted.reshape(values.shape)
 
         return jax.tree.map(one, run.states, ends)
 
-    def of_chains(self, values: np.ndarray) -> np.ndarray:
+    def in_chain_order(self, values: np.ndarray) -> np.ndarray:
         """Rearrange rows of lanes, leading axes (n, L), into steps of chains, leading axes (K, B n)."""
         num_rows, _, *rest = values.shape
         lanes = values.reshape(num_rows, self.num_chains, self.num_blocks, *rest)
@@ -207,16 +207,16 @@ class _Blocks:
         layout = BlockLayout.of(run, program.num_lanes, block_size)
         starts = jax.tree.map(np.array, guesses)
         for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
-            leaf[layout.heads] = head
+            leaf[layout.first_lanes] = head
         return cls(program, run, layout, atol, starts, starts, starts)
 
-    def sweep(self, parameters: Any, *, may_leave: bool) -> None:
-        """Run all blocks from their starts; with `may_leave`, until all have met their old paths."""
+    def sweep(self, parameters: Any, *, may_stop_early: bool) -> None:
+        """Run all blocks from their starts; with `may_stop_early`, until all have met their old paths."""
         size = self.layout.block_size
-        rows = Rows(0, size, False, may_leave, self.atol)
+        rows = Rows(0, size, False, may_stop_early, self.atol)
         swept = sweep(self.program, parameters, self.layout.inputs, self.starts, rows)
-        self.ends = of_lanes((swept.ends == size) & ~swept.has_left, swept.state, self.ends)
-        self.defect = max(self.defect, float(np.max(swept.distance[swept.has_left], initial=0)))
+        self.ends = where_lanes((swept.ends == size) & ~swept.stopped_early, swept.state, self.ends)
+        self.defect = max(self.defect, float(np.max(swept.distance[swept.stopped_early], initial=0)))
         self.num_rows += int(swept.ends.max())
         self.num_evaluations += int(swept.ends.sum())
 
@@ -236,19 +236,19 @@ class _Blocks:
 
     def _ends_of_exact_prefix(self, num_blocks: int) -> PyTree:
         """State of each chain after its first `num_blocks` blocks."""
-        return take(self.ends, self.layout.heads + num_blocks - 1) if num_blocks else self.run.states
+        return take(self.ends, self.layout.first_lanes + num_blocks - 1) if num_blocks else self.run.states
 
     def restart(self, met: Bool[np.ndarray, " L"]) -> None:
         """Move the starts of blocks that have not met to where the blocks before them ended."""
         # Blocks that start within the tolerance keep their starts: a new start would change paths that have met.
-        self.starts = of_lanes(met, self.starts, self.incoming)
+        self.starts = where_lanes(met, self.starts, self.incoming)
 
     def segment(self, met: Bool[np.ndarray, " L"]) -> Segment:
         """The segment, or its exact part if not all blocks have met."""
         layout, size = self.layout, self.layout.block_size
         num_blocks = layout.num_exact(met)
         path, outputs = jax.tree.map(
-            lambda leaf: layout.of_chains(leaf)[:, : num_blocks * size], self.program.recorded(0, size)
+            lambda leaf: layout.in_chain_order(leaf)[:, : num_blocks * size], self.program.recorded(0, size)
         )
         return Segment(
             first=self.run.first,
@@ -260,7 +260,7 @@ class _Blocks:
             defect=max(self.defect, float(np.max(self.jumps[-1][met], initial=0))),
             num_sweeps=len(self.jumps),
             num_evaluations=self.num_evaluations,
-            block_defects=np.array([jumps[: layout.num_blocks] for jumps in self.jumps[:NUM_FRONTS]]),
+            block_defects=np.array([jumps[: layout.num_blocks] for jumps in self.jumps[:NUM_RECORDED_SWEEPS]]),
             block_size=size,
         )
 
@@ -300,7 +300,7 @@ def evaluate_segment(
         States at the block ends, leading axis (L,): guesses for the next segment.
     """
     blocks = _Blocks.of(program, run, guesses, block_size, atol)
-    blocks.sweep(run.parameters, may_leave=False)
+    blocks.sweep(run.parameters, may_stop_early=False)
     while True:
         parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
         met = blocks.compare(parameters)
@@ -308,14 +308,14 @@ def evaluate_segment(
         if met.all() or blocks.cannot_meet(met) or blocks.num_rows > max_rows or seconds > max_seconds:
             return blocks.segment(met), blocks.ends
         blocks.restart(met)
-        blocks.sweep(parameters, may_leave=True)
+        blocks.sweep(parameters, may_stop_early=True)
 
 
 def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
     """Evaluate the next steps of every chain, with one lane per chain."""
     layout = BlockLayout.of(run, program.num_lanes, num_steps)
     swept = sweep(program, run.parameters, layout.inputs, run.states, Rows(0, num_steps, False, False, 0.0))
-    path, outputs = jax.tree.map(layout.of_chains, program.recorded(0, num_steps))
+    path, outputs = jax.tree.map(layout.in_chain_order, program.recorded(0, num_steps))
     finite = np.isfinite(path).all()
     return Segment(
         first=run.first,

@@ -7,11 +7,12 @@ lane meets. Step by step, each step takes one row of another compiled program, w
 import math
 from dataclasses import dataclass
 
+from parsample.internal.arithmetic import ceil_div
 from parsample.lanes.meeting import MAX_UNMET, MeetingTimes
 
 # Assumed cost of a row with one lane per chain, as a share of the cost of a row of all lanes, until it is measured. On
 # a CPU, a step of a cheap log density is mostly overhead until lanes fill the vector units.
-DEFAULT_SHARE_OF_CHAINS = 0.25
+DEFAULT_SINGLE_STEP_COST = 0.25
 
 # Single steps are timed before the choice if compiling their program takes at most this share of the predicted time.
 MAX_TRIAL_SHARE = 0.1
@@ -71,20 +72,20 @@ class Measured:
     seconds_to_compile
         Predicted seconds to compile the program for single steps: the compilation time of the program for all lanes,
         or 0 once single steps are compiled.
-    share_of_chains
+    single_step_cost
         Cost of a row with one lane per chain, as a share of the cost of a row of all lanes.
     """
 
     seconds_per_row: float
     seconds_to_compile: float
-    share_of_chains: float = DEFAULT_SHARE_OF_CHAINS
+    single_step_cost: float = DEFAULT_SINGLE_STEP_COST
 
 
 def block_size_of(num_steps: int, num_blocks: int, num_rows: int, period: int) -> int:
     """Steps per block, a multiple of `period`, for the fewest equal segments of at most `num_rows` rows."""
-    per_lane = -(-num_steps // num_blocks)
-    num_segments = -(-per_lane // num_rows)
-    return -(-per_lane // (num_segments * period)) * period
+    per_lane = ceil_div(num_steps, num_blocks)
+    num_segments = ceil_div(per_lane, num_rows)
+    return ceil_div(per_lane, num_segments * period) * period
 
 
 def make_plan(
@@ -95,7 +96,7 @@ def make_plan(
     num_segments = math.ceil(num_steps / (num_blocks * block_size))
     slowest = meeting.slowest(num_lanes - num_chains) if num_blocks > 1 else 0.0
     num_rows = num_segments * (block_size + slowest)
-    share = max(num_chains / num_lanes, measured.share_of_chains)
+    share = max(num_chains / num_lanes, measured.single_step_cost)
     sequential_seconds = measured.seconds_to_compile + num_steps * share * measured.seconds_per_row
     blocks = Plan(
         is_parallel=True,

@@ -192,9 +192,7 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
     elif resolved == "deer" and traced:
         resolved = DEER(ceil_div(num_steps, NUM_TRACED_BLOCKS), Zero())
     if isinstance(resolved, str):
-        solution = evaluate_chain(
-            dynamics, initial_state, rng_key, num_steps, mesh, may_leave_blocks=resolved == "auto"
-        )
+        solution = evaluate_chain(dynamics, initial_state, rng_key, num_steps, mesh, may_end_blocks=resolved == "auto")
     elif isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:

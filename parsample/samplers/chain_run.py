@@ -25,7 +25,7 @@ from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, meeting_times, stretch_of
 from parsample.lanes.program import PERIOD, LaneProgram, default_num_lanes
 from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
-from parsample.planning.plan import DEFAULT_SHARE_OF_CHAINS, block_size_of
+from parsample.planning.plan import DEFAULT_SINGLE_STEP_COST, block_size_of
 from parsample.solver.solution import Solution, sequential_solution
 from parsample.solver.status import ParallelStallWarning, Status
 
@@ -161,30 +161,30 @@ class SolutionBuilder:
 
 
 def evaluate_chain(
-    dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None, *, may_leave_blocks: bool
+    dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None, *, may_end_blocks: bool
 ) -> Solution:
-    """Evaluate the chain in blocks; with `may_leave_blocks`, step by step as soon as that is expected to be faster."""
+    """Evaluate the chain in blocks; with `may_end_blocks`, step by step as soon as that is expected to be faster."""
     chain = Chain.of(dynamics, state, rng_key, num_steps, mesh)
     builder = SolutionBuilder(num_steps)
-    for segment in _segments(chain, may_leave_blocks):
+    for segment in _segments(chain, may_end_blocks):
         builder.add(segment)
     return builder.solution(chain.lanes.state_kinds, chain.lanes.output_kinds)
 
 
-def _segments(chain: Chain, may_leave_blocks: bool) -> Iterator[Segment]:
+def _segments(chain: Chain, may_end_blocks: bool) -> Iterator[Segment]:
     """Segments of the chain: in blocks while these meet and are expected to be faster, else step by step."""
     program, single_lane = chain.program(default_num_lanes()), chain.program(1)
     run = chain.run(program)
-    if may_leave_blocks:
+    if may_end_blocks:
         for segment in _timed_steps(single_lane, chain, run):
             yield segment
             run = run.after(segment)
     # Each process times the single lane by itself, so all processes use the times of the first.
     times = np.array([single_lane.seconds_to_compile, single_lane.seconds_per_row])
     compile_seconds, seconds_per_step = (float(value) for value in broadcast_from_first(chain.mesh, times))
-    if not may_leave_blocks or _may_pay(program, compile_seconds, (chain.num_steps - run.first) * seconds_per_step):
+    if not may_end_blocks or _may_pay(program, compile_seconds, (chain.num_steps - run.first) * seconds_per_step):
         try:
-            for segment in _blocks(program, chain, run, seconds_per_step if may_leave_blocks else math.inf):
+            for segment in _blocks(program, chain, run, seconds_per_step if may_end_blocks else math.inf):
                 yield segment
                 run = run.after(segment)
         except NotImplementedError as error:
@@ -214,7 +214,7 @@ def _may_pay(program: LaneProgram, compile_seconds: float, sequential_seconds: f
     """
     is_compiled = math.isfinite(program.seconds_to_compile)
     overhead = OVERHEAD_SECONDS if is_compiled else COMPILATION_RATIO * compile_seconds
-    return overhead + sequential_seconds / (DEFAULT_SHARE_OF_CHAINS * program.num_lanes) < sequential_seconds
+    return overhead + sequential_seconds / (DEFAULT_SINGLE_STEP_COST * program.num_lanes) < sequential_seconds
 
 
 def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
@@ -223,7 +223,7 @@ def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: floa
     guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
     block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
     # The time per row is not known yet, so the bound on rows uses the default cost of a single step.
-    max_rows = PATIENCE * DEFAULT_SHARE_OF_CHAINS * program.num_lanes * block_size
+    max_rows = PATIENCE * DEFAULT_SINGLE_STEP_COST * program.num_lanes * block_size
     max_rows = math.inf if math.isinf(seconds_per_step) else max_rows
     max_seconds = OVERHEAD_SECONDS + MAX_FIRST_SHARE * (chain.num_steps - run.first) * seconds_per_step
     while run.first < chain.num_steps:

@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from parsample.draws.layout import Layout
-from parsample.internal.devices import mesh_of
 from parsample.internal.validation import checked_count, checked_position, checked_rate
 from parsample.kernels import KERNELS
 from parsample.kernels.kernel_lanes import KernelLanes
-from parsample.lanes.program import PERIOD, LaneProgram
+from parsample.lanes.program import PERIOD, num_rows_kept
 from parsample.models.model import Model, as_model
 from parsample.planning.plan import block_size_of, make_plan
 from parsample.planning.report import Report
@@ -255,13 +254,12 @@ def compare_kernels(  # noqa: PLR0913
                 devices=devices,
             )
         dynamics = KernelLanes(model.logdensity, Layout.of(checked_position(model.initial_position)), KERNELS[kernel])
-        program = LaneProgram(dynamics, pilot.settings["num_lanes"], mesh_of(devices), dynamics.records)
-        return _forecast(program, pilot, num_samples)
+        return _forecast(dynamics, pilot, num_samples)
 
     return KernelComparison(tuple(forecast(kernel) for kernel in names), num_samples, num_chains)
 
 
-def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_samples: int) -> KernelForecast:
+def _forecast(dynamics: KernelLanes, pilot: SampleResult, num_samples: int) -> KernelForecast:
     """Forecast of one kernel for `num_samples` draws per chain, from its pilot."""
     import arviz  # noqa: PLC0415 - takes a second
 
@@ -271,18 +269,19 @@ def _forecast(program: LaneProgram[KernelLanes], pilot: SampleResult, num_sample
     ess = np.asarray(arviz.ess(draws, method="bulk"))
     failure, slowest = _failure(draws, ess), int(np.argmin(ess))
     stats = pilot.sample_stats
-    is_checked = failure or pilot.report is not None
+    num_rows = num_rows_kept(dynamics.records, pilot.settings["num_lanes"])
+    has_plan = bool(failure) or pilot.report is not None
     return KernelForecast(
-        kernel=program.dynamics.kernel.name,
-        report=None if failure or pilot.report is None else _planned(pilot.report, program.num_rows, num_samples),
+        kernel=dynamics.kernel.name,
+        report=None if failure or pilot.report is None else _planned(pilot.report, num_rows, num_samples),
         num_draws=stats["lp"].shape[0] * num_samples,
         num_pilot_draws=stats["lp"].size,
         ess_per_draw=math.nan if failure else float(ess[slowest]) / stats["lp"].size,
-        slowest=coordinate_names(program.dynamics.layout)[slowest],
+        slowest=coordinate_names(dynamics.layout)[slowest],
         gradients_per_draw=float(stats["n_steps"].mean()),
         diverging=float(stats["diverging"].mean()) if "diverging" in stats else 0.0,
         failure=failure,
-        sequential_seconds=math.nan if is_checked else pilot.seconds["sampling"] * num_samples / pilot.num_draws,
+        sequential_seconds=math.nan if has_plan else pilot.seconds["sampling"] * num_samples / pilot.num_draws,
     )
 
 

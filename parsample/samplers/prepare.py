@@ -29,7 +29,7 @@ from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
 from parsample.models.model import Model
 from parsample.planning.plan import (
-    DEFAULT_SHARE_OF_CHAINS,
+    DEFAULT_SINGLE_STEP_COST,
     Measured,
     Plan,
     block_size_of,
@@ -44,8 +44,8 @@ from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation, Reference
 from parsample.warmup.ensemble import Ensemble
 
-# If a row of all lanes takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried. They are used if the
-# cost per lane is then less than MAX_LANE_COST_RATIO times the cost per lane with all lanes.
+# If the user names no number of lanes and a row takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried.
+# They are used if the cost per lane is then less than MAX_LANE_COST_RATIO times the cost per lane with all lanes.
 EXPENSIVE_ROW_SECONDS, FEW_LANES, MAX_LANE_COST_RATIO = 0.2, 16, 1.5
 
 # Share of the predicted time of the run to spend on timing single steps.
@@ -113,7 +113,7 @@ class Prepared:
     @property
     def block_size(self) -> int:
         """Steps per block of each segment."""
-        num_blocks = self.settings.num_lanes // self.settings.num_chains
+        num_blocks = self.settings.num_blocks
         return block_size_of(self.settings.num_samples, num_blocks, self.program.num_rows, PERIOD)
 
 
@@ -188,12 +188,12 @@ def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSett
 
 def _with_timed_steps(report: Report, single_steps: LaneProgram, run: Run, settings: SamplerSettings) -> Report:
     """Time single steps; returns the report with their measured cost and the resulting plan."""
-    share = _share_of_chains(single_steps, run, report)
-    measured = replace(report.measured, seconds_to_compile=0.0, share_of_chains=share)
+    share = _single_step_cost(single_steps, run, report)
+    measured = replace(report.measured, seconds_to_compile=0.0, single_step_cost=share)
     return replace(report, measured=measured, plan=_plan(report.meeting, settings, report.plan.block_size, measured))
 
 
-def _share_of_chains(single_steps: LaneProgram, run: Run, report: Report) -> float:
+def _single_step_cost(single_steps: LaneProgram, run: Run, report: Report) -> float:
     """Time single steps; returns the cost of a row with one lane per chain, as a share of a row of all lanes."""
     num_rows = TIMING_SHARE * report.plan.seconds / report.measured.seconds_per_row
     num_rows = int(np.clip(num_rows, 4 * PERIOD, single_steps.num_rows)) // PERIOD * PERIOD
@@ -233,7 +233,7 @@ def _disperse(
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
         raise _explanation(model, settings, error) from error
     few = replace(settings, num_lanes=_fewer_lanes(settings))
-    if seconds > EXPENSIVE_ROW_SECONDS and few.num_lanes < settings.num_lanes:
+    if settings.may_use_fewer_lanes and seconds > EXPENSIVE_ROW_SECONDS and few.num_lanes < settings.num_lanes:
         smaller, fewer_seconds = disperse(dynamics, few)
         # The time per row is assumed to be linear in the number of lanes.
         per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
@@ -241,7 +241,7 @@ def _disperse(
         if fewer_seconds * settings.num_lanes < MAX_LANE_COST_RATIO * seconds * few.num_lanes:
             return smaller, few, chains_seconds / fewer_seconds
         return ensemble, settings, chains_seconds / seconds
-    return ensemble, settings, DEFAULT_SHARE_OF_CHAINS
+    return ensemble, settings, DEFAULT_SINGLE_STEP_COST
 
 
 def _fewer_lanes(settings: SamplerSettings) -> int:
@@ -281,7 +281,7 @@ def _check(
     measured: Measured,
 ) -> Report:
     """Measure meeting times against the last round of the warm-up, and plan the run."""
-    num_blocks = settings.num_lanes // settings.num_chains
+    num_blocks = settings.num_blocks
     block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
     meeting = meeting_times(program, reference.stretch, block_size, atol)

@@ -125,6 +125,40 @@ class SampleResult:
     def _repr_html_(self) -> str:
         return html_table([("run", self._heading), *self._rows])
 
+    def save(self, path: str | Path, **arguments: Any) -> None:
+        """Write the draws to a file that ArviZ and xarray read, piece by piece, so that large results need no memory.
+
+        Parameters
+        ----------
+        path
+            A netCDF file (``.nc``) or a zarr directory (``.zarr``); an existing one is replaced.
+        **arguments
+            Arguments of `to_arviz`.
+
+        Raises
+        ------
+        ValueError
+            If the path has another ending.
+        ImportError
+            If zarr is needed and not installed: ``pip install 'parsample[zarr]'``.
+        """
+        from parsample.draws.datatree import save  # noqa: PLC0415 - ArviZ takes a second to import
+
+        save(self.to_arviz(**arguments), Path(path))
+
+    def summary(self, *, full: bool = False) -> str:
+        """Table of mean, sd, 89 % interval, effective sample sizes and R-hat of every variable.
+
+        Parameters
+        ----------
+        full
+            Whether to compute effective sample sizes and R-hat of more than five million values as well, which takes
+            longer than five seconds.
+        """
+        from parsample.draws.summary import summary_table  # noqa: PLC0415 - ArviZ takes a second to import
+
+        return summary_table(self.to_arviz(), full=full)
+
     def plot(self) -> dict[str, Any]:
         """Plot the run in matplotlib figures.
 

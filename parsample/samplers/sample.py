@@ -62,8 +62,8 @@ def sample(  # noqa: PLR0913
     num_samples, num_chains
         Draws per chain, and number of chains.
     num_warmup
-        Maximum number of warm-up steps, at least 100. The warm-up ends as soon as it has settled; its draws are not
-        returned.
+        Maximum number of warm-up steps, at least 100; a last round of 64 steps may follow. The warm-up ends as soon as
+        it has settled; its draws are not returned.
     kernel
         "hmc" (trajectory lengths that vary in a fixed cycle), "nuts", "mala" (one leapfrog step), or "metropolis" (one
         coordinate at a time, for log densities without gradients); all in whitened coordinates.
@@ -78,7 +78,8 @@ def sample(  # noqa: PLR0913
         the path is bitwise one chain. Without it, blocks are joined within a tolerance.
     num_lanes
         Lanes that run side by side: the ensemble of the warm-up, then the blocks of all chains together. None: 64 on a
-        CPU, 512 elsewhere. Rounded down to a multiple of `num_chains`, but to at least one lane per chain.
+        CPU, 512 elsewhere, or about 16 if the log density is expensive. Rounded down to a multiple of `num_chains`, but
+        to at least one lane per chain.
     progress_bar
         Whether to show progress.
     devices
@@ -197,13 +198,13 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
     """Segments of all chains: in blocks until a segment is given up, then step by step."""
     settings, run = prepared.settings, prepared.run
     in_blocks = settings.method == "deer" or (prepared.report is not None and prepared.report.parallelizable)
-    num_blocks = settings.num_lanes // settings.num_chains
+    num_blocks = settings.num_blocks
     guesses = prepared.guesses
     if in_blocks and num_blocks > 1:
         progress.phase("sampling in blocks")
         max_rows = math.inf
         if settings.method == "auto" and prepared.report is not None:
-            share = max(prepared.report.measured.share_of_chains, 1 / num_blocks)
+            share = max(prepared.report.measured.single_step_cost, 1 / num_blocks)
             max_rows = PATIENCE * share * num_blocks * prepared.block_size
         while run.first < settings.num_samples:
             segment, guesses = evaluate_segment(
@@ -241,6 +242,7 @@ def check_sampler(  # noqa: PLR0913
     kernel: str = "hmc",
     target_acceptance_rate: float | None = None,
     exact_meeting: bool = True,
+    num_lanes: int | None = None,
     lyapunov: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Report:
@@ -250,7 +252,7 @@ def check_sampler(  # noqa: PLR0913
     ----------
     rng_key, logdensity_fn, initial_position, num_samples, num_warmup, num_chains, kernel
         As for `sample`.
-    target_acceptance_rate, exact_meeting, devices
+    target_acceptance_rate, exact_meeting, num_lanes, devices
         As for `sample`.
     lyapunov
         Whether to estimate the Lyapunov exponent from tangents, which compiles another program. It is the exponent of
@@ -291,6 +293,7 @@ def check_sampler(  # noqa: PLR0913
         kernel=kernel,
         target_acceptance_rate=target_acceptance_rate,
         exact_meeting=exact_meeting,
+        num_lanes=num_lanes,
         devices=devices,
     )
     if checked_flag("lyapunov", lyapunov) and not settings.kernel.uses_gradient:

@@ -38,6 +38,8 @@ class SamplerSettings:
         Lanes of all chains together.
     mesh
         Mesh of the devices that share the lanes; None: a single device.
+    may_use_fewer_lanes
+        Whether fewer lanes may be used if the log density is expensive, because the user named no number.
     """
 
     num_samples: int
@@ -49,6 +51,12 @@ class SamplerSettings:
     exact_meeting: bool
     num_lanes: int
     mesh: Mesh | None
+    may_use_fewer_lanes: bool = False
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks per chain."""
+        return self.num_lanes // self.num_chains
 
     @classmethod
     def of(  # noqa: PLR0913
@@ -74,9 +82,8 @@ class SamplerSettings:
         target = checked_rate("target_acceptance_rate", target_acceptance_rate, chosen.target_acceptance_rate)
         checked_flag("exact_meeting", exact_meeting)
         mesh = mesh_of(devices)
-        if num_lanes is None:
-            num_lanes = default_num_lanes()
-        num_blocks = max(1, checked_count("num_lanes", num_lanes) // num_chains)
+        chosen_lanes = default_num_lanes() if num_lanes is None else checked_count("num_lanes", num_lanes)
+        num_blocks = max(1, chosen_lanes // num_chains)
         return cls(
             num_samples=num_samples,
             num_warmup=num_warmup,
@@ -87,6 +94,7 @@ class SamplerSettings:
             exact_meeting=exact_meeting,
             num_lanes=num_blocks * num_chains,
             mesh=mesh,
+            may_use_fewer_lanes=num_lanes is None,
         )
 
     def as_dict(self, dtype: np.dtype) -> dict[str, Any]:

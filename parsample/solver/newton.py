@@ -29,7 +29,7 @@ from parsample.solver.sweep import Join, Lanes, Sweep
 from parsample.solver.tolerance import Tolerance, largest_coordinate
 
 # Number of sweeps whose defects are kept for every block, to plot how the exact prefix advances.
-NUM_FRONTS = 8
+NUM_RECORDED_SWEEPS = 8
 
 # After this many sweeps whose Jacobians had to be bounded, Jacobians are bounded in every sweep: for a chain that
 # rejects, unbounded corrections mislead even within its range. Smooth recursions have converged by then.
@@ -122,7 +122,7 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
         lanes=sweep.blank(starts),
         join=Join.none(starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
-        block_defects=jnp.full((NUM_FRONTS, starts.shape[0]), jnp.nan, starts.dtype),
+        block_defects=jnp.full((NUM_RECORDED_SWEEPS, starts.shape[0]), jnp.nan, starts.dtype),
         evals_per_lane=jnp.zeros((), starts.dtype),
         scale=jnp.ones_like(starts[0]) if scale is None else scale,
         progress=no_progress(num_sweeps, starts.dtype),
@@ -220,8 +220,8 @@ def _summary(
 
 def _keep_front(it: _Iterate, sizes: Float[Array, " C"]) -> Float[Array, "F C"]:
     k = it.progress.num_iters
-    row = jnp.minimum(k, NUM_FRONTS - 1)
-    return write(it.block_defects, jnp.where(k < NUM_FRONTS, sizes, entry(it.block_defects, row)), row)
+    row = jnp.minimum(k, NUM_RECORDED_SWEEPS - 1)
+    return write(it.block_defects, jnp.where(k < NUM_RECORDED_SWEEPS, sizes, entry(it.block_defects, row)), row)
 
 
 def _correct(

@@ -68,7 +68,7 @@ class Reference(NamedTuple):
     problem: str
 
 
-def between_lanes(path: Float[np.ndarray, "n L D"]) -> float:
+def r_hat_of_lanes(path: Float[np.ndarray, "n L D"]) -> float:
     """Largest R-hat of any coordinate with a lane as a chain (Gelman and Rubin 1992)."""
     num_rows = path.shape[0]
     path = path.astype(float)

@@ -18,10 +18,17 @@ from jaxtyping import Bool, Float, Int
 from parsample.kernels.base import MOVE_STEPS, Kernel, LaneState, Statistics
 from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.kernels.tuning import StepSize
-from parsample.kernels.whitening import Coordinates, KernelParameters, from_draws, from_gradients, identity, on_device
+from parsample.kernels.whitening import (
+    Coordinates,
+    KernelParameters,
+    from_draws,
+    from_gradients,
+    identity,
+    kernel_parameters,
+)
 from parsample.lanes.meeting import Stretch
-from parsample.lanes.program import PERIOD, Advanced, LaneProgram, Rows
-from parsample.warmup.adaptation import Adaptation, Reference, between_lanes
+from parsample.lanes.program import PERIOD, AdvanceResult, LaneProgram, Rows
+from parsample.warmup.adaptation import Adaptation, Reference, r_hat_of_lanes
 
 # Steps per round, and the longest trajectories in it: while coordinates are poor, long trajectories are wasted.
 ROUNDS = (8, 8, 16, 16, 32, 32)
@@ -49,6 +56,18 @@ METROPOLIS_SCALE = 2.4
 # Largest distances of starts from the initial position in each coordinate, tried in this order.
 START_SCALES = (1.0, 0.1, 0.01, 0.0)
 
+# Initial step size times D^(1/4), at most 1, and initial scale of multishift moves times D^(1/2): the scalings with the
+# dimension of leapfrog steps and of random walks.
+INITIAL_STEP, INITIAL_MOVE = 0.8, 0.5
+
+# A lane is lost if its mean acceptance rate is below `MIN_ACCEPTANCE`, or if its median log density is below that of
+# the median lane by `LOST_DEPTH` times D^(1/2) plus `LOST_SPREADS` interquartile ranges of the lanes.
+MIN_ACCEPTANCE, LOST_DEPTH, LOST_SPREADS = 0.02, 10, 5
+
+# Log densities still rise steeply, so that lanes have not reached the posterior, if their median rises by more than
+# `STEEP_RISE` plus `STEEP_RISE_PER_DIMENSION` times D in half a round. Only the first two rounds are repeated then.
+STEEP_RISE, STEEP_RISE_PER_DIMENSION = 2, 0.2
+
 # The warm-up has settled if, in a round with fixed parameters, R-hat is at most `MAX_R_HAT`, the acceptance rate is at
 # most `MAX_ACCEPTANCE_ERROR` below its target, and at most the share `MAX_DIVERGING` of transitions diverges. If more
 # diverge, the step size is multiplied by `STEP_REDUCTION`.
@@ -57,7 +76,7 @@ MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
 
 
 @dataclass(frozen=True)
-class Settings:
+class TunedValues:
     """The values that the warm-up tunes.
 
     Attributes
@@ -81,7 +100,7 @@ class Settings:
             lengths = np.minimum(lengths, max_length)
         scales = np.zeros(PERIOD)
         scales[list(MOVE_STEPS)] = self.move_scale
-        return on_device(self.coordinates, self.step_size, lengths, scales, dtype)
+        return kernel_parameters(self.coordinates, self.step_size, lengths, scales, dtype)
 
 
 class Ensemble:
@@ -121,7 +140,7 @@ class Ensemble:
         self.num_steps, self.num_replaced = 0, 0
         self.seconds_per_row = math.nan  # measured with a tiny step size
         step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
-        self.settings = Settings(identity(self.initial_position), np.asarray(step_size), 0.0)
+        self.settings = TunedValues(identity(self.initial_position), np.asarray(step_size), 0.0)
         self._makes_moves = exact_meeting and self.kernel.uses_gradient
         self.positions = np.repeat(self.initial_position[None], program.num_lanes, axis=0)
         self.state = self._state(np.zeros_like(self.positions))
@@ -129,8 +148,9 @@ class Ensemble:
     def disperse(self, spread: float | None = None) -> tuple[float, Float[np.ndarray, " D"] | None]:
         """Spread the lanes around the initial position, to finite log densities, and set the first scales.
 
-        Lane 0 starts at the initial position; its log density and gradient are returned, for the caller to check. With
-        a `spread`, the half-width of the noise, they are those of the first lane whose log density is finite.
+        Returns log density and gradient of lane 0, which starts at the initial position, for the caller to check. With
+        a `spread`, the half-width of the noise, that position need not be finite, and those of the first lane with a
+        finite log density are returned.
         """
         noise = self.rng.uniform(-1, 1, self.positions.shape)
         noise[0] = 0
@@ -140,14 +160,14 @@ class Ensemble:
             self.positions = np.where(bad[:, None], moved, self.positions)
             self.state = self._state(self.positions - self.initial_position)
             # A row with a tiny step size evaluates the log density at the starts.
-            run = self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
+            run = self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
             bad = ~np.isfinite(run.state.logdensity)
             if not bad.any() or (bad[0] and spread is None):
                 break
         first = 0 if spread is None else int(np.argmin(bad))
         logdensity, gradient = float(run.state.logdensity[first]), run.state.logdensity_grad
         started = time.perf_counter()  # the first row includes compilation
-        self._rows(self._parameters(self.settings, 1), 0, 1, is_restored=True)
+        self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
         self.seconds_per_row = time.perf_counter() - started
         if gradient is None:
             self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
@@ -160,9 +180,9 @@ class Ensemble:
 
     def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
         if step_size is None:
-            step_size = min(0.8 * self.dimension**-0.25, 1.0)
-        move_scale = 0.5 / math.sqrt(self.dimension) if self._makes_moves else 0.0
-        self.settings = Settings(coordinates, np.asarray(step_size, float), move_scale)
+            step_size = min(INITIAL_STEP * self.dimension**-0.25, 1.0)
+        move_scale = INITIAL_MOVE / math.sqrt(self.dimension) if self._makes_moves else 0.0
+        self.settings = TunedValues(coordinates, np.asarray(step_size, float), move_scale)
 
     def rounds(self, num_warmup: int) -> Iterator[str]:
         """Adapt in rounds, as many as `num_warmup` steps allow; yields a description of each round."""
@@ -192,7 +212,7 @@ class Ensemble:
             settings = replace(self.settings, step_size=tuning.current)
             row = begin % PERIOD
             before = self.state.position
-            run = self._rows(self._parameters(settings, cap), row, row + num_steps, is_restored=begin == 0)
+            run = self._rows(self._parameters(settings, cap), row, row + num_steps, needs_evaluation=begin == 0)
             path, found = self.program.recorded(row, row + num_steps)
             tuning.update(self._acceptance(before, path, found))
             paths.append(coordinates.position(path.astype(float)))
@@ -235,15 +255,15 @@ class Ensemble:
         self.num_replaced += lost.size
         with np.errstate(invalid="ignore"):
             rise = np.median(logdensity[-1, good]) - np.median(logdensity[size // 2, good])
-        return good, bool(rise > 2 + 0.2 * self.dimension)
+        return good, bool(rise > STEEP_RISE + STEEP_RISE_PER_DIMENSION * self.dimension)
 
     def _lost(self, level: Float[np.ndarray, " L"], acceptance: Float[np.ndarray, " L"]) -> Bool[np.ndarray, " L"]:
         finite = np.isfinite(level)
         if not finite.any():
             return np.ones_like(finite)
         middle, spread = np.median(level[finite]), np.subtract(*np.percentile(level[finite], [75, 25]))
-        depth = 10 * math.sqrt(max(self.dimension, 1)) + 5 * spread
-        return ~finite | (acceptance < 0.02) | (np.where(finite, level, -np.inf) < middle - depth)
+        depth = LOST_DEPTH * math.sqrt(max(self.dimension, 1)) + LOST_SPREADS * spread
+        return ~finite | (acceptance < MIN_ACCEPTANCE) | (np.where(finite, level, -np.inf) < middle - depth)
 
     def _update_coordinates(
         self, draws: Float[np.ndarray, "n G D"], gradients: list, good: Int[np.ndarray, " G"], early: bool
@@ -289,9 +309,9 @@ class Ensemble:
         starts = self._state(self.settings.coordinates.whiten(self.positions))
         self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
         inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
-        run = self._rows(parameters, 0, REFERENCE_STEPS, is_restored=True)
+        run = self._rows(parameters, 0, REFERENCE_STEPS, needs_evaluation=True)
         path, found = self.program.recorded(0, REFERENCE_STEPS)
-        acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), between_lanes(path)
+        acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), r_hat_of_lanes(path)
         num_diverging = int(found.diverging.sum())
         problems = []
         if not r_hat <= MAX_R_HAT:
@@ -323,7 +343,7 @@ class Ensemble:
             unsettled=reference.problem,
         )
 
-    def _parameters(self, settings: Settings, max_length: int | None = None) -> KernelParameters:
+    def _parameters(self, settings: TunedValues, max_length: int | None = None) -> KernelParameters:
         return settings.parameters(self.kernel, self.dtype, max_length)._replace(data=self.data)
 
     def _state(self, whitened: Float[np.ndarray, "L D"]) -> LaneState:
@@ -331,9 +351,9 @@ class Ensemble:
         gradient = np.zeros_like(position) if self.kernel.uses_gradient else None
         return LaneState(position, np.zeros(len(position), self.dtype), gradient)
 
-    def _rows(self, parameters: KernelParameters, begin: int, end: int, is_restored: bool) -> Advanced:
+    def _rows(self, parameters: KernelParameters, begin: int, end: int, needs_evaluation: bool) -> AdvanceResult:
         first_steps = np.full(self.program.num_lanes, self.num_steps - begin, np.int32)
-        rows = Rows(begin, end, is_restored, False, 0.0)
+        rows = Rows(begin, end, needs_evaluation, False, 0.0)
         run = self.program.advance(parameters, (self.keys, first_steps), self.state, rows)
         self.num_steps += end - begin
         self.state = run.state

@@ -274,6 +274,24 @@ def test_warmup_of_the_model_holds_unless_the_user_says_otherwise(monkeypatch, t
     assert asked["num_warmup"] == expected
 
 
+def test_lanes_and_method_come_from_the_user_or_else_from_the_model(monkeypatch, tmp_path):
+    path = tmp_path / "with_lanes.py"
+    path.write_text(MODEL + 'settings = {"num_lanes": 16, "method": "sequential"}\n')
+    asked: list[dict] = []
+
+    def record(*_: Any, **kwargs: Any) -> Report:
+        asked.append(kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parsample.cli.main.sample", record)
+    monkeypatch.setattr("parsample.cli.main.check_sampler", record)
+    assert main(["sample", str(path)]) == 130
+    assert main(["sample", str(path), "--num-lanes", "32", "--method", "deer"]) == 130
+    assert main(["check", str(path)]) == 130
+    assert [settings["num_lanes"] for settings in asked] == [16, 32, 16]
+    assert [settings.get("method") for settings in asked] == ["sequential", "deer", None]
+
+
 @pytest.fixture
 def no_sampling(monkeypatch):
     def sample(*_: Any, **__: Any) -> None:

@@ -37,6 +37,6 @@ def state_of(kernel: Any, u: jax.Array) -> LaneState:
     return LaneState(u, value, gradient if kernel.uses_gradient else None)
 
 
-def step(kernel: Any, t: int, is_restored: bool, key: jax.Array, state: LaneState) -> Any:
+def step(kernel: Any, t: int, needs_evaluation: bool, key: jax.Array, state: LaneState) -> Any:
     phase = jnp.int32(t % PERIOD)
-    return kernel.step(key, state, jnp.int32(t), phase, jnp.asarray(is_restored), target, parameters(kernel))
+    return kernel.step(key, state, jnp.int32(t), phase, jnp.asarray(needs_evaluation), target, parameters(kernel))

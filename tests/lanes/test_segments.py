@@ -30,10 +30,10 @@ def test_every_block_of_every_chain_has_its_lane():
 
 def test_rows_of_lanes_are_the_steps_of_chains_in_order():
     values = np.array([[100 * (lane // 3) + 4 * (lane % 3) + row for lane in range(6)] for row in range(4)])
-    assert LAYOUT.of_chains(values).tolist() == [list(range(12)), list(range(100, 112))]
-    pairs = LAYOUT.of_chains(np.stack([values, -values], axis=-1))
+    assert LAYOUT.in_chain_order(values).tolist() == [list(range(12)), list(range(100, 112))]
+    pairs = LAYOUT.in_chain_order(np.stack([values, -values], axis=-1))
     assert pairs.shape == (2, 12, 2)
-    np.testing.assert_array_equal(pairs[..., 1], -LAYOUT.of_chains(values))
+    np.testing.assert_array_equal(pairs[..., 1], -LAYOUT.in_chain_order(values))
 
 
 def test_a_block_is_reached_from_the_end_of_the_one_before_it_or_from_the_state_of_its_chain():

@@ -50,7 +50,7 @@ def test_a_short_run_is_not_worth_another_compilation():
 
 def test_blocks_do_not_pay_where_lanes_cost_as_much_as_as_many_single_ones():
     soon = meeting(np.full(64, 100.0))
-    linear = Measured(1.0, 2.0, share_of_chains=4 / 64)
+    linear = Measured(1.0, 2.0, single_step_cost=4 / 64)
     assert not make_plan(soon, 64, 4, 10_000, 640, linear).is_parallel
     assert make_plan(soon, 64, 4, 10_000, 640, Measured(1.0, 2.0)).is_parallel
 
@@ -64,4 +64,4 @@ def test_single_steps_are_timed_where_the_plan_depends_on_them_and_finding_out_i
     assert depends_on_single_steps(close, costs, 64)
     assert not depends_on_single_steps(clear, costs, 64)
     assert not depends_on_single_steps(close, Measured(1e-3, 5.0), 64)
-    assert not make_plan(late, 64, 4, 100_000, 640, Measured(1e-3, 0.0, share_of_chains=0.08)).is_parallel
+    assert not make_plan(late, 64, 4, 100_000, 640, Measured(1e-3, 0.0, single_step_cost=0.08)).is_parallel

@@ -14,15 +14,15 @@ from runs import KEY, assert_same_draws, run
 from warned import warns_here
 
 from parsample import ParallelStallWarning, Status
-from parsample.samplers.prepare import _share_of_chains
-from parsample.samplers.sample import sample
+from parsample.samplers.prepare import _single_step_cost
+from parsample.samplers.sample import check_sampler, sample
 
 
 @pytest.mark.parametrize(("cost", "status"), [(10.0, Status.CONVERGED), (1e-3, Status.SEQUENTIAL)])
 def test_a_plan_that_depends_on_single_steps_times_them(cost, status, monkeypatch):
     expected = run("hmc", "sequential", 4000)
     monkeypatch.setattr("parsample.samplers.prepare.depends_on_single_steps", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.prepare._share_of_chains", lambda *timed: cost * _share_of_chains(*timed))
+    monkeypatch.setattr("parsample.samplers.prepare._single_step_cost", lambda *timed: cost * _single_step_cost(*timed))
     with warns_here(ParallelStallWarning) if status is Status.SEQUENTIAL else contextlib.nullcontext():
         result = sample(KEY, gaussian, gaussian_start(), num_samples=4000, num_chains=2, progress_bar=False)
     assert result.status is status
@@ -101,3 +101,11 @@ def test_a_bad_log_density_is_refused(case):
     density, error, message = BAD_DENSITIES[case]
     with pytest.raises(error, match=message):
         refused(density, jnp.asarray(X))
+
+
+@pytest.mark.parametrize(("num_lanes", "expected"), [(None, 16), (32, 32)])
+def test_an_expensive_log_density_has_fewer_lanes_unless_the_user_names_a_number(monkeypatch, num_lanes, expected):
+    monkeypatch.setattr("parsample.samplers.prepare.EXPENSIVE_ROW_SECONDS", 0.0)
+    monkeypatch.setattr("parsample.samplers.prepare.MAX_LANE_COST_RATIO", np.inf)
+    found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=2000, num_chains=2, num_lanes=num_lanes)
+    assert found.num_lanes == expected

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import xarray
 from chains import gaussian_start
+from results import fabricated
 from runs import KERNELS_TESTED, run
 
 from parsample import Status
@@ -74,3 +76,15 @@ def test_the_worst_of_segments_is_the_status():
     result = run("hmc", "deer")
     stalled = result.segments[0]._replace(status=Status.STALLED)
     assert dataclasses.replace(result, segments=[stalled, *result.segments]).status is Status.STALLED
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_a_result_saves_and_summarises_itself(tmp_path, name):
+    result = fabricated(Status.CONVERGED)
+    result.save(str(tmp_path / name), dims={"x": ["axis"]})
+    with xarray.open_datatree(tmp_path / name) as tree:
+        assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
+        np.testing.assert_array_equal(tree["posterior"]["y"], result.positions["y"])
+    assert result.summary().count("\n") == 3  # a header, x[0], x[1] and y
+    with pytest.raises(ValueError, match=r"run\.csv: the name must end in one of \.nc, \.zarr"):
+        result.save(tmp_path / "run.csv")
