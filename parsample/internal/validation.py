@@ -79,12 +79,12 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree) -> None:
-    """Raise unless `logdensity_fn` maps the position to one floating-point scalar."""
+def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree, *data: PyTree) -> None:
+    """Raise unless `logdensity_fn` maps the position, with the data, to one floating-point scalar."""
     if not callable(logdensity_fn):
         raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}.")
     try:
-        value = jax.eval_shape(logdensity_fn, position)
+        value = jax.eval_shape(logdensity_fn, position, *data)
     except Exception as error:
         raise ValueError(
             f"logdensity_fn cannot be evaluated at initial_position ({_shapes(position)}): {error}"
@@ -107,20 +107,20 @@ def checked_logdensity_value(value: float, gradient: PyTree | None) -> None:
             )
 
 
-def lacks_batching(logdensity_fn: Callable, position: PyTree) -> bool:
+def lacks_batching(logdensity_fn: Callable, position: PyTree, *data: PyTree) -> bool:
     """Whether the log density works for one position, but not for several at once."""
     several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), position)
     try:
-        jax.eval_shape(jax.vmap(logdensity_fn), several)
+        jax.eval_shape(jax.vmap(logdensity_fn, (0, *[None] * len(data))), several, *data)
     except NotImplementedError:
         return True
     return False
 
 
-def gradient_failure(logdensity_fn: Callable, position: PyTree, error: Exception) -> Exception:
+def gradient_failure(logdensity_fn: Callable, position: PyTree, error: Exception, *data: PyTree) -> Exception:
     """The error to raise when lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
     try:
-        jax.eval_shape(jax.grad(logdensity_fn), position)
+        jax.eval_shape(jax.grad(logdensity_fn), position, *data)
     except Exception as reason:
         return ValueError(
             f"logdensity_fn has no gradient at initial_position: {reason} kernel='metropolis' needs none."

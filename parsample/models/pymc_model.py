@@ -126,7 +126,7 @@ class _Source:
         function = get_jaxified_graph([*self.model.value_vars, *inputs], outputs)
         names = [each.name for each in self.model.value_vars]
 
-        def evaluate(position: PyTree, data: dict[str, Any]) -> Sequence[Array]:
+        def evaluate(position: PyTree, data: dict[str, Any]) -> Sequence[Any]:
             with warnings.catch_warnings():  # PyTensor asks for float64, which JAX may not permit
                 warnings.filterwarnings("ignore", "Explicitly requested dtype")
                 return function(*(position[name] for name in names), *(data[name] for name in self.data_names))

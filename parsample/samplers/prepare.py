@@ -140,7 +140,7 @@ def prepare(
     start = checked_position(model.initial_position)
     rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), start))
     model = model.replace(initial_position=position, data=jax.tree.map(jnp.asarray, model.data))
-    checked_logdensity_shape(model.logdensity_at, position)
+    checked_logdensity_shape(model.logdensity, position, *model.data_arguments)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
     ensemble, settings, share = _disperse(model, settings, rng)
@@ -225,7 +225,7 @@ def _disperse(
     try:
         ensemble, seconds = disperse(dynamics, settings)
     except NotImplementedError as error:
-        if not lacks_batching(model.logdensity_at, model.initial_position):
+        if not lacks_batching(model.logdensity, model.initial_position, *model.data_arguments):
             raise _explanation(model, settings, error) from error
         _warn_of_single_evaluations(error)
         few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
@@ -253,7 +253,7 @@ def _explanation(model: Model, settings: SamplerSettings, error: Exception) -> E
     """The error to raise if lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
     if not settings.kernel.uses_gradient:
         return error
-    return gradient_failure(model.logdensity_at, model.initial_position, error)
+    return gradient_failure(model.logdensity, model.initial_position, error, *model.data_arguments)
 
 
 def _warn_of_single_evaluations(error: Exception) -> None:
