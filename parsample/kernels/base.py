@@ -17,6 +17,8 @@ from parsample.lanes.program import LANES
 
 LogDensity = Callable[[Vector], Float[Array, ""]]
 
+# A transition diverges if its energy error exceeds this; BlackJAX's default.
+DIVERGENCE_THRESHOLD = 1000
 
 # Steps of a period that begin with a multishift move. The first step is not among them: it evaluates the log density of
 # restored lanes.
@@ -73,7 +75,7 @@ class Statistics(NamedTuple):
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A Markov kernel with fixed randomness, in whitened coordinates."""
+    """A Markov kernel whose random numbers are a function of key and step, in whitened coordinates."""
 
     @property
     def name(self) -> str:
@@ -144,7 +146,7 @@ def with_move(
 
     def evaluated(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
         dimension, dtype = state.position.shape[0], state.position.dtype
-        # The trajectory uses the first D + 1 uniforms of the step.
+        # hmc and mala use the first D + 1 uniforms of the step; nuts uses keys of its own.
         uniforms = step_uniforms(key_data, t, dimension + 1, 3 * dimension + 1, dtype)
         proposal = lattice_point(uniforms[:-1].reshape(3, -1), state.position, jnp.where(moves, scale, 1))
         position = jnp.where(moves, proposal, state.position)

@@ -16,18 +16,16 @@ from parsample.chain.multishift import accepted, normal
 from parsample.chain.transition import Vector
 from parsample.internal.threefry import step_uniforms
 from parsample.internal.trees import select
-from parsample.kernels.base import LaneState, LogDensity, Statistics, with_move
+from parsample.kernels.base import DIVERGENCE_THRESHOLD, LaneState, LogDensity, Statistics, with_move
 from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.program import PERIOD
 
 # One cycle of trajectory lengths, as fractions of pi: the first points of the base-2 Halton sequence.
-_BITS = (np.arange(1, PERIOD + 1)[:, None] >> np.arange(5)) & 1
-HALTON = (_BITS * 0.5 ** np.arange(1, 6)).sum(1)
+_NUM_BITS = PERIOD.bit_length()
+_BITS = (np.arange(1, PERIOD + 1)[:, None] >> np.arange(_NUM_BITS)) & 1
+HALTON = (_BITS * 0.5 ** np.arange(1, _NUM_BITS + 1)).sum(1)
 
 MAX_INTEGRATION_STEPS = 1023
-
-# BlackJAX's default.
-DIVERGENCE_THRESHOLD = 1000
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def trajectory(
     statistics = Statistics(
         lp=state.logdensity,
         acceptance_rate=probability,
-        diverging=~(-gain <= DIVERGENCE_THRESHOLD),
+        diverging=~(-gain <= DIVERGENCE_THRESHOLD),  # negated, so that NaN counts as divergent
         n_steps=jnp.asarray(num_steps, jnp.int32),
         energy=jnp.where(accept, after, before),
         tree_depth=jnp.int32(0),

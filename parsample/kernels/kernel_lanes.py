@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from parsample.chain.transition import Inputs, Transition, Vector
 from parsample.draws.layout import Layout
-from parsample.kernels.base import Kernel, LaneState, Statistics
+from parsample.kernels.base import Kernel, LaneState, LogDensity, Statistics
 from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.program import PERIOD
 
@@ -23,6 +23,8 @@ KernelInputs = tuple[UInt32[Any, "*lanes two"], Int[Any, "*lanes"]]
 @dataclass(frozen=True)
 class KernelLanes:
     """A kernel of `sample` on a log density, as `LaneDynamics`.
+
+    `__call__` makes it a `Dynamics` too, which only the Lyapunov exponent uses.
 
     Attributes
     ----------
@@ -58,6 +60,10 @@ class KernelLanes:
         value = evaluate(position) if self.is_batched else sequential_vmap(evaluate)(position)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
+    def _whitened_logdensity(self, parameters: KernelParameters) -> LogDensity:
+        """The log density as a function of whitened coordinates u."""
+        return lambda u: self.logdensity(parameters.position(u), parameters.data)
+
     def step(
         self,
         parameters: KernelParameters,
@@ -68,10 +74,7 @@ class KernelLanes:
     ) -> tuple[LaneState, Vector, Statistics]:
         """One step of the kernel."""
         key, first_step = inputs
-
-        def target(u: Vector) -> Float[Array, ""]:
-            return self.logdensity(parameters.position(u), parameters.data)
-
+        target = self._whitened_logdensity(parameters)
         state, found = self.kernel.step(
             key, state, first_step + row, row % PERIOD, needs_evaluation, target, parameters
         )
@@ -79,10 +82,7 @@ class KernelLanes:
 
     def __call__(self, parameters: KernelParameters, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The chain with this key as a state space model, for derivatives along the chain."""
-        key = jax.random.key_data(rng_key)
-
-        def target(u: Vector) -> Float[Array, ""]:
-            return self.logdensity(parameters.position(u), parameters.data)
+        key, target = jax.random.key_data(rng_key), self._whitened_logdensity(parameters)
 
         def step(state: LaneState, t: Int[Array, ""]) -> tuple[LaneState, None]:
             return self.kernel.step(key, state, t, t % PERIOD, jnp.asarray(False), target, parameters)[0], None
@@ -114,7 +114,7 @@ class KernelLanes:
         same = np.all([(a == b).reshape(len(a), -1).all(-1) for a, b in pairs], axis=0)
         return np.where(same, 0.0, np.where(distance == 0, np.inf, distance)), same
 
-    def rescaled(self, parameters: KernelParameters, path: Callable[[], np.ndarray]) -> KernelParameters:
+    def with_estimated_scale(self, parameters: KernelParameters, path: Callable[[], np.ndarray]) -> KernelParameters:
         """The parameters, unchanged: whitened coordinates are in standard deviations."""
         del path
         return parameters

@@ -18,13 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 from parsample.chain.transition import Vector
 from parsample.internal.threefry import unrolled
 from parsample.internal.trees import entry, select, write
-from parsample.kernels.base import LaneState, LogDensity, Statistics, any_lane, with_move
+from parsample.kernels.base import DIVERGENCE_THRESHOLD, LaneState, LogDensity, Statistics, any_lane, with_move
 from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.program import PERIOD
 
-# BlackJAX's defaults.
+# BlackJAX's default.
 MAX_DOUBLINGS = 10
-DIVERGENCE_THRESHOLD = 1000
 
 
 class Point(NamedTuple):
@@ -85,21 +84,21 @@ class Tree(NamedTuple):
     checkpoints: Float[Array, "M 2 D"]
 
 
-class Branch(NamedTuple):
-    """The subtrajectory that doubles a tree; only `length` is common to all lanes.
+class Subtree(NamedTuple):
+    """The states that double a tree; only `length` is common to all lanes.
 
     Attributes
     ----------
     length
         Number of leapfrog steps done, in any lane.
     tip, momentum_sum
-        Last point of the branch, and the sum of its momenta.
+        Last point of the subtree, and the sum of its momenta.
     candidate
-        A state drawn from the branch.
+        A state drawn from the subtree.
     num_states
         Number of states in this lane.
     is_diverging, is_growing
-        Whether the last leapfrog step diverged; whether this lane's branch still grows.
+        Whether the last leapfrog step diverged; whether this lane's subtree still grows.
     checkpoints
         As in `Tree`.
     """
@@ -178,8 +177,8 @@ def nuts_step(
     def doubled(tree: Tree) -> Tree:
         keys = jax.random.split(jax.random.fold_in(key, tree.depth), 3)
         direction = jnp.where(jax.random.bernoulli(keys[0]), 1, -1).astype(momentum.dtype)
-        branch = _build_subtree(tree, keys[1], energy, value_and_grad, direction, step_size)
-        return _merge_subtree(tree, branch, direction, keys[2])
+        subtree = _build_subtree(tree, keys[1], energy, value_and_grad, direction, step_size)
+        return _merge_subtree(tree, subtree, direction, keys[2])
 
     tree = jax.lax.while_loop(
         lambda tree: (tree.depth < max_doublings) & any_lane(~tree.is_done),
@@ -213,43 +212,43 @@ def _build_subtree(
     value_and_grad: Callable,
     direction: Float[Array, ""],
     step_size: Float[Array, ""],
-) -> Branch:
-    """Grow a branch until it is as long as the tree, diverges or turns."""
+) -> Subtree:
+    """Grow a subtree until it is as long as the tree, diverges or turns."""
     edge = select(direction > 0, tree.right, tree.left)
     directed = direction * step_size
     no, zero = jnp.asarray(False), jnp.int32(0)
-    leafless = Branch(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
+    empty = Subtree(zero, edge, edge.momentum, tree.proposal, zero, no, ~tree.is_done, tree.checkpoints)
 
-    def one_more(branch: Branch) -> Branch:
-        tip, leaf = _leapfrog(branch.tip, directed, value_and_grad, initial_energy)
-        is_first, growing = branch.length == 0, branch.is_growing
+    def extend(subtree: Subtree) -> Subtree:
+        tip, leaf = _leapfrog(subtree.tip, directed, value_and_grad, initial_energy)
+        is_first, growing = subtree.length == 0, subtree.is_growing
         # The first leaf is always drawn, each later one in proportion to its weight.
-        probability = jax.scipy.special.expit(leaf.log_weight - branch.candidate.log_weight)
-        drawn = _draw(jax.random.fold_in(key, branch.length), probability, branch.candidate, leaf)
-        momentum_sum = jnp.where(is_first, tip.momentum, branch.momentum_sum + tip.momentum)
-        checkpoints = _checkpointed(branch, tip.momentum, momentum_sum)
-        is_turning = _turns_back(branch, checkpoints, tip.momentum, momentum_sum)
+        probability = jax.scipy.special.expit(leaf.log_weight - subtree.candidate.log_weight)
+        drawn = _draw(jax.random.fold_in(key, subtree.length), probability, subtree.candidate, leaf)
+        momentum_sum = jnp.where(is_first, tip.momentum, subtree.momentum_sum + tip.momentum)
+        checkpoints = _checkpointed(subtree, tip.momentum, momentum_sum)
+        is_turning = _turns_back(subtree, checkpoints, tip.momentum, momentum_sum)
         is_diverging = -leaf.log_weight > DIVERGENCE_THRESHOLD
-        return Branch(
-            length=branch.length + 1,
+        return Subtree(
+            length=subtree.length + 1,
             tip=tip,
             momentum_sum=momentum_sum,
-            candidate=select(growing, select(is_first, leaf, drawn), branch.candidate),
-            num_states=branch.num_states + growing,
-            is_diverging=jnp.where(growing, is_diverging, branch.is_diverging),
+            candidate=select(growing, select(is_first, leaf, drawn), subtree.candidate),
+            num_states=subtree.num_states + growing,
+            is_diverging=jnp.where(growing, is_diverging, subtree.is_diverging),
             is_growing=growing & ~is_diverging & ~is_turning,
             checkpoints=checkpoints,
         )
 
     return jax.lax.while_loop(
-        lambda branch: (branch.length < 1 << tree.depth) & any_lane(branch.is_growing), one_more, leafless
+        lambda subtree: (subtree.length < 1 << tree.depth) & any_lane(subtree.is_growing), extend, empty
     )
 
 
 def _leapfrog(
     tip: Point, directed: Float[Array, ""], value_and_grad: Callable, initial_energy: Float[Array, ""]
 ) -> tuple[Point, Proposal]:
-    """The next point of a branch, and the proposal that consists of this leaf alone."""
+    """The next point of a subtree, and the proposal that consists of this leaf alone."""
     momentum = tip.momentum + 0.5 * directed * tip.logdensity_grad
     position = tip.position + directed * momentum
     logdensity, gradient = value_and_grad(position)
@@ -261,19 +260,19 @@ def _leapfrog(
     return Point(position, momentum, gradient), leaf
 
 
-def _checkpointed(branch: Branch, momentum: Vector, momentum_sum: Vector) -> Float[Array, "M 2 D"]:
+def _checkpointed(subtree: Subtree, momentum: Vector, momentum_sum: Vector) -> Float[Array, "M 2 D"]:
     """The checkpoints, with the new leaf if it begins a balanced subtree, as every other leaf does."""
-    place = jnp.bitwise_count(branch.length >> 1).astype(int)
+    place = jnp.bitwise_count(subtree.length >> 1).astype(int)
     new = jnp.stack([momentum, momentum_sum])
-    old = entry(branch.checkpoints, place)
-    return write(branch.checkpoints, jnp.where(branch.length % 2 == 0, new, old), place)
+    old = entry(subtree.checkpoints, place)
+    return write(subtree.checkpoints, jnp.where(subtree.length % 2 == 0, new, old), place)
 
 
 def _turns_back(
-    branch: Branch, checkpoints: Float[Array, "M 2 D"], momentum: Vector, momentum_sum: Vector
+    subtree: Subtree, checkpoints: Float[Array, "M 2 D"], momentum: Vector, momentum_sum: Vector
 ) -> Bool[Array, ""]:
     """Whether any balanced subtree that ends with the new leaf turns."""
-    n = branch.length
+    n = subtree.length
     last = jnp.bitwise_count(n >> 1).astype(int)
     num_subtrees = jnp.bitwise_count((~n & (n + 1)) - 1).astype(int)
 
@@ -284,23 +283,24 @@ def _turns_back(
         return place - 1, turns | _is_turning(first_momentum, momentum, total)
 
     _, turns = jax.lax.while_loop(
-        lambda loop: (loop[0] > last - num_subtrees) & any_lane(~loop[1] & branch.is_growing),
+        lambda loop: (loop[0] > last - num_subtrees) & any_lane(~loop[1] & subtree.is_growing),
         checked,
         (last, jnp.asarray(False)),
     )
     return turns
 
 
-def _merge_subtree(tree: Tree, branch: Branch, direction: Float[Array, ""], key: Array) -> Tree:
-    """The tree joined with a finished branch; a finished tree keeps its proposal and statistics."""
-    # A branch that stopped early diverged or turned; momentum sums of the other branches cover their full length.
-    is_whole = branch.is_growing
+def _merge_subtree(tree: Tree, subtree: Subtree, direction: Float[Array, ""], key: Array) -> Tree:
+    """The tree joined with a finished subtree; a finished tree keeps its proposal and statistics."""
+    # `is_growing` at the end means that the subtree reached full length; only then is its momentum sum complete. Lanes
+    # that were already done are masked below.
+    is_whole = subtree.is_growing
     forward = direction > 0
-    left, right = select(forward, (tree.left, branch.tip), (branch.tip, tree.right))
-    momentum_sum = tree.momentum_sum + branch.momentum_sum
+    left, right = select(forward, (tree.left, subtree.tip), (subtree.tip, tree.right))
+    momentum_sum = tree.momentum_sum + subtree.momentum_sum
     turns = _is_turning(left.momentum, right.momentum, momentum_sum)
-    probability = jnp.minimum(jnp.exp(branch.candidate.log_weight - tree.proposal.log_weight), 1)
-    drawn = _draw(key, probability, tree.proposal, branch.candidate)
+    probability = jnp.minimum(jnp.exp(subtree.candidate.log_weight - tree.proposal.log_weight), 1)
+    drawn = _draw(key, probability, tree.proposal, subtree.candidate)
     proposal = select(is_whole, drawn, tree.proposal)._replace(log_sum_acceptance=drawn.log_sum_acceptance)
     return Tree(
         depth=tree.depth + 1,
@@ -309,10 +309,10 @@ def _merge_subtree(tree: Tree, branch: Branch, direction: Float[Array, ""], key:
         momentum_sum=momentum_sum,
         proposal=select(tree.is_done, tree.proposal, proposal),
         num_doublings=tree.num_doublings + ~tree.is_done,
-        num_states=tree.num_states + branch.num_states,
-        is_diverging=jnp.where(tree.is_done, tree.is_diverging, branch.is_diverging),
+        num_states=tree.num_states + subtree.num_states,
+        is_diverging=jnp.where(tree.is_done, tree.is_diverging, subtree.is_diverging),
         is_done=tree.is_done | ~is_whole | turns,
-        checkpoints=branch.checkpoints,
+        checkpoints=subtree.checkpoints,
     )
 
 

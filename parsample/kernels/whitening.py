@@ -91,9 +91,9 @@ def identity(center: Float[np.ndarray, " D"]) -> Coordinates:
 def from_draws(draws: Float[np.ndarray, "n D"], num_effective: int, former: Coordinates) -> Coordinates:
     """Centre and factor from draws with an effective sample size of `num_effective`.
 
-    The covariance is shrunk towards the correlations of the former coordinates, with the weight of five draws.
-    Shrinking towards a diagonal would hide strong correlations for good; the error of this shrinkage contracts from
-    round to round. If there are too few draws for correlations, only the scales of the former coordinates change.
+    In the former whitened coordinates, the correlation matrix is shrunk towards the identity, which counts as five
+    draws. As the former coordinates already contain the correlations found so far, strong ones are still learnt, over
+    several rounds. If there are too few draws for correlations, only the scales of the former coordinates change.
     """
     dimension = draws.shape[1]
     center, whitened = draws.mean(0), former.whiten(draws)

@@ -85,7 +85,7 @@ class ChainLanes:
         distance, met = self.met(parameters, atol, (self.positions(one), None), (self.positions(other), None))
         return np.where(np.isnan(distance), np.inf, distance), met
 
-    def rescaled(self, parameters: Any, path: Callable[[], np.ndarray]) -> Float[np.ndarray, " D"]:
+    def with_estimated_scale(self, parameters: Any, path: Callable[[], np.ndarray]) -> Float[np.ndarray, " D"]:
         """The spread of the path in each coordinate; where the spread is 0, the size of its median, or else 1."""
         states = path().reshape(-1, len(parameters))
         states = states[:: max(1, len(states) // MAX_SCALE_STATES)]

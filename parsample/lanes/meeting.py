@@ -63,8 +63,12 @@ class MeetingTimes(NamedTuple):
     def tolerance(self, atol: float) -> float:
         """`atol`; or, if only rounding keeps the unmet pairs apart, a larger tolerance within which they meet."""
         apart = self.distances[:, np.isinf(self.times)]
+        if not apart.size:
+            return atol
         third, last = (np.median(part, axis=0) for part in np.array_split(apart, 4)[2:])
-        if not apart.size or not np.isfinite(last).all() or np.median(last) < np.median(third) / 2:
+        # If distances still shrink, rounding is not the cause.
+        is_converging = np.median(last) < np.median(third) / 2
+        if is_converging or not np.isfinite(last).all():
             return atol
         tolerance = NOISE_MARGIN * float(last.max())
         return tolerance if atol < tolerance <= MAX_TOLERANCE else atol
@@ -105,6 +109,7 @@ class MeetingTimes(NamedTuple):
         later = np.minimum(self.times, self.num_steps)[self.times >= middle] - middle
         num_met = max(1, int(np.isfinite(self.times[self.times >= middle]).sum()))
         scale = max(float(later.sum()) / num_met, 0.1 * middle, 1.0)
+        # Only half of the lanes are beyond the median, hence n/2; the rate is bounded to at most 10 / median.
         expected = middle + scale * math.log(max(num_lanes / 2, 1) + 1)
         seen = self.times[np.isfinite(self.times)].max()
         return max(expected, float(seen)) if num_lanes >= len(self.times) else expected
@@ -142,28 +147,28 @@ def meeting_times(program: LaneProgram, stretch: Stretch, max_steps: int, atol: 
     """Restart every lane from its neighbour's start, with its own inputs, until all meet their paths in the stretch.
 
     Past the end of the stretch, both paths are continued in turn, up to `max_steps` steps.
+
+    The program's first rows must still hold the stretch: call this before any other `advance`.
     """
-    records, size = stretch.records, len(stretch.records[0])
-    ahead = stretch.ends
-    behind = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), stretch.starts)
+    reference, records, size = stretch.ends, stretch.records, len(stretch.records[0])
+    restarted = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), stretch.starts)
     distances, flags, begin = [], [], 0
     while True:
-        # The sampler's warm-up hands over starts whose log densities have not been evaluated.
+        # Their cached log densities may be missing, so they are evaluated.
         rows = Rows(begin, begin + size, begin == 0, True, atol)
-        run = program.advance(stretch.parameters, stretch.inputs, behind, rows)
-        end = int(run.ends.max())
-        before = jax.tree.map(lambda leaf: leaf[: end - begin], records)  # noqa: B023 - used at once
-        distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), before)
+        result = program.advance(stretch.parameters, stretch.inputs, restarted, rows)
+        end = int(result.ends.max())
+        reference_rows = jax.tree.map(lambda leaf: leaf[: end - begin], records)  # noqa: B023 - used at once
+        distance, met = program.dynamics.met(stretch.parameters, atol, program.recorded(begin, end), reference_rows)
         distances.append(distance)
         flags.append(met)
         # Lanes that have left continue from the states of the paths that they have met.
-        begin, behind = begin + size, where_lanes(run.stopped_early, ahead, run.state)
-        if run.stopped_early.all() or begin + size > min(max_steps, program.num_rows):
+        begin, restarted = begin + size, where_lanes(result.stopped_early, reference, result.state)
+        if result.stopped_early.all() or begin + size > min(max_steps, program.num_rows):
             break
-        further = program.advance(
-            stretch.parameters, stretch.inputs, ahead, Rows(begin, begin + size, False, False, 0.0)
-        )
-        ahead, records = further.state, program.recorded(begin, begin + size)
+        rows = Rows(begin, begin + size, False, False, 0.0)
+        reference_result = program.advance(stretch.parameters, stretch.inputs, reference, rows)
+        reference, records = reference_result.state, program.recorded(begin, begin + size)
     return MeetingTimes(_meeting_steps(np.concatenate(flags)), np.concatenate(distances))
 
 

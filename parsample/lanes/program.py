@@ -85,8 +85,11 @@ class LaneDynamics(Protocol):
         """The same for states on the host; tells which blocks start where the previous block ended."""
         ...
 
-    def rescaled(self, parameters: Any, path: Any) -> Any:
-        """The parameters, with the unit of distances estimated from the path that ``path()`` returns, unless known."""
+    def with_estimated_scale(self, parameters: Any, path: Callable[[], np.ndarray]) -> Any:
+        """Parameters whose unit of distance is the standard deviation of the path; unchanged if the unit is fixed.
+
+        `path` is called only if needed.
+        """
         ...
 
 
@@ -161,11 +164,11 @@ def advance_lanes(
 
         def advance(carry: tuple) -> tuple:
             row, state, recorded, _, _ = carry
-            state, *found = lanes(inputs, state, row)
+            state, *new_row = lanes(inputs, state, row)
             # The old row is read before it is overwritten: otherwise the whole path would be copied at every row.
             old_row, recorded = jax.lax.optimization_barrier((entry(recorded, row), recorded))
-            distance, met = dynamics.met(parameters, rows.atol, tuple(found), old_row)
-            recorded = write(recorded, tuple(found), row.astype(int))
+            distance, met = dynamics.met(parameters, rows.atol, tuple(new_row), old_row)
+            recorded = write(recorded, tuple(new_row), row.astype(int))
             return row + 1, state, recorded, rows.may_stop_early & met.all(), distance
 
         def unfinished(carry: tuple) -> Array:
@@ -196,7 +199,7 @@ def where_lanes(flags: Bool[np.ndarray, " L"], yes: PyTree, no: PyTree) -> PyTre
 
 
 class AdvanceResult(NamedTuple):
-    """Result of one call of the program, on the host.
+    """Result of advancing all lanes by some rows, on the host.
 
     Attributes
     ----------
@@ -258,7 +261,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         self.dtype = np.dtype(records[0].dtype)
         self._share(num_threads(num_lanes) if mesh is None else 1)
         self.num_rows = num_rows_kept(records, self._padded, max_rows)
-        self._recorded = [self._blank() for _ in range(self._num_threads)]
+        self._recorded = [self._empty_records() for _ in range(self._num_threads)]
         self._executable: Any = None
         self.seconds_per_row, self._most_timed, self._is_new = np.nan, 0, True
 
@@ -268,7 +271,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         self._padded = round_up(self.num_lanes, num_parts)
         self._lanes_of_part = self._padded // num_parts
 
-    def _blank(self) -> tuple[Any, PyTree]:
+    def _empty_records(self) -> tuple[Any, PyTree]:
         shape = (self.num_rows, self._padded // self._num_threads)
         position, output = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), self.records)
         # Placed like the output of the program: a different sharding would compile a second program.
@@ -289,22 +292,14 @@ class LaneProgram[Dynamics: LaneDynamics]:
 
     def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
         """Evaluate some rows of all lanes; `rows.begin` may have shape (L,), equal within a device or thread."""
-        begins = self._filled(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
-        begins = begins[:: self._lanes_of_part]
-        asked = Rows(
-            begins,
-            np.int32(rows.end),
-            np.bool_(rows.needs_evaluation),
-            np.bool_(rows.may_stop_early),
-            self.dtype.type(rows.atol),
-        )
         started = time.perf_counter()
-        inputs, state = jax.tree.map(self._filled, (inputs, state))
-        if self._num_threads > 1 and self._executable is None and not self._compile(parameters, inputs, asked, state):
-            return self.advance(parameters, inputs, state, rows)
-        run = self._on_devices if self._num_threads == 1 else self._in_threads
-        state, ends, stopped_early, distance = run(parameters, inputs, asked, state)
-        seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - begins).max())
+        if self._num_threads > 1 and self._executable is None:
+            self._prepare(parameters, inputs, state, rows)
+        request = self._request(rows)
+        inputs, state = jax.tree.map(self._with_idle_lanes, (inputs, state))
+        evaluate = self._on_devices if self._num_threads == 1 else self._in_threads
+        state, ends, stopped_early, distance = evaluate(parameters, inputs, request, state)
+        seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begin).max())
         if self._is_new:
             self._is_new = False
             _first_calls.setdefault(
@@ -319,44 +314,56 @@ class LaneProgram[Dynamics: LaneDynamics]:
             lambda leaf: np.array(leaf[: self.num_lanes]), AdvanceResult(state, ends, stopped_early, distance)
         )
 
-    def _on_devices(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
+    def _prepare(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> None:
+        """Compile the program of a thread; or switch to one thread if it calls back to Python.
+
+        Python code may not be thread-safe.
+        """
+        *arguments, lane_state = self._part(0, parameters, inputs, self._request(rows), state)
+        traced = advance_lanes.traced(self.dynamics, None, *arguments, self._recorded[0], lane_state)
+        if "callback" in str(traced.jaxpr):
+            self._share(1)
+            self._recorded = [self._empty_records()]
+        else:
+            self._executable = traced.lower().compile()
+
+    def _request(self, rows: Rows) -> Rows:
+        """The rows as arguments of the program, with one first row per device or thread."""
+        begins = self._with_idle_lanes(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
+        return Rows(
+            begins[:: self._lanes_of_part],
+            np.int32(rows.end),
+            np.bool_(rows.needs_evaluation),
+            np.bool_(rows.may_stop_early),
+            self.dtype.type(rows.atol),
+        )
+
+    def _on_devices(self, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> Any:
         (recorded,) = self._recorded
-        state, recorded, *outcome = advance_lanes(self.dynamics, self.mesh, parameters, inputs, asked, recorded, state)
+        state, recorded, *outcome = advance_lanes(
+            self.dynamics, self.mesh, parameters, inputs, request, recorded, state
+        )
         self._recorded = [recorded]
         return jax.device_get(replicated(self.mesh, (state, *outcome)))
 
-    def _in_threads(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> Any:
+    def _in_threads(self, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> Any:
         is_double = jax.config.jax_enable_x64  # may be set in the caller's thread only
 
-        def run(number: int) -> Any:
+        def evaluate_part(number: int) -> Any:
             with jax.enable_x64(is_double):
-                *before, own = self._part(number, parameters, inputs, asked, state)
-                own, recorded, *outcome = self._executable(*before, self._recorded[number], own)
-                return recorded, jax.device_get((own, *outcome))
+                *arguments, lane_state = self._part(number, parameters, inputs, request, state)
+                lane_state, recorded, *outcome = self._executable(*arguments, self._recorded[number], lane_state)
+                return recorded, jax.device_get((lane_state, *outcome))
 
-        recorded, found = zip(*_pool().map(run, range(self._num_threads)), strict=True)
+        recorded, results = zip(*_pool().map(evaluate_part, range(self._num_threads)), strict=True)
         self._recorded = list(recorded)
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
-    def _part(self, number: int, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> tuple[Any, ...]:
+    def _part(self, number: int, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> tuple[Any, ...]:
         """Arguments of the program in one thread, except the records."""
         lanes = slice(number * self._lanes_of_part, (number + 1) * self._lanes_of_part)
         inputs, state = jax.tree.map(lambda leaf: leaf[lanes], (inputs, state))
-        return parameters, inputs, asked._replace(begin=asked.begin[number : number + 1]), state
-
-    def _compile(self, parameters: Any, inputs: PyTree, asked: Rows, state: PyTree) -> bool:
-        """Compile the program of a thread, and return True.
-
-        If it calls back to Python, whose code may not be thread-safe, switch to one thread and return False.
-        """
-        *before, own = self._part(0, parameters, inputs, asked, state)
-        traced = advance_lanes.traced(self.dynamics, None, *before, self._recorded[0], own)
-        if "callback" in str(traced.jaxpr):
-            self._share(1)
-            self._recorded = [self._blank()]
-            return False
-        self._executable = traced.lower().compile()
-        return True
+        return parameters, inputs, request._replace(begin=request.begin[number : number + 1]), state
 
     def recorded(self, begin: int, end: int) -> tuple[Float[np.ndarray, "n L D"], Any]:
         """Positions and outputs of some rows, on the host."""
@@ -373,7 +380,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
             lambda *leaves: np.concatenate([leaf[begin:end] for leaf in leaves], axis=1)[:, : self.num_lanes], *parts
         )
 
-    def _filled(self, values: np.ndarray) -> np.ndarray:
+    def _with_idle_lanes(self, values: np.ndarray) -> np.ndarray:
         """The values of all lanes, followed by those of the idle lanes."""
         idle = self._padded - self.num_lanes
         return np.concatenate([values, np.repeat(values[-1:], idle, axis=0)]) if idle else values

@@ -84,14 +84,14 @@ class Run(NamedTuple):
         ``inputs(chain, first_step)``: inputs of lanes that run these chains from these steps on.
     states
         States of the chains, leading axis K.
-    first
+    num_steps_done
         Number of steps done.
     """
 
     parameters: Any
     inputs: Callable[[Int[np.ndarray, " L"], Int[np.ndarray, " L"]], PyTree]
     states: PyTree
-    first: int = 0
+    num_steps_done: int = 0
 
     @property
     def num_chains(self) -> int:
@@ -100,23 +100,26 @@ class Run(NamedTuple):
 
     def after(self, segment: Segment) -> "Run":
         """The run after one more segment."""
-        return self._replace(first=self.first + segment.num_steps, states=segment.final)
+        return self._replace(num_steps_done=self.num_steps_done + segment.num_steps, states=segment.final)
 
 
-def sweep(program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
+def advance_in_chunks(
+    program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows
+) -> AdvanceResult:
     """Evaluate rows of all lanes, without restoring states, in calls short enough for progress and interrupts."""
     running, start = np.ones(program.num_lanes, bool), int(rows.begin)
     ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
     while running.any() and start < rows.end:
         stop = min(int(rows.end), start + program.rows_per_call)
         # Devices that have left get no more rows.
-        asked = rows._replace(begin=np.where(running, start, stop), end=stop)
-        found = program.advance(parameters, inputs, state, asked)
-        state = found.state
+        request = rows._replace(begin=np.where(running, start, stop), end=stop)
+        result = program.advance(parameters, inputs, state, request)
+        state = result.state
         ends, distance = (
-            np.where(running, new, old) for new, old in zip((found.ends, found.distance), (ends, distance), strict=True)
+            np.where(running, new, old)
+            for new, old in zip((result.ends, result.distance), (ends, distance), strict=True)
         )
-        running, start = running & ~found.stopped_early, stop
+        running, start = running & ~result.stopped_early, stop
     return AdvanceResult(state, ends, ~running, distance)
 
 
@@ -140,7 +143,7 @@ class BlockLayout(NamedTuple):
     def of(cls, run: Run, num_lanes: int, block_size: int) -> "BlockLayout":
         """The layout of the next segment of a run, with as many blocks as lanes."""
         num_blocks = num_lanes // run.num_chains
-        first_steps = run.first + block_size * np.tile(np.arange(num_blocks), run.num_chains)
+        first_steps = run.num_steps_done + block_size * np.tile(np.arange(num_blocks), run.num_chains)
         inputs = run.inputs(np.repeat(np.arange(run.num_chains), num_blocks), first_steps)
         return cls(run.num_chains, num_blocks, block_size, inputs)
 
@@ -152,9 +155,9 @@ class BlockLayout(NamedTuple):
     def incoming_states(self, run: Run, ends: PyTree) -> PyTree:
         """State at which each block should start: the end of the block before it, or the state of its chain."""
 
-        def one(first_lanes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        def one(chain_state: np.ndarray, values: np.ndarray) -> np.ndarray:
             blocks = values.reshape(self.num_chains, self.num_blocks, *values.shape[1:])
-            shifted = np.concatenate([first_lanes[:, None], blocks[:, :-1]], axis=1)
+            shifted = np.concatenate([chain_state[:, None], blocks[:, :-1]], axis=1)
             return shifted.reshape(values.shape)
 
         return jax.tree.map(one, run.states, ends)
@@ -180,7 +183,8 @@ class _Blocks:
     program, run, layout, atol
         As in `evaluate_segment`.
     starts, ends, incoming
-        State at which each block starts and ends, and at which it should start, leading axis (L,).
+        State at which each block starts and ends, and at which it should start, leading axis (L,); the last two are
+        None before the first sweep.
     jumps
         Distance of each start from where it should be, for every sweep, each of shape (L,).
     defect
@@ -194,8 +198,8 @@ class _Blocks:
     layout: BlockLayout
     atol: float
     starts: PyTree
-    ends: PyTree
-    incoming: PyTree
+    ends: PyTree | None = None
+    incoming: PyTree | None = None
     jumps: list[Float[np.ndarray, " L"]] = field(default_factory=list)
     defect: float = 0.0
     num_rows: int = 0
@@ -208,17 +212,19 @@ class _Blocks:
         starts = jax.tree.map(np.array, guesses)
         for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
             leaf[layout.first_lanes] = head
-        return cls(program, run, layout, atol, starts, starts, starts)
+        return cls(program, run, layout, atol, starts)
 
     def sweep(self, parameters: Any, *, may_stop_early: bool) -> None:
         """Run all blocks from their starts; with `may_stop_early`, until all have met their old paths."""
         size = self.layout.block_size
         rows = Rows(0, size, False, may_stop_early, self.atol)
-        swept = sweep(self.program, parameters, self.layout.inputs, self.starts, rows)
-        self.ends = where_lanes((swept.ends == size) & ~swept.stopped_early, swept.state, self.ends)
-        self.defect = max(self.defect, float(np.max(swept.distance[swept.stopped_early], initial=0)))
-        self.num_rows += int(swept.ends.max())
-        self.num_evaluations += int(swept.ends.sum())
+        result = advance_in_chunks(self.program, parameters, self.layout.inputs, self.starts, rows)
+        # A lane that stopped early keeps its old end: it met the path that leads there.
+        has_new_end = (result.ends == size) & ~result.stopped_early
+        self.ends = result.state if self.ends is None else where_lanes(has_new_end, result.state, self.ends)
+        self.defect = max(self.defect, float(np.max(result.distance[result.stopped_early], initial=0)))
+        self.num_rows += int(result.ends.max())
+        self.num_evaluations += int(result.ends.sum())
 
     def compare(self, parameters: Any) -> Bool[np.ndarray, " L"]:
         """Whether each block starts where the block before it ended."""
@@ -251,7 +257,7 @@ class _Blocks:
             lambda leaf: layout.in_chain_order(leaf)[:, : num_blocks * size], self.program.recorded(0, size)
         )
         return Segment(
-            first=self.run.first,
+            first=self.run.num_steps_done,
             num_steps=num_blocks * size,
             path=path,
             outputs=outputs,
@@ -302,7 +308,7 @@ def evaluate_segment(
     blocks = _Blocks.of(program, run, guesses, block_size, atol)
     blocks.sweep(run.parameters, may_stop_early=False)
     while True:
-        parameters = program.dynamics.rescaled(run.parameters, lambda: program.path(0, block_size))
+        parameters = program.dynamics.with_estimated_scale(run.parameters, lambda: program.path(0, block_size))
         met = blocks.compare(parameters)
         seconds = blocks.num_rows * program.seconds_per_row
         if met.all() or blocks.cannot_meet(met) or blocks.num_rows > max_rows or seconds > max_seconds:
@@ -314,15 +320,16 @@ def evaluate_segment(
 def step_by_step(program: LaneProgram, run: Run, num_steps: int) -> Segment:
     """Evaluate the next steps of every chain, with one lane per chain."""
     layout = BlockLayout.of(run, program.num_lanes, num_steps)
-    swept = sweep(program, run.parameters, layout.inputs, run.states, Rows(0, num_steps, False, False, 0.0))
+    rows = Rows(0, num_steps, False, False, 0.0)
+    result = advance_in_chunks(program, run.parameters, layout.inputs, run.states, rows)
     path, outputs = jax.tree.map(layout.in_chain_order, program.recorded(0, num_steps))
     finite = np.isfinite(path).all()
     return Segment(
-        first=run.first,
+        first=run.num_steps_done,
         num_steps=num_steps,
         path=path,
         outputs=outputs,
-        final=swept.state,
+        final=result.state,
         status=Status.SEQUENTIAL if finite else Status.NON_FINITE,
         defect=0.0,
         num_sweeps=1,

@@ -13,10 +13,10 @@ from jaxtyping import Array, PyTree
 from parsample.models.model import Model
 
 # NumPyro starts chains uniformly within this distance of 0 on the unconstrained space (`init_to_uniform`).
-START_RADIUS = 2.0
+UNIFORM_START_RADIUS = 2.0
 
 # Errors that JAX raises where a program needs values of its arguments.
-NEEDS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+JAX_NEEDS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 
 def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> "NumPyroModel":
@@ -58,7 +58,7 @@ def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> "NumPyroModel":
     try:
         program = _Program.of(model, args, kwargs, are_data=True)
         found = program.sites(program.data_of(args, kwargs))
-    except NEEDS_VALUES:
+    except JAX_NEEDS_VALUES:
         program = _Program.of(model, args, kwargs, are_data=False)
         found = program.sites(program.data_of(args, kwargs))
     return _model_of(program, found, args, kwargs)
@@ -133,7 +133,7 @@ class _Program:
         return jax.tree.unflatten(self.structure, leaves)
 
     def sites(self, data: list[Any]) -> _Sites:
-        """The sites of the model, found without evaluating it.
+        """The sites of the model: latent shapes without evaluation; observed values by one run.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class _Program:
 
         shapes = jax.eval_shape(start, data)
         if not shapes:
-            raise ValueError(f"the model {self.model.__name__} has no latent sites; there is nothing to sample.")
+            raise ValueError(f"the model {self.name} has no latent sites; there is nothing to sample.")
         return _Sites(
             {name: np.zeros(leaf.shape, float) for name, leaf in shapes.items()},
             {name: np.asarray(values) for name, values in _observed(self, data).items()},
@@ -169,6 +169,11 @@ class _Program:
             *args, **kwargs
         )
         return {name: site for name, site in sites.items() if site["type"] == "sample"}
+
+    @property
+    def name(self) -> str:
+        """Name of the user's function; "model" for callables without one, such as ``functools.partial``."""
+        return getattr(self.model, "__name__", "model")
 
     @property
     def seeded(self) -> Callable:
@@ -261,9 +266,9 @@ def _model_of(program: _Program, found: _Sites, args: tuple, kwargs: dict) -> Nu
     return NumPyroModel(
         program.logdensity,
         found.start,
-        name=getattr(program.model, "__name__", "model"),
+        name=program.name,
         data=data,
-        initial_spread=START_RADIUS,
+        initial_spread=UNIFORM_START_RADIUS,
         constrain=program.constrain,
         log_likelihood=program.log_likelihood if has_observations else None,
         posterior_predictive=program.posterior_predictive if has_observations else None,
@@ -285,6 +290,7 @@ def _constant_data(
     """Arrays among the arguments of a model that are not observed, by name of the argument."""
     arguments = inspect.signature(model).bind(*args, **kwargs).arguments
     arrays = {name: np.asarray(value) for name, value in arguments.items() if _is_array(value)}
+    # Observed arrays are recognised by their values: NumPyro does not name them.
     return {
         name: values
         for name, values in arrays.items()

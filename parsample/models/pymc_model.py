@@ -17,10 +17,10 @@ from parsample.draws.mapping import map_draws
 from parsample.models.model import Model
 
 # PyMC disperses starts uniformly within this distance of its initial point on the unconstrained space.
-START_RADIUS = 1.0
+JITTER_RADIUS = 1.0
 
 # Errors of JAX and PyTensor where a program needs the values of its arguments.
-NEEDS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError, NotImplementedError)
+JAX_OR_PYTENSOR_NEEDS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError, NotImplementedError)
 
 
 def from_pymc(model: Any) -> "PyMCModel":
@@ -72,7 +72,7 @@ def from_pymc(model: Any) -> "PyMCModel":
     try:
         source = _Source(model, tuple(data))
         jax.eval_shape(source.logdensity, start, data)
-    except NEEDS_VALUES:
+    except JAX_OR_PYTENSOR_NEEDS_VALUES:
         source, data = _Source(model, ()), {}
     return _model_of(source, start, data)
 
@@ -151,7 +151,7 @@ def _unchanged_process() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class PyMCModel(Model):
-    """A model made by `from_pymc`.
+    """A model made by `from_pymc`. `posterior_predictive` is None; `predictions` calls PyMC.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class PyMCModel(Model):
         if unknown:
             raise ValueError(f"{unknown} are not data of the model; these are: {list(self.source.data_names)}.")
         data = {**self.data, **{name: np.asarray(value, self.data[name].dtype) for name, value in values.items()}}
-        with _data_set(self.source.model, data):
+        with _temporary_data(self.source.model, data):
             return _model_of(self.source, self.initial_position, data)
 
     def predictions(self, rng_key: Array, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
@@ -194,14 +194,14 @@ class PyMCModel(Model):
         variables = map_draws(self.source.constrain, positions, data=self.data_arguments, scratch_dir=scratch_dir)
         tree = arviz.from_dict({"posterior": variables})
         seed = int(np.asarray(jax.random.bits(rng_key)))
-        with _data_set(self.source.model, self.data):
+        with _temporary_data(self.source.model, self.data):
             found = pymc.sample_posterior_predictive(tree, model=self.source.model, random_seed=seed, progressbar=False)
         return {str(name): values.to_numpy() for name, values in found["posterior_predictive"].data_vars.items()}
 
 
 @contextmanager
-def _data_set(model: Any, data: dict[str, Any] | None) -> Iterator[None]:
-    """The PyMC model with these data, for a while."""
+def _temporary_data(model: Any, data: dict[str, Any] | None) -> Iterator[None]:
+    """Give the PyMC model these data, and its own ones back at the end."""
     before = {name: model[name].get_value() for name in data or {}}
     for name, values in (data or {}).items():
         model[name].set_value(np.asarray(values))
@@ -230,7 +230,7 @@ def _model_of(source: _Source, start: dict[str, np.ndarray], data: dict[str, Any
         start,
         name=model.name or "model",
         data=data,
-        initial_spread=START_RADIUS,
+        initial_spread=JITTER_RADIUS,
         constrain=source.constrain,
         log_likelihood=source.log_likelihood if observed else None,
         observed_data=observed,

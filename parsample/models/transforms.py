@@ -1,7 +1,7 @@
 """Constrained parameters: log densities of positive, bounded, ordered, ... values as models on the unconstrained space.
 
-The maps and their Jacobians are NumPyro's (``numpyro.distributions.biject_to``), because it is maintained with JAX and
-small. TensorFlow Probability's bijectors are the alternative, with many times the code and releases behind JAX's.
+The maps and their Jacobians are NumPyro's (``numpyro.distributions.biject_to``), rather than TensorFlow Probability's:
+less code, and released in step with JAX.
 """
 
 from collections.abc import Callable

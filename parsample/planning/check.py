@@ -160,7 +160,7 @@ def examine(
     if isinstance(dynamics, RecursionDynamics):
         states = _states_along_path(burn_in.records[0], state)
     stretch = stretch_of(program, unit_scale, _lane_inputs(inputs_of(1)), states, min(STRETCH_STEPS, size))
-    stretch = stretch._replace(parameters=lanes.rescaled(unit_scale, lambda: stretch.records[0]))
+    stretch = stretch._replace(parameters=lanes.with_estimated_scale(unit_scale, lambda: stretch.records[0]))
     meeting, atol = _measure_meeting(program, stretch, num_meeting_steps)
     positions = lanes.positions(stretch.ends)[:NUM_TANGENTS]
     lle, lle_se = exponent(dynamics, num_tangent_steps, max_tangent_steps, parameters, positions, rng_key)

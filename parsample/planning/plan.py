@@ -17,6 +17,9 @@ DEFAULT_SINGLE_STEP_COST = 0.25
 # Single steps are timed before the choice if compiling their program takes at most this share of the predicted time.
 MAX_TRIAL_SHARE = 0.1
 
+# With ``method="auto"``, a segment in blocks is given up once it costs this multiple of its evaluation step by step.
+MAX_COST_RATIO = 2.0
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -12,6 +12,9 @@ from parsample.planning.plan import Measured, Plan, late_meeting_cause
 from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation
 
+# Lanes gain nothing if a step of the chains costs less than this multiple of their share of a row of all lanes.
+MAX_PROPORTIONAL_COST = 1.5
+
 # Pairs that end within this many standard deviations of each other without meeting are kept apart by rounding.
 MAX_NOISE_DISTANCE = 0.1
 
@@ -95,6 +98,10 @@ class Report:
             diagnosis = "", ""
         elif not np.isfinite(self.meeting.distances).all():
             diagnosis = "the pilot's states are not finite", "finding the first step with a non-finite state"
+        elif not self.meeting.num_unmet and self._lanes_gain_nothing:
+            ratio = 1 / self.measured.single_step_cost
+            expense = f"a step of all {self.num_lanes} lanes takes {ratio:.3g} times as long as a step of the chains"
+            diagnosis = f"{expense}, so blocks gain nothing", "a log density that takes all lanes at once"
         elif not self.meeting.num_unmet:
             diagnosis = late, f"a longer run, or {self.remedies}"
         elif is_noise:
@@ -106,6 +113,11 @@ class Report:
         else:
             diagnosis = f"{late} ({exponent})" if exponent else late, self.remedies
         return diagnosis
+
+    @property
+    def _lanes_gain_nothing(self) -> bool:
+        """Whether evaluating lanes together saves next to nothing against evaluating them one after another."""
+        return self.measured.single_step_cost < MAX_PROPORTIONAL_COST * self.plan.num_chains / self.num_lanes
 
     def __str__(self) -> str:
         return text_lines(self.rows)

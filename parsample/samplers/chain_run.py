@@ -6,12 +6,11 @@ shows how soon lanes meet and how long a row takes, which is one step of every l
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
@@ -25,20 +24,19 @@ from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, meeting_times, stretch_of
 from parsample.lanes.program import PERIOD, LaneProgram, default_num_lanes
 from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
-from parsample.planning.plan import DEFAULT_SINGLE_STEP_COST, block_size_of
-from parsample.solver.solution import Solution, sequential_solution
+from parsample.planning.plan import DEFAULT_SINGLE_STEP_COST, MAX_COST_RATIO, block_size_of
+from parsample.solver.solution import Solution
 from parsample.solver.status import ParallelStallWarning, Status
 
 # Steps per block of the first segment, which shows how soon lanes meet.
 FIRST_BLOCK = 64
 
-# A segment is given up once it takes PATIENCE times as long as its steps would take one by one; the first segment also
-# once it takes the share MAX_FIRST_SHARE of the time that the rest of the chain would take one by one.
-PATIENCE, MAX_FIRST_SHARE = 2.0, 0.2
+# A segment is given up once it takes MAX_COST_RATIO times as long as its steps would take one by one; the first segment
+# also once it takes the share MAX_FIRST_SHARE of the time that the rest of the chain would take one by one.
+MAX_FIRST_SHARE = 0.2
 
-# Single steps at the start, in three rounds: to compile, to find how many fit into a call, to time them. After
-# MAX_TIMING_SECONDS no further round begins.
-TIMED_STEPS, MAX_TIMING_SECONDS = (PERIOD, PERIOD, 30 * PERIOD), 0.5
+# Single steps that are timed at the start, unless PERIOD steps take longer than MAX_TIMING_SECONDS.
+NUM_TIMED_STEPS, MAX_TIMING_SECONDS = 30 * PERIOD, 0.5
 
 # Blocks gain nothing if a row of all lanes takes more than this share of the time of one single step per lane.
 MIN_GAIN = 0.8
@@ -146,18 +144,18 @@ class SolutionBuilder:
         outputs = as_keys(jax.device_put(self.outputs), output_kinds)
         final = as_keys(jax.device_put(jax.tree.map(lambda leaf: leaf[0], self.last_segment.final)), state_kinds)
         certificate = {
+            "block_ends": np.array(self.last_segment.path[0, -1:]),
             "status": np.array(int(self.status)),
             "defect": np.array(self.defect, dtype),
             "num_iters": np.array(self.num_sweeps),
             "evals_per_step": np.array(self.num_evaluations / self.num_steps, dtype),
             "defect_history": np.array(self.defect_history, dtype),
+            "merit_history": np.zeros(0, dtype),
+            "prefix_history": np.zeros(0, int),
             "exact_prefix": np.array(self.num_steps if is_complete else self.exact_prefix),
             "block_defects": self.block_defects.astype(dtype),
         }
-        sequential = sequential_solution(
-            jnp.asarray(self.last_segment.path[0, -1]), True, self.num_steps, outputs, final
-        )
-        return sequential._replace(**jax.device_put(certificate))
+        return Solution(states=None, outputs=outputs, final=final, **jax.device_put(certificate))
 
 
 def evaluate_chain(
@@ -176,13 +174,12 @@ def _segments(chain: Chain, may_end_blocks: bool) -> Iterator[Segment]:
     program, single_lane = chain.program(default_num_lanes()), chain.program(1)
     run = chain.run(program)
     if may_end_blocks:
-        for segment in _timed_steps(single_lane, chain, run):
-            yield segment
-            run = run.after(segment)
+        run = yield from _timed_steps(single_lane, chain, run)
     # Each process times the single lane by itself, so all processes use the times of the first.
     times = np.array([single_lane.seconds_to_compile, single_lane.seconds_per_row])
     compile_seconds, seconds_per_step = (float(value) for value in broadcast_from_first(chain.mesh, times))
-    if not may_end_blocks or _may_pay(program, compile_seconds, (chain.num_steps - run.first) * seconds_per_step):
+    sequential_seconds = (chain.num_steps - run.num_steps_done) * seconds_per_step
+    if not may_end_blocks or _may_pay(program, compile_seconds, sequential_seconds):
         try:
             for segment in _blocks(program, chain, run, seconds_per_step if may_end_blocks else math.inf):
                 yield segment
@@ -192,18 +189,16 @@ def _segments(chain: Chain, may_end_blocks: bool) -> Iterator[Segment]:
     yield from _steps(single_lane, chain, run, chain.num_steps)
 
 
-def _timed_steps(single_lane: LaneProgram, chain: Chain, run: Run) -> Iterator[Segment]:
-    """Segments of the first steps, taken one by one to measure the time per step."""
+def _timed_steps(single_lane: LaneProgram, chain: Chain, run: Run) -> Generator[Segment, None, Run]:
+    """Segments of the first steps, taken one by one to measure the time per step; returns the run after them."""
+    # The first call compiles.
+    run = yield from _steps(single_lane, chain, run, PERIOD)
     begin = time.perf_counter()
-    for num_steps in TIMED_STEPS:
-        if (
-            run.first == 0
-            or broadcast_from_first(chain.mesh, np.float64(time.perf_counter() - begin)) < MAX_TIMING_SECONDS
-        ):
-            for segment in _steps(single_lane, chain, run, num_steps):
-                yield segment
-                run = run.after(segment)
-        begin = time.perf_counter() if run.first == PERIOD else begin
+    run = yield from _steps(single_lane, chain, run, PERIOD)
+    elapsed = broadcast_from_first(chain.mesh, np.float64(time.perf_counter() - begin))
+    if elapsed < MAX_TIMING_SECONDS:
+        run = yield from _steps(single_lane, chain, run, NUM_TIMED_STEPS)
+    return run
 
 
 def _may_pay(program: LaneProgram, compile_seconds: float, sequential_seconds: float) -> bool:
@@ -217,35 +212,77 @@ def _may_pay(program: LaneProgram, compile_seconds: float, sequential_seconds: f
     return overhead + sequential_seconds / (DEFAULT_SINGLE_STEP_COST * program.num_lanes) < sequential_seconds
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a segment in blocks, beyond which it is given up.
+
+    Attributes
+    ----------
+    max_rows, max_seconds
+        Rows of all its sweeps, and seconds that they take.
+    """
+
+    max_rows: float
+    max_seconds: float
+
+    @classmethod
+    def of_first_segment(cls, num_lanes: int, block_size: int, num_left: int, seconds_per_step: float) -> "Budget":
+        """Limits before rows have been timed, by the default cost of a single step; `num_left` steps are left."""
+        max_rows = MAX_COST_RATIO * DEFAULT_SINGLE_STEP_COST * num_lanes * block_size
+        max_seconds = OVERHEAD_SECONDS + MAX_FIRST_SHARE * num_left * seconds_per_step
+        return cls(math.inf if math.isinf(seconds_per_step) else max_rows, max_seconds)
+
+    @classmethod
+    def from_times(cls, program: LaneProgram, block_size: int, seconds_per_step: float) -> "Budget":
+        """Limits by the measured times of a row of all lanes and of a single step."""
+        max_rows = MAX_COST_RATIO * seconds_per_step / program.seconds_per_row * program.num_lanes * block_size
+        return cls(max_rows, math.inf)
+
+
 def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
     """Segments in blocks, until the chain ends, blocks stall, or single steps of `seconds_per_step` are faster."""
     atol, is_noise_known = MEETING_DISTANCE[str(program.dtype)], False
     guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
-    block_size = min(FIRST_BLOCK, _block_size(program, chain.num_steps - run.first))
-    # The time per row is not known yet, so the bound on rows uses the default cost of a single step.
-    max_rows = PATIENCE * DEFAULT_SINGLE_STEP_COST * program.num_lanes * block_size
-    max_rows = math.inf if math.isinf(seconds_per_step) else max_rows
-    max_seconds = OVERHEAD_SECONDS + MAX_FIRST_SHARE * (chain.num_steps - run.first) * seconds_per_step
-    while run.first < chain.num_steps:
-        segment, guesses = evaluate_segment(program, run, guesses, block_size, atol, max_rows, max_seconds)
+    num_left = chain.num_steps - run.num_steps_done
+    block_size = min(FIRST_BLOCK, _block_size(program, num_left))
+    budget = Budget.of_first_segment(program.num_lanes, block_size, num_left, seconds_per_step)
+    while run.num_steps_done < chain.num_steps:
+        segment, guesses = evaluate_segment(
+            program, run, guesses, block_size, atol, budget.max_rows, budget.max_seconds
+        )
         yield segment
         run = run.after(segment)
         if segment.status is Status.STALLED:
-            is_final = is_noise_known or program.num_rows * program.seconds_per_row > max_seconds
-            tolerance = atol if is_final else _noise_tolerance(program, run, guesses, atol)
-            if tolerance == atol:
+            larger_atol = None if is_noise_known else _larger_tolerance(program, run, guesses, atol, budget)
+            if larger_atol is None:
+                # Blocks do not meet in time, and a larger tolerance would not help.
                 return
-            atol, is_noise_known = tolerance, True
+            atol, is_noise_known = larger_atol, True
             continue
-        num_left = max(chain.num_steps - run.first, 0)
+        num_left = max(chain.num_steps - run.num_steps_done, 0)
         block_size = _block_size(program, num_left)
-        seconds_in_blocks = _seconds_left(program, segment, block_size, num_left)
-        if seconds_in_blocks > num_left * seconds_per_step:
-            if program.seconds_per_row > MIN_GAIN * program.num_lanes * seconds_per_step:
-                _warn_of_little_gain(program.seconds_per_row / seconds_per_step)
+        if _seconds_left(program, segment, block_size, num_left) > num_left * seconds_per_step:
+            # Blocks meet, but single steps are expected to be faster.
+            _warn_of_little_gain(program, seconds_per_step)
             return
-        max_rows = PATIENCE * seconds_per_step / program.seconds_per_row * program.num_lanes * block_size
-        max_seconds = math.inf
+        budget = Budget.from_times(program, block_size, seconds_per_step)
+
+
+def _larger_tolerance(program: LaneProgram, run: Run, states: PyTree, atol: float, budget: Budget) -> float | None:
+    """A tolerance above `atol` that allows for rounding errors of the steps, measured on pairs of lanes from `states`.
+
+    None if rounding is not what keeps lanes apart, or if the measurement would take too long.
+    """
+    if program.num_rows * program.seconds_per_row > budget.max_seconds:
+        return None
+    size = min(NOISE_ROWS, program.num_rows)
+    lanes = np.arange(program.num_lanes)
+    inputs = run.inputs(0 * lanes, run.num_steps_done + size * lanes)
+    stretch = stretch_of(program, run.parameters, inputs, states, size)
+    scale = program.dynamics.with_estimated_scale(run.parameters, lambda: stretch.records[0])
+    meeting = meeting_times(program, stretch._replace(parameters=scale), program.num_rows, atol)
+    tolerance = meeting.tolerance(atol)
+    return tolerance if tolerance > atol else None
 
 
 def _block_size(program: LaneProgram, num_steps: int) -> int:
@@ -259,28 +296,28 @@ def _seconds_left(program: LaneProgram, segment: Segment, block_size: int, num_l
     return num_segments * (block_size + rows_to_meet) * program.seconds_per_row
 
 
-def _steps(single_lane: LaneProgram, chain: Chain, run: Run, num_steps: int) -> Iterator[Segment]:
-    """The next `num_steps` steps one by one, in segments of at most as many rows as the program records."""
-    end = min(run.first + num_steps, chain.num_steps)
-    run = run._replace(inputs=chain.run(single_lane).inputs)
-    while run.first < end:
-        segment = step_by_step(single_lane, run, min(end - run.first, single_lane.num_rows))
+def _steps(single_lane: LaneProgram, chain: Chain, run: Run, num_steps: int) -> Generator[Segment, None, Run]:
+    """The next `num_steps` steps one by one, in segments of at most as many rows as the program records.
+
+    Returns the run after them.
+    """
+    end = min(run.num_steps_done + num_steps, chain.num_steps)
+    inputs = chain.run(single_lane).inputs
+    while run.num_steps_done < end:
+        num_rows = min(end - run.num_steps_done, single_lane.num_rows)
+        segment = step_by_step(single_lane, run._replace(inputs=inputs), num_rows)
         yield segment
         run = run.after(segment)
+    return run
 
 
-def _noise_tolerance(program: LaneProgram, run: Run, states: PyTree, atol: float) -> float:
-    """The tolerance that allows for rounding errors of the steps, measured on pairs of lanes from `states`."""
-    size = min(NOISE_ROWS, program.num_rows)
-    lanes = np.arange(program.num_lanes)
-    stretch = stretch_of(program, run.parameters, run.inputs(0 * lanes, run.first + size * lanes), states, size)
-    scale = program.dynamics.rescaled(run.parameters, lambda: stretch.records[0])
-    return meeting_times(program, stretch._replace(parameters=scale), program.num_rows, atol).tolerance(atol)
-
-
-def _warn_of_little_gain(ratio: float) -> None:
-    warn_user(
-        "The rest of this chain will be evaluated sequentially: a step of all lanes takes "
-        f"{ratio:.3g} times as long as one step, so blocks gain nothing. Try: a device with more parallel capacity.",
-        ParallelStallWarning,
-    )
+def _warn_of_little_gain(program: LaneProgram, seconds_per_step: float) -> None:
+    """Warn if a step of all lanes takes almost as long as the same steps one by one."""
+    if program.seconds_per_row > MIN_GAIN * program.num_lanes * seconds_per_step:
+        ratio = program.seconds_per_row / seconds_per_step
+        warn_user(
+            "The rest of this chain will be evaluated sequentially: a step of all lanes takes "
+            f"{ratio:.3g} times as long as one step, so blocks gain nothing. Try: a device with more parallel "
+            "capacity.",
+            ParallelStallWarning,
+        )

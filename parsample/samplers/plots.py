@@ -41,7 +41,7 @@ def figures(tree: "xarray.DataTree", report: "Report | None", segments: Sequence
     if report is not None:
         drawn["coalescence"] = plot_coalescence(report)
     if any(len(segment.block_defects) for segment in segments):
-        drawn["front"] = plot_front(segments)
+        drawn["front"] = plot_block_defects(segments)
     return drawn
 
 
@@ -87,7 +87,7 @@ def plot_coalescence(report: "Report") -> Figure:
     return figure
 
 
-def plot_front(segments: Sequence["Segment"]) -> Figure:
+def plot_block_defects(segments: Sequence["Segment"]) -> Figure:
     """Plot the defect at each block start of the first chain after each sweep; the prefix with defect 0 is exact."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()

@@ -143,7 +143,7 @@ def prepare(
     checked_logdensity_shape(model.logdensity, position, *model.data_arguments)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
-    ensemble, settings, share = _disperse(model, settings, rng)
+    ensemble, settings, share = _place_lanes(model, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
     reference = _warm_up(ensemble, settings.num_warmup, progress)
@@ -174,11 +174,8 @@ def prepare(
 
 def _warm_up(ensemble: Ensemble, num_warmup: int, progress: Progress) -> Reference:
     """Run the warm-up; returns its last round, which has fixed parameters."""
-    for number, description in enumerate(ensemble.rounds(num_warmup)):
-        progress.phase(f"warm-up {number + 1}, {description}")
-    for reference in ensemble.settled(num_warmup):
-        progress.phase(f"warm-up, {reference.problem or 'settled'}")
-    return reference
+    ensemble.tune(num_warmup, progress.phase)
+    return ensemble.settle(num_warmup, progress.phase)
 
 
 def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSettings) -> LaneProgram[KernelLanes]:
@@ -201,7 +198,7 @@ def _single_step_cost(single_steps: LaneProgram, run: Run, report: Report) -> fl
     return single_steps.seconds_per_row / report.measured.seconds_per_row
 
 
-def _disperse(
+def _place_lanes(
     model: Model, settings: SamplerSettings, rng: np.random.Generator
 ) -> tuple[Ensemble, SamplerSettings, float]:
     """Place the lanes at dispersed starts, with fewer lanes if the log density is expensive or cannot be batched.
@@ -210,38 +207,53 @@ def _disperse(
     share of the cost of a row of all lanes.
     """
     dynamics = KernelLanes(model.logdensity, Layout.of(model.initial_position), settings.kernel)
-    start = dynamics.layout.ravel(jax.device_get(model.initial_position))
-
-    def disperse(dynamics: KernelLanes, settings: SamplerSettings) -> tuple[Ensemble, float]:
-        program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
-        target, data = settings.target_acceptance_rate, model.data_arguments
-        ensemble = Ensemble(program, start, target, settings.exact_meeting, rng, data)
-        logdensity, gradient = ensemble.disperse(model.initial_spread)
-        if not np.isfinite(logdensity):  # lanes replace NaN by -inf
-            logdensity = float(model.logdensity_at(model.initial_position))
-        checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
-        return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
-
     try:
-        ensemble, seconds = disperse(dynamics, settings)
+        ensemble, seconds = _build_ensemble(model, dynamics, settings, rng)
     except NotImplementedError as error:
         if not lacks_batching(model.logdensity, model.initial_position, *model.data_arguments):
             raise _explanation(model, settings, error) from error
         _warn_of_single_evaluations(error)
         few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
-        return disperse(replace(dynamics, is_batched=False), few)[0], few, 1.0
+        ensemble, _ = _build_ensemble(model, replace(dynamics, is_batched=False), few, rng)
+        return ensemble, few, 1.0
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
         raise _explanation(model, settings, error) from error
+    return _choose_num_lanes(model, ensemble, seconds, settings, rng)
+
+
+def _build_ensemble(
+    model: Model, dynamics: KernelLanes, settings: SamplerSettings, rng: np.random.Generator
+) -> tuple[Ensemble, float]:
+    """An ensemble at dispersed starts, and its seconds per row; compiles the program and checks the log density."""
+    program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
+    start = dynamics.layout.ravel(jax.device_get(model.initial_position))
+    target, data = settings.target_acceptance_rate, model.data_arguments
+    ensemble = Ensemble(program, start, target, settings.exact_meeting, rng, data)
+    logdensity, gradient = ensemble.disperse(model.initial_spread)
+    if not np.isfinite(logdensity):  # lanes replace NaN by -inf
+        logdensity = float(model.logdensity_at(model.initial_position))
+    checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
+    return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
+
+
+def _choose_num_lanes(
+    model: Model, ensemble: Ensemble, seconds: float, settings: SamplerSettings, rng: np.random.Generator
+) -> tuple[Ensemble, SamplerSettings, float]:
+    """The given ensemble, or one with fewer lanes if its rows are expensive and those of fewer lanes cost less.
+
+    `seconds` is the time per row of `ensemble`; returns the same as `_place_lanes`.
+    """
     few = replace(settings, num_lanes=_fewer_lanes(settings))
-    if settings.may_use_fewer_lanes and seconds > EXPENSIVE_ROW_SECONDS and few.num_lanes < settings.num_lanes:
-        smaller, fewer_seconds = disperse(dynamics, few)
-        # The time per row is assumed to be linear in the number of lanes.
-        per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
-        chains_seconds = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
-        if fewer_seconds * settings.num_lanes < MAX_LANE_COST_RATIO * seconds * few.num_lanes:
-            return smaller, few, chains_seconds / fewer_seconds
-        return ensemble, settings, chains_seconds / seconds
-    return ensemble, settings, DEFAULT_SINGLE_STEP_COST
+    is_expensive = settings.may_use_fewer_lanes and seconds > EXPENSIVE_ROW_SECONDS
+    if not is_expensive or few.num_lanes >= settings.num_lanes:
+        return ensemble, settings, DEFAULT_SINGLE_STEP_COST
+    smaller, fewer_seconds = _build_ensemble(model, ensemble.program.dynamics, few, rng)
+    # The time per row is assumed to be linear in the number of lanes.
+    per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
+    chains_seconds = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
+    if fewer_seconds * settings.num_lanes < MAX_LANE_COST_RATIO * seconds * few.num_lanes:
+        return smaller, few, chains_seconds / fewer_seconds
+    return ensemble, settings, chains_seconds / seconds
 
 
 def _fewer_lanes(settings: SamplerSettings) -> int:

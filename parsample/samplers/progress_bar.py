@@ -1,9 +1,13 @@
 """The progress bar of `sample`."""
 
+import warnings
 from functools import cached_property
 from typing import Any
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    # In notebooks without ipywidgets, tqdm warns that its bar is one of text.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    from tqdm.auto import tqdm
 
 
 class Progress:

@@ -16,16 +16,13 @@ from parsample.kernels.whitening import Coordinates
 from parsample.lanes.program import PERIOD
 from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
 from parsample.models.model import Model, as_model
+from parsample.planning.plan import MAX_COST_RATIO
 from parsample.planning.report import Report
 from parsample.samplers.prepare import Prepared, prepare, single_step_program
 from parsample.samplers.progress_bar import Progress
 from parsample.samplers.result import SampleResult
 from parsample.samplers.settings import SamplerMethod, SamplerSettings
 from parsample.solver.status import Status, warn_of
-
-# With ``method="auto"``, a segment in blocks is given up once it costs this multiple of its evaluation step by
-# step.
-PATIENCE = 2.0
 
 
 def sample(  # noqa: PLR0913
@@ -205,8 +202,8 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
         max_rows = math.inf
         if settings.method == "auto" and prepared.report is not None:
             share = max(prepared.report.measured.single_step_cost, 1 / num_blocks)
-            max_rows = PATIENCE * share * num_blocks * prepared.block_size
-        while run.first < settings.num_samples:
+            max_rows = MAX_COST_RATIO * share * num_blocks * prepared.block_size
+        while run.num_steps_done < settings.num_samples:
             segment, guesses = evaluate_segment(
                 prepared.program, run, guesses, prepared.block_size, prepared.atol, max_rows
             )
@@ -214,7 +211,7 @@ def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
             run = run.after(segment)
             if segment.status is Status.STALLED:
                 break
-    if run.first < settings.num_samples:
+    if run.num_steps_done < settings.num_samples:
         progress.phase("sampling step by step")
         yield from _step_by_step(prepared, run)
 
@@ -224,8 +221,8 @@ def _step_by_step(prepared: Prepared, run: Run) -> Iterator[Segment]:
     settings, program = prepared.settings, prepared.program
     if settings.num_lanes > settings.num_chains:
         program = prepared.single_steps or single_step_program(program, settings)
-    while run.first < settings.num_samples:
-        num_left = round_up(settings.num_samples - run.first, PERIOD)
+    while run.num_steps_done < settings.num_samples:
+        num_left = round_up(settings.num_samples - run.num_steps_done, PERIOD)
         segment = step_by_step(program, run, min(program.num_rows, num_left))
         yield segment
         run = run.after(segment)

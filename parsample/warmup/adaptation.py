@@ -56,7 +56,7 @@ class Reference(NamedTuple):
         Coordinates of the round.
     acceptance_rate, r_hat, num_diverging
         Mean acceptance rate, largest R-hat and number of divergent transitions of all lanes.
-    problem
+    unsettled
         Reasons why the warm-up has not settled; empty if it has.
     """
 
@@ -65,7 +65,7 @@ class Reference(NamedTuple):
     acceptance_rate: float
     r_hat: float
     num_diverging: int
-    problem: str
+    unsettled: str
 
 
 def r_hat_of_lanes(path: Float[np.ndarray, "n L D"]) -> float:

@@ -8,7 +8,7 @@ warm-up has settled.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +41,6 @@ REFERENCE_STEPS = 64
 # Steps between updates of the step size, halved in rounds of at most `MIN_ROUND` steps.
 TUNING_STEPS = 4
 MIN_ROUND = 8
-
 
 # Minimum of `num_warmup`: enough for the first rounds.
 MIN_WARMUP = 100
@@ -77,14 +76,14 @@ MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
 
 @dataclass(frozen=True)
 class TunedValues:
-    """The values that the warm-up tunes.
+    """The values that the warm-up tunes, the same for all lanes.
 
     Attributes
     ----------
     coordinates
-        Coordinates of the lanes.
+        Centre and scales, in which steps and moves are measured.
     step_size
-        A scalar; for metropolis, shape (D,).
+        Step size: a scalar; for metropolis, standard deviations of the proposals, shape (D,).
     move_scale
         Standard deviation of the multishift moves; 0: none.
     """
@@ -94,7 +93,7 @@ class TunedValues:
     move_scale: float
 
     def parameters(self, kernel: Kernel, dtype: np.dtype, max_length: int | None = None) -> KernelParameters:
-        """The settings as parameters of the program, with at most `max_length` leapfrog steps per step."""
+        """These values as parameters of the program, with at most `max_length` leapfrog steps per step."""
         lengths = kernel.num_integration_steps(float(np.mean(self.step_size)))
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
@@ -160,12 +159,12 @@ class Ensemble:
             self.positions = np.where(bad[:, None], moved, self.positions)
             self.state = self._state(self.positions - self.initial_position)
             # A row with a tiny step size evaluates the log density at the starts.
-            run = self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
-            bad = ~np.isfinite(run.state.logdensity)
+            result = self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
+            bad = ~np.isfinite(result.state.logdensity)
             if not bad.any() or (bad[0] and spread is None):
                 break
         first = 0 if spread is None else int(np.argmin(bad))
-        logdensity, gradient = float(run.state.logdensity[first]), run.state.logdensity_grad
+        logdensity, gradient = float(result.state.logdensity[first]), result.state.logdensity_grad
         started = time.perf_counter()  # the first row includes compilation
         self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
         self.seconds_per_row = time.perf_counter() - started
@@ -184,11 +183,12 @@ class Ensemble:
         move_scale = INITIAL_MOVE / math.sqrt(self.dimension) if self._makes_moves else 0.0
         self.settings = TunedValues(coordinates, np.asarray(step_size, float), move_scale)
 
-    def rounds(self, num_warmup: int) -> Iterator[str]:
-        """Adapt in rounds, as many as `num_warmup` steps allow; yields a description of each round."""
+    def tune(self, num_warmup: int, report: Callable[[str], None]) -> None:
+        """Adapt in rounds, as many as `num_warmup` steps allow; `report` is called with a line after each round."""
         sizes = ROUNDS if self.kernel.uses_gradient else ROUNDS_WITHOUT_GRADIENTS
         caps = MAX_LENGTHS if self.kernel.uses_gradient else (None,) * len(sizes)
         pending = list(zip(sizes, caps, strict=True))
+        number = 0
         while pending:
             size, cap = pending.pop(0)
             if self.num_steps + size + PERIOD > num_warmup:
@@ -196,10 +196,9 @@ class Ensemble:
             climbs = self._round(size, cap)
             if climbs and len(pending) >= len(sizes) - 2:
                 pending.insert(0, (size, cap))  # lanes have not reached the posterior yet
-            yield self._description(f"round of {size}")
-
-    def _description(self, what: str) -> str:
-        return f"{what} steps: step size {float(np.mean(self.settings.step_size)):.3g}"
+            number += 1
+            step_size = float(np.mean(self.settings.step_size))
+            report(f"warm-up {number}, round of {size} steps: step size {step_size:.3g}")
 
     def _round(self, size: int, cap: int | None) -> bool:
         """Run one round; returns whether log densities still rise steeply."""
@@ -212,13 +211,13 @@ class Ensemble:
             settings = replace(self.settings, step_size=tuning.current)
             row = begin % PERIOD
             before = self.state.position
-            run = self._rows(self._parameters(settings, cap), row, row + num_steps, needs_evaluation=begin == 0)
+            result = self._rows(self._parameters(settings, cap), row, row + num_steps, needs_evaluation=begin == 0)
             path, found = self.program.recorded(row, row + num_steps)
             tuning.update(self._acceptance(before, path, found))
             paths.append(coordinates.position(path.astype(float)))
             statistics.append(found)
-            if run.state.logdensity_grad is not None:
-                gradients.append((paths[-1][-1], coordinates.gradient(run.state.logdensity_grad.astype(float))))
+            if result.state.logdensity_grad is not None:
+                gradients.append((paths[-1][-1], coordinates.gradient(result.state.logdensity_grad.astype(float))))
         draws = np.concatenate(paths)
         found = Statistics(*(np.concatenate(values) for values in zip(*statistics, strict=True)))
         self.positions = draws[-1]
@@ -283,17 +282,18 @@ class Ensemble:
             step_size = np.full(dimension, METROPOLIS_SCALE)
         self.settings = replace(self.settings, coordinates=coordinates, step_size=step_size)
 
-    def settled(self, num_warmup: int) -> Iterator[Reference]:
-        """Yield rounds with fixed parameters until the warm-up has settled or runs out of steps; the last one counts.
+    def settle(self, num_warmup: int, report: Callable[[str], None]) -> Reference:
+        """Run rounds with fixed parameters until the warm-up has settled or runs out of steps; returns the last one.
 
-        Between them, the step size is reduced or a longer tuning round is run.
+        Between them, the step size is reduced or a longer tuning round is run. After each of them, `report` is called
+        with a line.
         """
         size = 2 * REFERENCE_STEPS
         while True:
             reference = self._reference()
-            yield reference
-            if not reference.problem or self.num_steps + REFERENCE_STEPS > num_warmup:
-                return
+            report(f"warm-up, {reference.unsettled or 'settled'}")
+            if not reference.unsettled or self.num_steps + REFERENCE_STEPS > num_warmup:
+                return reference
             if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
                 # Stuck chains would cost more than the extra leapfrog steps of a smaller step size.
                 self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
@@ -302,31 +302,31 @@ class Ensemble:
                 self._round(size, None)
                 size *= 2
             else:
-                return
+                return reference
 
     def _reference(self) -> Reference:
         parameters = self._parameters(self.settings)
         starts = self._state(self.settings.coordinates.whiten(self.positions))
         self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
         inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
-        run = self._rows(parameters, 0, REFERENCE_STEPS, needs_evaluation=True)
+        result = self._rows(parameters, 0, REFERENCE_STEPS, needs_evaluation=True)
         path, found = self.program.recorded(0, REFERENCE_STEPS)
         acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), r_hat_of_lanes(path)
         num_diverging = int(found.diverging.sum())
-        problems = []
+        reasons = []
         if not r_hat <= MAX_R_HAT:
-            problems.append(f"lanes disagree, R-hat {r_hat:.2f}")
+            reasons.append(f"lanes disagree, R-hat {r_hat:.2f}")
         if num_diverging > MAX_DIVERGING * found.diverging.size:
-            problems.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
+            reasons.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
         if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
-            problems.append(f"acceptance rate {acceptance_rate:.2f}, target {self.target:.2f}")
+            reasons.append(f"acceptance rate {acceptance_rate:.2f}, target {self.target:.2f}")
         return Reference(
-            stretch=Stretch(parameters, inputs, starts, run.state, (path, found)),
+            stretch=Stretch(parameters, inputs, starts, result.state, (path, found)),
             coordinates=self.settings.coordinates,
             acceptance_rate=acceptance_rate,
             r_hat=r_hat,
             num_diverging=num_diverging,
-            problem="; ".join(problems),
+            unsettled="; ".join(reasons),
         )
 
     def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
@@ -340,7 +340,7 @@ class Ensemble:
             num_replaced=self.num_replaced,
             num_diverging=reference.num_diverging,
             r_hat=reference.r_hat,
-            unsettled=reference.problem,
+            unsettled=reference.unsettled,
         )
 
     def _parameters(self, settings: TunedValues, max_length: int | None = None) -> KernelParameters:
@@ -354,7 +354,7 @@ class Ensemble:
     def _rows(self, parameters: KernelParameters, begin: int, end: int, needs_evaluation: bool) -> AdvanceResult:
         first_steps = np.full(self.program.num_lanes, self.num_steps - begin, np.int32)
         rows = Rows(begin, end, needs_evaluation, False, 0.0)
-        run = self.program.advance(parameters, (self.keys, first_steps), self.state, rows)
+        result = self.program.advance(parameters, (self.keys, first_steps), self.state, rows)
         self.num_steps += end - begin
-        self.state = run.state
-        return run
+        self.state = result.state
+        return result

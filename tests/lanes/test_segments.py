@@ -51,7 +51,7 @@ def test_what_is_exact_ends_at_the_first_block_of_any_chain_that_has_not_met(met
 
 def test_a_run_goes_on_from_the_end_of_a_segment():
     after = run().after(segment())
-    assert (after.first, after.num_chains) == (110, 2)
+    assert (after.num_steps_done, after.num_chains) == (110, 2)
     assert after.states["x"].tolist() == [11, 21]
 
 

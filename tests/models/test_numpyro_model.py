@@ -1,5 +1,7 @@
 """NumPyro models: the library's own density, variables, labels and predictions."""
 
+import functools
+
 import arviz
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,14 @@ def test_a_model_that_computes_with_values_has_its_data_as_constants():
     assert model.data == []
     assert np.isfinite(model.logdensity_at({"mu": jnp.zeros(())}))
     np.testing.assert_array_equal(model.observed_data["y"], Y[Y > 0])
+
+
+def test_a_partial_function_has_no_name_of_its_own():
+    model = from_numpyro(functools.partial(hierarchy, num_groups=5), GROUP, x=X, y=Y)
+    assert model.name == "model"
+    assert set(model.constant_data) == {"group", "x"}
+    with pytest.raises(ValueError, match="the model model has no latent sites"):
+        from_numpyro(functools.partial(lambda y: numpyro.sample("y", dist.Normal(0, 1), obs=y)), Y)
 
 
 def test_discrete_latent_sites_are_refused_by_name():

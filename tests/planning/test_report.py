@@ -1,9 +1,15 @@
 """Text of a report: verdict, figures, and the cause and a remedy if blocks will not pay."""
 
+import dataclasses
+
 import checks
+import numpy as np
 import pytest
+import results
 
 from parsample import ParallelStallWarning, Report
+from parsample.lanes.meeting import MeetingTimes
+from parsample.planning.plan import Measured
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +45,12 @@ def test_an_unpredictable_chain_is_planned_sequentially_with_cause_and_remedy(un
     assert "because" in text
     assert "try" in text
     assert f"0 of {num_pairs}" in text
+
+
+def test_lanes_that_are_evaluated_one_after_another_are_named_as_the_cause():
+    met = MeetingTimes(np.full(8, 16.0), np.zeros((50, 8)))
+    found = dataclasses.replace(results.report(parallel=False), meeting=met, measured=Measured(1e-3, 0.0, 4 / 64))
+    assert "a step of all 64 lanes takes 16 times as long as a step of the chains" in found.cause
+    assert "takes all lanes at once" in found.remedy
+    cheap = dataclasses.replace(found, measured=Measured(1e-3, 0.0, 0.25))
+    assert "the slowest of 64 lanes is expected to take" in cheap.cause

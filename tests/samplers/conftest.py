@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def no_warmup(monkeypatch):
-    def rounds(*_: Any) -> None:
+    def tune(*_: Any) -> None:
         pytest.fail("a warm-up was started")
 
-    monkeypatch.setattr("parsample.warmup.ensemble.Ensemble.rounds", rounds)
+    monkeypatch.setattr("parsample.warmup.ensemble.Ensemble.tune", tune)

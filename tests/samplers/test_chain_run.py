@@ -39,7 +39,7 @@ COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_l
 def test_blocks_are_blackjaxs_own_chain_and_compiled_once(method, monkeypatch, compilations):
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
     monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", np.inf)  # independent of timings
+    monkeypatch.setattr("parsample.samplers.chain_run.MAX_COST_RATIO", np.inf)  # independent of timings
     algorithm, start = blackjax.mala(chains.gaussian, 0.1), chains.gaussian_start()
     for num_steps in (9000, 7000):
         arguments = {"initial_position": start, "transform": first_and_acceptance}
@@ -71,7 +71,7 @@ def test_auto_goes_on_step_by_step_where_lanes_gain_nothing(monkeypatch):
 
 def test_blocks_that_do_not_meet_are_given_up_and_finished_step_by_step(monkeypatch):
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.0)
+    monkeypatch.setattr("parsample.samplers.chain_run.MAX_COST_RATIO", 0.0)
     walk = blackjax.normal_random_walk(chains.isotropic, jnp.eye(2))
     arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
     theirs = blackjax.util.run_inference_algorithm(KEY, walk, 5000, **arguments)
@@ -88,7 +88,7 @@ def noisy(position: jax.Array) -> jax.Array:
 def test_the_tolerance_of_noisy_float32_chains_is_what_their_noise_permits(monkeypatch, float32):
     monkeypatch.setattr("parsample.samplers.chain_run._may_pay", lambda *_: True)
     monkeypatch.setattr("parsample.samplers.chain_run._seconds_left", lambda *_: 0.0)  # independent of timings
-    monkeypatch.setattr("parsample.samplers.chain_run.PATIENCE", 0.3)
+    monkeypatch.setattr("parsample.samplers.chain_run.MAX_COST_RATIO", 0.3)
     arguments = {"initial_position": jnp.ones(2), "transform": lambda state, _: state.position}
     with warns_here(ParallelStallWarning, match="blocks stopped meeting"):
         solution = evaluate_inference_algorithm(KEY, blackjax.mala(noisy, 0.2), 12_000, **arguments)

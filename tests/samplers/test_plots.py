@@ -15,9 +15,9 @@ from parsample.samplers.plots import (
     MAX_DRAWS_SHOWN,
     MAX_PAIRS_SHOWN,
     MAX_VARIABLES_SHOWN,
+    plot_block_defects,
     plot_coalescence,
     plot_draws,
-    plot_front,
     save_plots,
 )
 from parsample.samplers.result import SampleResult
@@ -70,7 +70,7 @@ def test_coalescence_has_one_line_a_pair():
 
 def test_front_has_one_row_of_points_a_sweep():
     result = run(BLOCKS)
-    figure = plot_front(result.segments)
+    figure = plot_block_defects(result.segments)
     (axis,) = figure.axes
     (segment,) = result.segments
     assert len(axis.lines) == segment.num_sweeps >= 2

@@ -124,3 +124,21 @@ def test_starts_are_dispersed_as_far_as_the_density_allows(radius, spread):
     assert (distances <= spread).all()
     assert (distances[1:] > 0.1 * spread).all()
     assert np.isfinite([density(jnp.asarray(start)) for start in ensemble.positions]).all()
+
+
+def test_the_caller_gets_a_line_after_each_round():
+    dynamics = KernelLanes(ball(10.0), Layout.of(jnp.ones(3)), KERNELS["metropolis"])
+    ensemble = Ensemble(
+        LaneProgram(dynamics, 16, None, dynamics.records), np.ones(3), 0.44, True, np.random.default_rng(0)
+    )
+    ensemble.disperse()
+    lines: list[str] = []
+    ensemble.tune(300, lines.append)
+    num_rounds = len(lines)
+    assert num_rounds > 3
+    for number, line in enumerate(lines, 1):
+        assert line.startswith(f"warm-up {number}, round of ")
+        assert "steps: step size " in line
+    reference = ensemble.settle(300, lines.append)
+    assert len(lines) > num_rounds
+    assert lines[-1] == f"warm-up, {reference.unsettled or 'settled'}"
