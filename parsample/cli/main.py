@@ -216,9 +216,10 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
     print(summary_table(tree, full=options.full_summary))
     print(f"{model.name}: {result}")
     if options.plots is not None:
-        from parsample.samplers.plots import save_plots  # noqa: PLC0415 - matplotlib is an extra
+        from parsample.samplers.plots import figures, save_plots  # noqa: PLC0415 - matplotlib is an extra
 
-        print("pictures: " + ", ".join(str(path) for path in save_plots(result, tree, options.plots)))
+        drawn = figures(tree, result.report, result.segments)
+        print("pictures: " + ", ".join(str(path) for path in save_plots(drawn, options.plots)))
     if options.out is not None:
         print(f"draws: {options.out}")
     if result.interrupted:

@@ -1,6 +1,6 @@
 """Figures of a run: traces and ranks of the draws, distances of paths until they meet, and defects of the blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from parsample.lanes.segments import Segment
     from parsample.planning.report import Report
-    from parsample.samplers.result import SampleResult
 
 # Maximum number of draws per chain in a figure; more would overlap.
 MAX_DRAWS_SHOWN = 2000
@@ -45,11 +44,11 @@ def figures(tree: "xarray.DataTree", report: "Report | None", segments: Sequence
     return drawn
 
 
-def save_plots(result: "SampleResult", tree: "xarray.DataTree", directory: Path) -> list[Path]:
-    """Write each figure of the run to a PNG file; returns the paths."""
+def save_plots(drawn: Mapping[str, Figure], directory: Path) -> list[Path]:
+    """Write each figure to a PNG file of its name; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in figures(tree, result.report, result.segments).items():
+    for name, figure in drawn.items():
         paths.append(directory / f"{name}.png")
         figure.savefig(paths[-1], dpi=110)
     return paths

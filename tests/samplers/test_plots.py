@@ -92,7 +92,7 @@ def test_front_has_one_row_of_points_a_sweep():
 )
 def test_pictures_are_written(tmp_path, method, names):
     result = run(method)
-    paths = save_plots(result, result.to_arviz(), tmp_path / "new" / "pictures")
+    paths = save_plots(result.plot(), tmp_path / "new" / "pictures")
     assert [path.stem for path in paths] == names
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
