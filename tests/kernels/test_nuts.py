@@ -37,7 +37,7 @@ def by_blackjax(logdensity: Any, step_size: float, key: jax.Array, state: Any) -
 
 
 def by_parsample(logdensity: Any, step_size: float, key: jax.Array, state: Any) -> tuple:
-    state, known = nuts_step(key, state, logdensity, jnp.asarray(step_size, state.position.dtype))
+    state, known = nuts_step(key, LaneState(*state), logdensity, jnp.asarray(step_size, state.position.dtype))
     return state, (known.acceptance_rate, known.diverging, known.n_steps, known.energy, known.tree_depth)
 
 
