@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--no-compilation-cache", action="store_true", help="compile anew, and cache no programs for the next run"
         )
-        command.add_argument("--num-lanes", type=int, help="lanes that run side by side (default: the model's, or 64)")
+        lanes_help = "lanes that run side by side (default: the model's, or 64 on a CPU, 512 elsewhere)"
+        command.add_argument("--num-lanes", type=int, help=lanes_help)
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
     methods = ("auto", "deer", "sequential")

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from parsample.draws.store import FILE_SUFFIXES, release
 from parsample.internal.arithmetic import ceil_div
+from parsample.internal.trees import leaf_names
 
 if TYPE_CHECKING:
     import xarray
@@ -139,10 +140,8 @@ def _write(file: Any, variables: dict[str, "xarray.Variable"], draws: slice) -> 
 
 def named_leaves(positions: PyTree, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Leaves by name: `names` in order, or else dict keys joined by dots, and x for a position that is a bare array."""
-    leaves = jax.tree_util.tree_leaves_with_path(positions)
-    if names is None:
-        names = [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path, _ in leaves]
-    return {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    pairs = zip(names or leaf_names(positions), jax.tree.leaves(positions), strict=True)
+    return {name: np.asarray(leaf) for name, leaf in pairs}
 
 
 def _check_dims(dims: dict[str, list[str]], groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:

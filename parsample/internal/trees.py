@@ -32,6 +32,12 @@ def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
+def leaf_names(tree: PyTree) -> list[str]:
+    """Names of the leaves: dict keys joined by dots; a bare array is named x."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path in paths]
+
+
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array to be overwritten: zeros, or placeholder keys if `dtype` is a key type."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):

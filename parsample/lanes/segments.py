@@ -210,8 +210,8 @@ class _Blocks:
         """The blocks of the next segment of `run`, which start at `guesses`, the first of each chain at its state."""
         layout = BlockLayout.of(run, program.num_lanes, block_size)
         starts = jax.tree.map(np.array, guesses)
-        for leaf, head in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
-            leaf[layout.first_lanes] = head
+        for leaf, chain_state in zip(jax.tree.leaves(starts), jax.tree.leaves(run.states), strict=True):
+            leaf[layout.first_lanes] = chain_state
         return cls(program, run, layout, atol, starts)
 
     def sweep(self, parameters: Any, *, may_stop_early: bool) -> None:
@@ -234,7 +234,7 @@ class _Blocks:
         return met
 
     def cannot_meet(self, met: Bool[np.ndarray, " L"]) -> bool:
-        """Whether further sweeps are useless, because the exact prefix ends in NaN or as many were made as suffice."""
+        """Whether further sweeps cannot help: the exact prefix ends in NaN, or every block has had its sweep."""
         # NaN differs from itself. After k sweeps the first k blocks are exact, unless a state is not finite.
         ends = self._ends_of_exact_prefix(self.layout.num_exact(met))
         has_nan = any(np.isnan(leaf).any() for leaf in jax.tree.leaves(ends) if leaf.dtype.kind == "f")

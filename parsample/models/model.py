@@ -1,5 +1,6 @@
 """A model: a log density with an initial position, and the functions and labels that present its draws."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -189,3 +190,10 @@ def as_model(logdensity_fn: "Callable | Model", initial_position: PyTree) -> Mod
     if initial_position is None:
         raise TypeError("initial_position is missing: pass the position at which the lanes start.")
     return Model(logdensity_fn, initial_position)
+
+
+def all_dims(name: str, labels: Sequence[str | None], shape: tuple[int, ...]) -> list[str]:
+    """Names of all dimensions of a variable; dimensions without a label are numbered, as in ArviZ."""
+    numbers = itertools.count()
+    missing = [None] * (len(shape) - len(labels))
+    return [label or f"{name}_dim_{next(numbers)}" for label in [*labels, *missing]]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from parsample.models.model import Model
+from parsample.models.model import Model, all_dims
 
 # NumPyro starts chains uniformly within this distance of 0 on the unconstrained space (`init_to_uniform`).
 UNIFORM_START_RADIUS = 2.0
@@ -55,13 +55,18 @@ def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> "NumPyroModel":
     >>> sorted(result.to_arviz()["posterior"].data_vars)
     ['p']
     """
+    program, sites = _examined(model, args, kwargs)
+    return _model_of(program, sites, args, kwargs)
+
+
+def _examined(model: Callable, args: tuple, kwargs: dict) -> "tuple[_Program, _Sites]":
+    """The program of a model and its sites, with arrays as data unless the model computes with their values."""
     try:
         program = _Program.of(model, args, kwargs, are_data=True)
-        found = program.sites(program.data_of(args, kwargs))
+        return program, program.sites(program.data_of(args, kwargs))
     except JAX_NEEDS_VALUES:
         program = _Program.of(model, args, kwargs, are_data=False)
-        found = program.sites(program.data_of(args, kwargs))
-    return _model_of(program, found, args, kwargs)
+        return program, program.sites(program.data_of(args, kwargs))
 
 
 @dataclass(frozen=True)
@@ -247,41 +252,35 @@ class NumPyroModel(Model):
         NumPyroModel
             The model with these arguments, and the labels (`coords`) of this one.
         """
-        other = from_numpyro(self.program.model, *args, **kwargs)
-        if other.program == self.program:
-            found = _Sites(other.initial_position, dict(other.observed_data))
-            other = _model_of(self.program, found, args, kwargs)
-        return replace(other, coords=self.coords, settings=self.settings)
+        program, sites = _examined(self.program.model, args, kwargs)
+        # Compiled programs belong to the very object, not to one that is equal.
+        program = self.program if program == self.program else program
+        return replace(_model_of(program, sites, args, kwargs), coords=self.coords, settings=self.settings)
 
 
-def _model_of(program: _Program, found: _Sites, args: tuple, kwargs: dict) -> NumPyroModel:
+def _model_of(program: _Program, sites: _Sites, args: tuple, kwargs: dict) -> NumPyroModel:
     from arviz_base.io_numpyro import infer_dims  # noqa: PLC0415 - ArviZ takes a second to import
 
     data = program.data_of(args, kwargs)
-    shapes = jax.eval_shape(program.constrain, found.start, data)
-    shapes = {name: leaf.shape for name, leaf in {**shapes, **found.observed}.items()}
+    shapes = jax.eval_shape(program.constrain, sites.start, data)
+    shapes = {name: leaf.shape for name, leaf in {**shapes, **sites.observed}.items()}
     named = infer_dims(program.model, args, kwargs)
-    dims = {name: _all_dims(name, list(labels), shapes[name]) for name, labels in named.items() if name in shapes}
-    has_observations = bool(found.observed)
+    dims = {name: all_dims(name, labels, shapes[name]) for name, labels in named.items() if name in shapes}
+    has_observations = bool(sites.observed)
     return NumPyroModel(
         program.logdensity,
-        found.start,
+        sites.start,
         name=program.name,
         data=data,
         initial_spread=UNIFORM_START_RADIUS,
         constrain=program.constrain,
         log_likelihood=program.log_likelihood if has_observations else None,
         posterior_predictive=program.posterior_predictive if has_observations else None,
-        observed_data=found.observed,
-        constant_data=_constant_data(program.model, args, kwargs, found.observed),
+        observed_data=sites.observed,
+        constant_data=_constant_data(program.model, args, kwargs, sites.observed),
         dims=dims,
         program=program,
     )
-
-
-def _all_dims(name: str, labels: list[str], shape: tuple[int, ...]) -> list[str]:
-    """Names of all dimensions: those of plates, then, as ArviZ names them, those of one value."""
-    return labels + [f"{name}_dim_{axis}" for axis in range(len(shape) - len(labels))]
 
 
 def _constant_data(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.mapping import map_draws
-from parsample.models.model import Model
+from parsample.models.model import Model, all_dims
 
 # PyMC disperses starts uniformly within this distance of its initial point on the unconstrained space.
 JITTER_RADIUS = 1.0
@@ -235,12 +235,7 @@ def _model_of(source: _Source, start: dict[str, np.ndarray], data: dict[str, Any
         log_likelihood=source.log_likelihood if observed else None,
         observed_data=observed,
         constant_data=constants,
-        dims={name: _all_dims(name, labels, shapes[name]) for name, labels in dims.items() if name in shapes},
+        dims={name: all_dims(name, labels, shapes[name]) for name, labels in dims.items() if name in shapes},
         coords={name: np.asarray(labels) for name, labels in coords.items()},
         source=source,
     )
-
-
-def _all_dims(name: str, labels: Sequence[str | None], shape: tuple[int, ...]) -> list[str]:
-    """Names of all dimensions; those without a name are called as ArviZ calls them."""
-    return [label or f"{name}_dim_{axis}" for axis, label in enumerate([*labels, *[None] * (len(shape) - len(labels))])]

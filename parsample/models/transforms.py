@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from parsample.internal.trees import leaf_names
 from parsample.models.model import Model
 
 
@@ -133,15 +134,16 @@ class _Unconstrained:
 
     def logdensity(self, position: PyTree, *data: Any) -> Array:
         """The log density of the position: that of its values, and the log determinant of the Jacobian."""
-        value = self.logdensity_fn(self.values(position), *data)
-        for constraint, leaf in self._pairs(position):
-            bijection = constraint.bijection
-            value += jnp.sum(bijection.log_abs_det_jacobian(leaf, bijection(leaf)))
-        return value
+        values = self.values(position)
+        logdensity = self.logdensity_fn(values, *data)
+        for (constraint, leaf), value in zip(self._pairs(position), jax.tree.leaves(values), strict=True):
+            logdensity += jnp.sum(constraint.bijection.log_abs_det_jacobian(leaf, value))
+        return logdensity
 
     def constrain(self, position: PyTree, *_data: Any) -> dict[str, Array]:
         """The constrained values by name."""
-        return by_name(self.values(position))
+        values = self.values(position)
+        return dict(zip(leaf_names(values), jax.tree.leaves(values), strict=True))
 
     def start(self) -> PyTree:
         """Zeros of the unconstrained shapes."""
@@ -150,12 +152,6 @@ class _Unconstrained:
 
     def _pairs(self, position: PyTree) -> list[tuple[Constraint, Array]]:
         return list(zip(self.constraints, jax.tree.leaves(position), strict=True))
-
-
-def by_name(tree: PyTree) -> dict[str, Any]:
-    """Leaves by name: dict keys joined by dots; a bare array is named x."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator=".") or "x": leaf for path, leaf in leaves}
 
 
 def unconstrain(logdensity_fn: Callable, constraints: PyTree, **attributes: Any) -> Model:

@@ -85,7 +85,7 @@ def sample(  # noqa: PLR0913
         are used, and each process gets all draws.
     scratch_dir
         Directory on disk for draws of more than 64 MiB. They are numpy arrays in unnamed files, which are deleted with
-        the arrays, so the memory of sampling and of `parsample.draws.datatree.save` does not grow with the number of
+        the arrays, so the memory of sampling and of `SampleResult.save` does not grow with the number of
         draws. None: all draws are in memory.
 
     Returns

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from parsample import Model, check_sampler, compare_kernels, sample
+from parsample.models.model import all_dims
 
 KEY = jax.random.key(0)
 SETTINGS = {"num_samples": 400, "num_chains": 2, "progress_bar": False}
@@ -127,3 +128,11 @@ def test_a_model_without_a_function_says_so():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("labels", [["case"], ["case", None, None], [None, "row", None], []])
+def test_dimensions_without_a_label_have_arvizs_names(labels):
+    shape = (2, 3, 4)
+    named = {"x": labels} if labels else None
+    tree = arviz.from_dict({"posterior": {"x": np.zeros((1, 5, *shape))}}, dims=named)
+    assert ("chain", "draw", *all_dims("x", labels, shape)) == tree["posterior"]["x"].dims
