@@ -3,6 +3,7 @@
 from parsample.chain.gibbs import Conditional, Gibbs
 from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.chain.recursion import Recursion, as_recursion
+from parsample.draws.reductions import Covariance, Moments, Quantiles, Reduction
 from parsample.models import transforms
 from parsample.models.model import Model
 from parsample.models.numpyro_model import from_numpyro
@@ -15,7 +16,9 @@ from parsample.predictability.lyapunov import LyapunovExponent, lyapunov_exponen
 from parsample.samplers.blackjax_run import evaluate_inference_algorithm, run_inference_algorithm
 from parsample.samplers.compare import KernelComparison, KernelForecast, compare_kernels
 from parsample.samplers.result import SampleResult
+from parsample.samplers.resume import resume
 from parsample.samplers.sample import check_sampler, sample
+from parsample.samplers.stopping import StopAt
 from parsample.solver.corrections import Newton
 from parsample.solver.entry import deer, rollout
 from parsample.solver.linearization import Dense, Diagonal, Identity, Zero
@@ -23,11 +26,14 @@ from parsample.solver.method import DEER, Sequential
 from parsample.solver.solution import Solution
 from parsample.solver.status import ParallelStallWarning, Status, UncertifiedChainWarning
 from parsample.version import __version__
+from parsample.warmup.adaptation import Adaptation
 
 __all__ = [
     "DEER",
+    "Adaptation",
     "Coalescence",
     "Conditional",
+    "Covariance",
     "Dense",
     "Diagonal",
     "ExactMeetingInfo",
@@ -37,15 +43,19 @@ __all__ = [
     "KernelForecast",
     "LyapunovExponent",
     "Model",
+    "Moments",
     "Newton",
     "ParallelStallWarning",
     "Plan",
+    "Quantiles",
     "Recursion",
+    "Reduction",
     "Report",
     "SampleResult",
     "Sequential",
     "Solution",
     "Status",
+    "StopAt",
     "UncertifiedChainWarning",
     "Zero",
     "__version__",
@@ -60,6 +70,7 @@ __all__ = [
     "from_pymc",
     "lyapunov_exponent",
     "multishift_random_walk",
+    "resume",
     "rollout",
     "run_inference_algorithm",
     "sample",

@@ -7,28 +7,46 @@ cannot be parsed, 3 the chain cannot be run in parallel (check only), 4 the draw
 
 import argparse
 import contextlib
-import importlib.util
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from parsample.draws.store import FILE_SUFFIXES, MAX_BYTES_IN_MEMORY
+from parsample.draws.outputs import check_extra, check_writable
 from parsample.internal.compilation import keep_compiled_programs
 from parsample.kernels import KERNELS
 from parsample.models.files import ModelError, load_model
 from parsample.models.model import Model
+from parsample.samplers.checkpoint import arguments_of
 from parsample.samplers.compare import WITH_TRAJECTORIES, compare_kernels
+from parsample.samplers.result import SampleResult
+from parsample.samplers.resume import resume
 from parsample.samplers.sample import check_sampler, sample
+from parsample.samplers.stopping import StopAt
 from parsample.solver.status import ParallelStallWarning, UncertifiedChainWarning
 from parsample.version import __version__
+from parsample.warmup.adaptation import Adaptation
 
 # Arguments of `sample` that the command line sets or else the model.
 FROM_MODEL = ("num_warmup", "target_acceptance_rate", "num_lanes", "method")
+
+# Default number of draws per chain.
+NUM_SAMPLES = 10_000
+
+# Options that the store of a run remembers, with their defaults.
+REMEMBERED = {
+    "kernel": "hmc",
+    "num_chains": 4,
+    "thin": 1,
+    "num_warmup": None,
+    "target_acceptance_rate": None,
+    "num_lanes": None,
+    "method": None,
+    "keep": None,
+    "statistics": None,
+}
 
 OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
 
@@ -43,9 +61,10 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
         jax.config.update("jax_enable_x64", True)
     try:
         model = load_model(options.model)
-        _check_outputs(options)
-        if options.out is not None:
-            _check_disk_space(model, options)
+        if options.plots is not None:
+            check_extra("matplotlib", "plots", f"--plots {options.plots}")
+            options.plots.mkdir(parents=True, exist_ok=True)
+            check_writable(options.plots, "--plots")
         with warnings.catch_warnings():
             # The report and the certificate, printed below, contain everything in these warnings.
             for category in (ParallelStallWarning, UncertifiedChainWarning):
@@ -71,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     sampling.set_defaults(run=_sample)
     for command in (check, sampling):
         command.add_argument("model", metavar="MODEL", help="model file (path/model.py) or module (package.module)")
-        command.add_argument("--num-samples", type=int, default=10_000, help="draws per chain (default: %(default)s)")
+        samples_help = f"draws per chain (default: {NUM_SAMPLES}, or as many as a resumed run was begun with)"
+        command.add_argument("--num-samples", type=int, help=samples_help)
         command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
         command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
         one_or_more = command.add_mutually_exclusive_group()
@@ -94,65 +114,23 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--out",
         type=Path,
-        help="write an ArviZ DataTree: FILE.nc (netCDF) or DIR.zarr; memory then does not grow with the draws",
+        help="write an ArviZ DataTree: DIR.zarr, as the run goes on, or FILE.nc (netCDF), at its end",
+    )
+    sampling.add_argument("--overwrite", action="store_true", help="replace draws that are already at --out")
+    sampling.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out DIR.zarr, if there is one, or make it longer"
+    )
+    sampling.add_argument("--thin", type=int, default=1, metavar="STEPS", help="steps per draw (default: %(default)s)")
+    sampling.add_argument("--keep", nargs="+", metavar="NAME", help="variables to keep (default: all)")
+    sampling.add_argument("--statistics", nargs="*", metavar="NAME", help="statistics to keep (default: all)")
+    sampling.add_argument("--stop-at-ess", type=float, metavar="ESS", help="stop once all variables have this bulk ESS")
+    sampling.add_argument(
+        "--adaptation", type=Path, metavar="PATH", help="use step size and scales of a former run, DIR.zarr or a file"
     )
     sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
     sampling.add_argument("--full-summary", action="store_true", help="compute ESS and R-hat for any number of draws")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
-
-
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Raise now, not after the run, if the results cannot be written."""
-    if options.out is not None:
-        if options.out.suffix not in FILE_SUFFIXES:
-            raise ValueError(f"--out {options.out}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
-        if options.out.suffix == ".zarr":
-            _check_extra("zarr", "zarr", f"--out {options.out}")
-        _check_parent(options.out, "--out")
-        if options.out.suffix == ".nc":
-            if options.out.is_dir():
-                raise ValueError(f"--out {options.out} is a directory; name a file.")
-            if options.out.exists():
-                options.out.open("ab").close()
-    if options.plots is not None:
-        _check_extra("matplotlib", "plots", f"--plots {options.plots}")
-        options.plots.mkdir(parents=True, exist_ok=True)
-        _probe_writable(options.plots, "--plots")
-
-
-def _check_extra(module: str, extra: str, option: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ValueError(f"{option} needs {module}, which is not installed: pip install 'parsample[{extra}]'.")
-
-
-def _check_parent(path: Path, option: str) -> None:
-    if not path.parent.is_dir():
-        raise ValueError(f"{option} {path}: there is no directory {path.parent}; create it first.")
-    _probe_writable(path.parent, option)
-
-
-def _check_disk_space(model: Model, options: argparse.Namespace) -> None:
-    """Refuse draws that exceed the free disk space; large ones take it twice, for scratch files and output."""
-    num_values = sum(np.size(leaf) for leaf in jax.tree.leaves(model.initial_position))
-    needed = options.num_chains * options.num_samples * num_values * (8 if options.x64 else 4)
-    if needed > MAX_BYTES_IN_MEMORY:
-        needed *= 2
-    free = shutil.disk_usage(options.out.parent).free
-    if needed > free:
-        raise ValueError(
-            f"--out {options.out}: these draws take at least {needed / 2**20:,.0f} MiB on the disk while they "
-            f"are written; {free / 2**20:,.0f} MiB are free."
-        )
-
-
-def _probe_writable(directory: Path, option: str) -> None:
-    probe = directory / ".parsample-probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write to {directory}: {error.strerror}.") from error
 
 
 def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
@@ -163,7 +141,7 @@ def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:
         settings.pop("target_acceptance_rate", None)  # models set it for kernels with trajectories
     return {
         **settings,
-        "num_samples": options.num_samples,
+        "num_samples": NUM_SAMPLES if options.num_samples is None else options.num_samples,
         "num_chains": options.num_chains,
         "kernel": options.kernel,
     }
@@ -200,20 +178,11 @@ def _compare(model: Model, options: argparse.Namespace) -> int:
 
 
 def _sample(model: Model, options: argparse.Namespace) -> int:
-    result = sample(
-        jax.random.key(options.seed),
-        model,
-        progress_bar=not options.no_progress,
-        scratch_dir=None if options.out is None else options.out.parent,
-        **_sampler_settings(model, options),
-    )
+    result = _resumed(model, options) if _goes_on(options) else _sampled(model, options)
     # Imported late: ArviZ takes seconds, `check` does not need it, and bad arguments are refused before.
-    from parsample.draws.datatree import save  # noqa: PLC0415
     from parsample.draws.summary import summary_table  # noqa: PLC0415
 
     tree = result.to_arviz()
-    if options.out is not None:
-        save(tree, options.out)
     print(summary_table(tree, full=options.full_summary))
     print(f"{model.name}: {result}")
     if options.plots is not None:
@@ -221,11 +190,54 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
 
         drawn = figures(tree, result.report, result.segments)
         print("pictures: " + ", ".join(str(path) for path in save_plots(drawn, options.plots)))
-    if options.out is not None:
+    if options.out is not None and result.store is None:
         print(f"draws: {options.out}")
     if result.interrupted:
         return INTERRUPTED
     return OK if result.status.is_exact else NOT_CERTIFIED
+
+
+def _goes_on(options: argparse.Namespace) -> bool:
+    """Whether there is a run to go on with."""
+    if not options.resume:
+        return False
+    if options.out is None or options.out.suffix != ".zarr":
+        raise ValueError("--resume needs --out DIR.zarr, the directory of the run.")
+    return options.out.exists()
+
+
+def _resumed(model: Model, options: argparse.Namespace) -> SampleResult:
+    """The run in ``--out``, whose arguments are in its store; only the number of draws may differ."""
+    stop_at = None if options.stop_at_ess is None else StopAt(options.stop_at_ess)
+    begun = arguments_of(options.out)
+    for name, default in REMEMBERED.items():
+        value = getattr(options, name)
+        if value not in (default, begun[name]):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} {value}: the run in {options.out} was begun with {begun[name]}; leave it out.")
+    return resume(
+        options.out,
+        model,
+        num_samples=options.num_samples,
+        stop_at=stop_at,
+        progress_bar=not options.no_progress,
+    )
+
+
+def _sampled(model: Model, options: argparse.Namespace) -> SampleResult:
+    return sample(
+        jax.random.key(options.seed),
+        model,
+        progress_bar=not options.no_progress,
+        thin=options.thin,
+        keep=options.keep,
+        statistics=options.statistics,
+        out=options.out,
+        overwrite=options.overwrite,
+        stop_at=None if options.stop_at_ess is None else StopAt(options.stop_at_ess),
+        adaptation=None if options.adaptation is None else Adaptation.load(options.adaptation),
+        **_sampler_settings(model, options),
+    )
 
 
 def run() -> None:

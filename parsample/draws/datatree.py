@@ -3,24 +3,28 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import arviz
 import h5netcdf
 import jax
 import numpy as np
 import pandas
+import xarray
 from jaxtyping import PyTree
 
-from parsample.draws.store import FILE_SUFFIXES, release
+from parsample.draws.names import check_variables
+from parsample.draws.outputs import checked_out, consolidating
+from parsample.draws.store import release
 from parsample.internal.arithmetic import ceil_div
+from parsample.internal.files import replaced
 from parsample.internal.trees import leaf_names
-
-if TYPE_CHECKING:
-    import xarray
 
 # Groups whose arrays have no leading axes (chain, draw).
 WITHOUT_DRAWS = ("observed_data", "constant_data")
+
+# Groups of statistics, whose variables have no dimensions but chain and draw.
+STATISTICS = ("sample_stats", "warmup_sample_stats")
 
 # Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable in a file; and the
 # number of such ranges written at once.
@@ -33,14 +37,13 @@ def datatree(
     attributes: dict[str, str | float],
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
-) -> "xarray.DataTree":
+) -> xarray.DataTree:
     """A DataTree of groups of arrays.
 
     Parameters
     ----------
     groups
-        Arrays by name for each group, with leading axes (chain, draw) unless the group is in `WITHOUT_DRAWS`. There is
-        a group sample_stats.
+        Arrays by name for each group, with leading axes (chain, draw) unless the group is in `WITHOUT_DRAWS`.
     attributes
         Attributes of the root: strings and numbers, which netCDF and zarr preserve.
     dims
@@ -51,40 +54,46 @@ def datatree(
     Raises
     ------
     ValueError
-        If `dims` names an unknown variable, or a wrong number of dimensions.
+        If ArviZ or files could not hold these names, dimensions or labels.
     """
     labels = {name: list(of_variable) for name, of_variable in (dims or {}).items()}
-    _check_dims(labels, groups)
-    num_draws = next(iter(groups["sample_stats"].values())).shape[1]
-    return arviz.from_dict(
-        {group: dict(arrays) for group, arrays in groups.items()},
-        dims=labels,
-        coords={"draw": pandas.RangeIndex(num_draws), **(coords or {})},  # an array would take 8 bytes per draw
-        attrs={"/": attributes},
-    )
+    _check(groups, labels, coords or {})
+    tree = xarray.DataTree()
+    tree.attrs = {**attributes}
+    for group, arrays in groups.items():
+        # An array of draw numbers would take 8 bytes per draw.
+        numbers = {} if group in WITHOUT_DRAWS or not arrays else {"draw": pandas.RangeIndex(_num_draws(arrays))}
+        part = arviz.from_dict({group: dict(arrays)}, dims=labels, coords={**numbers, **(coords or {})})
+        tree[group] = part[group]
+    return tree
 
 
-def save(tree: "xarray.DataTree", path: Path) -> None:
-    """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory), replacing an existing one.
+def opened(path: Path) -> xarray.DataTree:
+    """The tree in a zarr directory, whose values are read when they are used."""
+    return xarray.open_datatree(path, engine="zarr")
+
+
+def save(tree: xarray.DataTree, path: Path) -> None:
+    """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory); an existing one is replaced at the end.
 
     xarray creates the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it.
     """
-    if path.suffix not in FILE_SUFFIXES:
-        raise ValueError(f"{path}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
+    path = cast(Path, checked_out(path, overwrite=True))
     variables = _by_draw(tree)
-    num_draws = max(variable.sizes["draw"] for variable in variables.values())
-    num_bytes = sum(variable.nbytes for variable in variables.values())
-    chunk = ceil_div(num_draws, ceil_div(num_bytes, CHUNK_BYTES))
-    length = chunk * CHUNKS_AT_ONCE
-    _save_head(tree.isel(draw=slice(0, length)), path, chunk)
-    release(*(variable.data for variable in variables.values() if variable.ndim > 1))
-    if length < num_draws:
-        with (_resized_zarr if path.suffix == ".zarr" else _resized_netcdf)(path, variables) as file:
-            for first in range(length, num_draws, length):
-                _write(file, variables, slice(first, first + length))
+    with replaced(path) as beside:
+        num_draws = max((variable.sizes["draw"] for variable in variables.values()), default=0)
+        num_bytes = sum(variable.nbytes for variable in variables.values())
+        chunk = ceil_div(num_draws, ceil_div(max(num_bytes, 1), CHUNK_BYTES))
+        length = chunk * CHUNKS_AT_ONCE
+        _save_head(tree.isel(draw=slice(0, length)), beside, max(chunk, 1))
+        release(*(variable.data for variable in variables.values() if variable.ndim > 1))
+        if length < num_draws:
+            with (_resized_zarr if path.suffix == ".zarr" else _resized_netcdf)(beside, variables) as file:
+                for first in range(length, num_draws, length):
+                    _write(file, variables, slice(first, first + length))
 
 
-def _by_draw(tree: "xarray.DataTree") -> dict[str, "xarray.Variable"]:
+def _by_draw(tree: xarray.DataTree) -> dict[str, xarray.Variable]:
     """All variables with a draw dimension, by their name in a file (``group/name``)."""
     return {
         f"{group.name}/{name}": variable
@@ -94,7 +103,7 @@ def _by_draw(tree: "xarray.DataTree") -> dict[str, "xarray.Variable"]:
     }
 
 
-def _save_head(tree: "xarray.DataTree", path: Path, chunk: int) -> None:
+def _save_head(tree: xarray.DataTree, path: Path, chunk: int) -> None:
     """Write a tree as a file that can grow along draw, in chunks of `chunk` draws."""
     key = "chunks" if path.suffix == ".zarr" else "chunksizes"
     encoding: dict[str, Any] = {f"/{group}": {} for group in tree.children}
@@ -102,14 +111,15 @@ def _save_head(tree: "xarray.DataTree", path: Path, chunk: int) -> None:
         group, _, short = name.partition("/")
         encoding[f"/{group}"][short] = {key: tuple({**variable.sizes, "draw": chunk}.values())}
     if path.suffix == ".zarr":
-        tree.to_zarr(path, mode="w", zarr_format=2, encoding=encoding)  # format 3 cannot yet consolidate metadata
+        with consolidating():
+            tree.to_zarr(path, mode="w", zarr_format=3, encoding=encoding, consolidated=True)
     else:
         growing = {group: ["draw"] for group in encoding}
         tree.to_netcdf(path, engine="h5netcdf", encoding=encoding, unlimited_dims=growing)
 
 
 @contextmanager
-def _resized_netcdf(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
+def _resized_netcdf(path: Path, variables: dict[str, xarray.Variable]) -> Iterator[Any]:
     """The open file, resized to hold all draws."""
     with h5netcdf.File(path, "r+") as file:
         for name, variable in variables.items():
@@ -118,18 +128,19 @@ def _resized_netcdf(path: Path, variables: dict[str, "xarray.Variable"]) -> Iter
 
 
 @contextmanager
-def _resized_zarr(path: Path, variables: dict[str, "xarray.Variable"]) -> Iterator[Any]:
+def _resized_zarr(path: Path, variables: dict[str, xarray.Variable]) -> Iterator[Any]:
     """The open directory, resized to hold all draws."""
     import zarr  # noqa: PLC0415 - an extra
 
-    file = zarr.open_group(path, mode="r+", zarr_format=2, use_consolidated=False)
+    file = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
     for name, variable in variables.items():
         file[name].resize(variable.shape)
     yield file
-    zarr.consolidate_metadata(path, zarr_format=2)
+    with consolidating():
+        zarr.consolidate_metadata(path, zarr_format=3)
 
 
-def _write(file: Any, variables: dict[str, "xarray.Variable"], draws: slice) -> None:
+def _write(file: Any, variables: dict[str, xarray.Variable], draws: slice) -> None:
     """Write the range `draws` of every variable to the same range of the file."""
     for name, variable in variables.items():
         key = tuple(draws if dim == "draw" else slice(None) for dim in variable.dims)
@@ -144,17 +155,18 @@ def named_leaves(positions: PyTree, names: Sequence[str] | None = None) -> dict[
     return {name: np.asarray(leaf) for name, leaf in pairs}
 
 
-def _check_dims(dims: dict[str, list[str]], groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    shapes = {
-        name: values.shape if group in WITHOUT_DRAWS else values.shape[2:]
-        for group, arrays in groups.items()
-        if group != "sample_stats"
-        for name, values in arrays.items()
-    }
-    for name, labels in dims.items():
-        if name not in shapes:
-            raise ValueError(f"dims names a variable {name!r}; the variables are {sorted(shapes)}.")
-        if len(labels) != len(shapes[name]):
-            raise ValueError(
-                f"dims[{name!r}] = {labels} names {len(labels)} dimensions; {name} has {len(shapes[name])}."
-            )
+def _num_draws(arrays: Mapping[str, np.ndarray]) -> int:
+    return next(iter(arrays.values())).shape[1]
+
+
+def _check(
+    groups: Mapping[str, Mapping[str, np.ndarray]], dims: dict[str, list[str]], coords: Mapping[str, Any]
+) -> None:
+    shapes, others = {}, {}
+    for group, arrays in groups.items():
+        for name, values in arrays.items() if group not in STATISTICS else ():
+            if group in WITHOUT_DRAWS:
+                others[name] = np.shape(values)
+            else:
+                shapes[name] = values.shape[2:]
+    check_variables(shapes, dims, coords, others)

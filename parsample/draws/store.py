@@ -12,9 +12,6 @@ import numpy as np
 
 from parsample.internal.arithmetic import ceil_div
 
-# Endings of files of draws: netCDF and zarr.
-FILE_SUFFIXES = (".nc", ".zarr")
-
 # Arrays whose total size exceeds this go to files, if a scratch directory is given.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
 

@@ -94,15 +94,15 @@ def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree, *data: P
         raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
 
 
-def checked_logdensity_value(value: float, gradient: PyTree | None) -> None:
-    """Raise unless the log density and its gradient, if given, are finite at the initial position."""
+def checked_logdensity_value(value: float, gradient: PyTree | None, start: str = "initial_position") -> None:
+    """Raise unless the log density and its gradient, if given, are finite at the start, named `start`."""
     if not np.isfinite(value):
-        raise ValueError(f"logdensity_fn is {value} at initial_position; start where it is finite.")
+        raise ValueError(f"logdensity_fn is {value} at {start}; start where it is finite.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         if not np.isfinite(leaf).all():
             where = jax.tree_util.keystr(path) or "the position"
             raise ValueError(
-                f"logdensity_fn has gradient {np.asarray(leaf)} with respect to {where} at initial_position; start "
+                f"logdensity_fn has gradient {np.asarray(leaf)} with respect to {where} at {start}; start "
                 "where it is finite, or guard branches with the double-where trick."
             )
 

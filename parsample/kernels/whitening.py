@@ -138,3 +138,10 @@ def kernel_parameters(
         np.asarray(lengths, np.int32),
         np.asarray(scales, dtype),
     )
+
+
+def rounded_to(parameters: KernelParameters, dtype: np.dtype) -> KernelParameters:
+    """The same parameters in the dtype of a chain, without data."""
+    coordinates = Coordinates(parameters.center, parameters.factor)
+    lengths, scales = parameters.num_integration_steps, parameters.move_scales
+    return kernel_parameters(coordinates, parameters.step_size, lengths, scales, dtype)

@@ -53,7 +53,7 @@ def default_num_lanes() -> int:
     return NUM_LANES if jax.default_backend() == "cpu" else NUM_LANES_ACCELERATOR
 
 
-def num_threads(num_lanes: int) -> int:
+def default_num_threads(num_lanes: int) -> int:
     """Threads that share the lanes of one device: on a CPU one per core, with `MIN_LANES_PER_THREAD` lanes or more."""
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return 1
@@ -240,6 +240,8 @@ class LaneProgram[Dynamics: LaneDynamics]:
         Shapes of the position and the output of one row of one lane.
     max_rows
         Maximum number of rows kept.
+    num_threads
+        Threads that share the lanes; None: one per core of a CPU.
 
     Attributes
     ----------
@@ -256,23 +258,24 @@ class LaneProgram[Dynamics: LaneDynamics]:
         mesh: Mesh | None,
         records: tuple[Any, PyTree],
         max_rows: int = MAX_ROWS,
+        num_threads: int | None = None,
     ) -> None:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
         self.dtype = np.dtype(records[0].dtype)
-        self._share(num_threads(num_lanes) if mesh is None else 1)
+        self._share(num_threads or (default_num_threads(num_lanes) if mesh is None else 1))
         self.num_rows = num_rows_kept(records, self._padded, max_rows)
-        self._recorded = [self._empty_records() for _ in range(self._num_threads)]
+        self._recorded = [self._empty_records() for _ in range(self.num_threads)]
         self._executable: Any = None
         self.seconds_per_row, self._most_timed, self._is_new = np.nan, 0, True
 
     def _share(self, num_threads: int) -> None:
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         num_parts = num_threads * Collectives(self.mesh).num_devices
         self._padded = round_up(self.num_lanes, num_parts)
         self._lanes_of_part = self._padded // num_parts
 
     def _empty_records(self) -> tuple[Any, PyTree]:
-        shape = (self.num_rows, self._padded // self._num_threads)
+        shape = (self.num_rows, self._padded // self.num_threads)
         position, output = jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype), self.records)
         # Placed like the output of the program: a different sharding would compile a second program.
         sharding = None if self.mesh is None else jax.NamedSharding(self.mesh, SPLIT_SECOND)
@@ -293,11 +296,11 @@ class LaneProgram[Dynamics: LaneDynamics]:
     def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
         """Evaluate some rows of all lanes; `rows.begin` may have shape (L,), equal within a device or thread."""
         started = time.perf_counter()
-        if self._num_threads > 1 and self._executable is None:
+        if self.num_threads > 1 and self._executable is None:
             self._prepare(parameters, inputs, state, rows)
         request = self._request(rows)
         inputs, state = jax.tree.map(self._with_idle_lanes, (inputs, state))
-        evaluate = self._on_devices if self._num_threads == 1 else self._in_threads
+        evaluate = self._on_devices if self.num_threads == 1 else self._in_threads
         state, ends, stopped_early, distance = evaluate(parameters, inputs, request, state)
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begin).max())
         if self._is_new:
@@ -355,7 +358,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
                 lane_state, recorded, *outcome = self._executable(*arguments, self._recorded[number], lane_state)
                 return recorded, jax.device_get((lane_state, *outcome))
 
-        recorded, results = zip(*_pool().map(evaluate_part, range(self._num_threads)), strict=True)
+        recorded, results = zip(*_pool().map(evaluate_part, range(self.num_threads)), strict=True)
         self._recorded = list(recorded)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 

@@ -2,7 +2,8 @@
 
 import html
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +143,29 @@ class Report:
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
         return rows
+
+    def as_record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Plain values and arrays by name, without the adaptation."""
+        plain = {
+            "num_lanes": self.num_lanes,
+            "measured": asdict(self.measured),
+            "plan": asdict(self.plan),
+            "remedies": self.remedies,
+            "atol": self.atol,
+            "lle": self.lle,
+            "lle_se": self.lle_se,
+        }
+        return {"report": plain}, {f"meeting.{name}": values for name, values in self.meeting._asdict().items()}
+
+    @classmethod
+    def from_record(
+        cls, header: dict[str, Any], arrays: dict[str, np.ndarray], adaptation: Adaptation | None
+    ) -> "Report":
+        """The report of `as_record`, which may lie among other values."""
+        plain = header["report"]
+        meeting = MeetingTimes(*(arrays[f"meeting.{name}"] for name in MeetingTimes._fields))
+        known = {"meeting": meeting, "measured": Measured(**plain["measured"]), "plan": Plan(**plain["plan"])}
+        return cls(**{**plain, **known}, adaptation=adaptation)
 
     def warn(self) -> None:
         """Issue a `ParallelStallWarning` with cause and remedy if the plan is sequential."""

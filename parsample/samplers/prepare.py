@@ -1,35 +1,33 @@
 """Prepare a run of `sample`: validate arguments, warm up the lanes, measure meeting times and plan."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
 from parsample.internal.trees import take
-from parsample.internal.user_warnings import warn_user
 from parsample.internal.validation import (
+    checked_flag,
     checked_key,
     checked_logdensity_shape,
-    checked_logdensity_value,
     checked_position,
-    gradient_failure,
-    lacks_batching,
 )
-from parsample.kernels.base import LaneState
+from parsample.kernels.base import LaneState, Statistics
 from parsample.kernels.kernel_lanes import KernelLanes
+from parsample.kernels.whitening import rounded_to
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
 from parsample.models.model import Model
 from parsample.planning.plan import (
-    DEFAULT_SINGLE_STEP_COST,
     Measured,
     Plan,
     block_size_of,
@@ -38,15 +36,12 @@ from parsample.planning.plan import (
 )
 from parsample.planning.report import Report
 from parsample.predictability.tangents import NUM_TANGENTS, exponent
+from parsample.samplers.placement import place_lanes
 from parsample.samplers.progress_bar import Progress
+from parsample.samplers.schedule import Schedule
 from parsample.samplers.settings import SamplerSettings
-from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation, Reference
 from parsample.warmup.ensemble import Ensemble
-
-# If the user names no number of lanes and a row takes more than EXPENSIVE_ROW_SECONDS, about FEW_LANES lanes are tried.
-# They are used if the cost per lane is then less than MAX_LANE_COST_RATIO times the cost per lane with all lanes.
-EXPENSIVE_ROW_SECONDS, FEW_LANES, MAX_LANE_COST_RATIO = 0.2, 16, 1.5
 
 # Share of the predicted time of the run to spend on timing single steps.
 TIMING_SHARE = 0.02
@@ -67,9 +62,12 @@ class Clock:
 
     def lap(self, phase: str) -> None:
         """Record the time since the last lap as the duration of `phase`."""
-        now = time.perf_counter()
-        self.seconds[phase] = now - self.last
-        self.last = now
+        self.seconds = self.with_lap(phase)
+        self.last = time.perf_counter()
+
+    def with_lap(self, phase: str) -> dict[str, float]:
+        """The times if the present lap, of `phase`, ended now."""
+        return {**self.seconds, phase: self.seconds.get(phase, 0.0) + time.perf_counter() - self.last}
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,13 @@ class Prepared:
     program
         Program for all lanes.
     run
-        The chains before their first step.
+        The chains before their next step.
+    keys
+        Key data of each chain, shape (K, 2).
     guesses
         Guesses of the block starts: for each lane, a state typical of the posterior.
+    schedule
+        How the chains are evaluated.
     adaptation
         Result of the warm-up.
     report
@@ -94,27 +96,62 @@ class Prepared:
         Wall time of each phase so far.
     single_steps
         Program for single steps, one lane per chain; None if these were not timed.
+    history
+        Positions and statistics of the lanes of the chains in the warm-up, leading axes (n, K); None if not asked for.
     """
 
     settings: SamplerSettings
     program: LaneProgram[KernelLanes]
     run: Run
+    keys: UInt32[np.ndarray, "K two"]
     guesses: LaneState
+    schedule: Schedule
     adaptation: Adaptation
     report: Report | None
     clock: Clock
     single_steps: LaneProgram[KernelLanes] | None = None
+    history: tuple[np.ndarray, Statistics] | None = None
 
     @property
     def atol(self) -> float:
         """Difference within which states count as equal, in whitened coordinates."""
         return meeting_distance(self.settings, self.program)
 
-    @property
-    def block_size(self) -> int:
-        """Steps per block of each segment."""
-        num_blocks = self.settings.num_blocks
-        return block_size_of(self.settings.num_samples, num_blocks, self.program.num_rows, PERIOD)
+
+@dataclass(frozen=True)
+class Start:
+    """Where the lanes begin.
+
+    Attributes
+    ----------
+    adaptation
+        Tuned values to take over; None: a whole warm-up.
+    per_chain
+        Whether every leaf of the initial position has a leading axis of chains.
+    keeps_warmup
+        Whether to record the warm-up of the chains.
+    """
+
+    adaptation: Adaptation | None = None
+    per_chain: bool = False
+    keeps_warmup: bool = False
+
+    def positions(self, model: Model, num_chains: int) -> list[PyTree]:
+        """Checked positions around which lanes start: one, or one for each chain."""
+        position = checked_position(model.initial_position)
+        if not checked_flag("starts_per_chain", self.per_chain):
+            return [position]
+        _check_chains(position, num_chains)
+        return [jax.tree.map(lambda leaf, at=chain: leaf[at], position) for chain in range(num_chains)]
+
+
+def chain_inputs(keys: UInt32[np.ndarray, "K two"]) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Inputs of lanes that run chains with these keys from given steps on."""
+
+    def inputs(chain: np.ndarray, first_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return keys[chain], first_step.astype(np.int32)
+
+    return inputs
 
 
 def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
@@ -130,6 +167,7 @@ def prepare(
     settings: SamplerSettings,
     progress: Progress,
     *,
+    start: Start = Start(),
     lyapunov: bool = False,
 ) -> Prepared:
     """Warm up the lanes and, unless chains are to be evaluated step by step, measure how soon lanes meet.
@@ -137,27 +175,20 @@ def prepare(
     With `lyapunov`, the report contains the Lyapunov exponent of the kernel without multishift moves.
     """
     clock = Clock()
-    start = checked_position(model.initial_position)
-    rng_key, position = broadcast_from_first(settings.mesh, (checked_key(rng_key), start))
-    model = model.replace(initial_position=position, data=jax.tree.map(jnp.asarray, model.data))
-    checked_logdensity_shape(model.logdensity, position, *model.data_arguments)
+    rng_key, model, starts = _checked_model(rng_key, model, settings, start)
     progress.phase("compiling")
     rng = np.random.default_rng(np.asarray(as_words(rng_key)))
-    ensemble, settings, share = _place_lanes(model, settings, rng)
+    ensemble, settings, share = place_lanes(model, starts, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
-    reference = _warm_up(ensemble, settings.num_warmup, progress)
-    adaptation = ensemble.adaptation(reference, settings.num_chains)
+    ensemble.history = [] if start.keeps_warmup else None
+    states, reference, adaptation = _warmed_up(ensemble, settings, start, starts, progress)
     clock.lap("warmup")
     keys = rng.integers(0, 2**32, (settings.num_chains, 2), np.uint32)
-    ends = reference.stretch.ends
-
-    def inputs(chain: np.ndarray, first_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return keys[chain], first_step.astype(np.int32)
-
-    run = Run(reference.stretch.parameters, inputs, take(ends, slice(0, settings.num_chains)))
+    parameters = adaptation.parameters._replace(data=model.data_arguments)
+    run = Run(parameters, chain_inputs(keys), take(states, slice(0, settings.num_chains)))
     report, single_steps = None, None
-    if settings.method != "sequential" and settings.num_lanes > settings.num_chains:
+    if reference is not None and settings.method != "sequential" and settings.num_lanes > settings.num_chains:
         progress.phase("check: pairs of lanes with common keys")
         measured = _measured(program, settings, clock, share)
         report = _check(program, adaptation, reference, settings, measured)
@@ -169,13 +200,82 @@ def prepare(
             single_steps = single_step_program(program, settings)
             report = _with_timed_steps(report, single_steps, run, settings)
         clock.lap("check")
-    return Prepared(settings, program, run, ends, adaptation, report, clock, single_steps)
+    schedule = Schedule.of(settings, program, report)
+    history = _of_chains(ensemble, settings.num_chains)
+    return Prepared(settings, program, run, keys, states, schedule, adaptation, report, clock, single_steps, history)
 
 
-def _warm_up(ensemble: Ensemble, num_warmup: int, progress: Progress) -> Reference:
-    """Run the warm-up; returns its last round, which has fixed parameters."""
-    ensemble.tune(num_warmup, progress.phase)
-    return ensemble.settle(num_warmup, progress.phase)
+def _checked_model(
+    rng_key: Array, model: Model, settings: SamplerSettings, start: Start
+) -> tuple[Array, Model, Float[np.ndarray, "S D"]]:
+    """Key and model, checked and the same in all processes; and the flat positions at which lanes start."""
+    positions = start.positions(model, settings.num_chains)
+    rng_key, positions = broadcast_from_first(settings.mesh, (checked_key(rng_key), positions))
+    model = model.replace(initial_position=positions[0], data=jax.tree.map(jnp.asarray, model.data))
+    checked_logdensity_shape(model.logdensity, positions[0], *model.data_arguments)
+    layout = Layout.of(positions[0])
+    if start.adaptation is not None:
+        _check_adaptation(start.adaptation, settings, layout)
+    return rng_key, model, np.stack([layout.ravel(jax.device_get(each)) for each in positions])
+
+
+def _check_chains(position: PyTree, num_chains: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(position):
+        if leaf.ndim == 0 or leaf.shape[0] != num_chains:
+            raise ValueError(
+                f"starts_per_chain=True: initial_position{jax.tree_util.keystr(path)} needs a leading axis of "
+                f"{num_chains} chains; it has shape {leaf.shape}."
+            )
+
+
+def _check_adaptation(adaptation: Adaptation, settings: SamplerSettings, layout: Layout) -> None:
+    dimension, has_moves = adaptation.states.shape[1], bool(np.any(adaptation.parameters.move_scales))
+    if adaptation.kernel != settings.kernel.name:
+        raise ValueError(
+            f"adaptation is of kernel {adaptation.kernel!r}; this run has kernel {settings.kernel.name!r}."
+        )
+    if dimension != layout.dimension:
+        raise ValueError(f"adaptation is of {dimension} dimensions; the position has {layout.dimension}.")
+    if settings.kernel.uses_gradient and has_moves != settings.exact_meeting:
+        raise ValueError(f"adaptation is of exact_meeting={has_moves}; this run has {settings.exact_meeting}.")
+
+
+def _warmed_up(
+    ensemble: Ensemble,
+    settings: SamplerSettings,
+    start: Start,
+    starts: Float[np.ndarray, "S D"],
+    progress: Progress,
+) -> tuple[LaneState, Reference | None, Adaptation]:
+    """States of the lanes after the warm-up, its last round, and its result.
+
+    Without warm-up steps, the states are the starts themselves, and the round only measures.
+    """
+    if start.adaptation is None:
+        ensemble.tune(settings.num_warmup, progress.phase)
+    else:
+        ensemble.adopt(start.adaptation, starts if start.per_chain else None)
+        if settings.num_warmup == 0:
+            states = ensemble.evaluated()
+            adaptation = start.adaptation._replace(
+                parameters=rounded_to(start.adaptation.parameters, ensemble.dtype),
+                states=states.position,
+                num_steps=0,
+                num_lanes=settings.num_lanes,
+            )
+            reference = None if settings.method == "sequential" else ensemble.measured(adaptation.parameters)
+            return states, reference, adaptation
+    reference = ensemble.settle(settings.num_warmup, progress.phase)
+    return reference.stretch.ends, reference, ensemble.adaptation(reference)
+
+
+def _of_chains(ensemble: Ensemble, num_chains: int) -> tuple[np.ndarray, Statistics] | None:
+    """The recorded warm-up of the lanes that become chains."""
+    if not ensemble.history:
+        return None
+    positions, statistics = zip(*ensemble.history, strict=True)
+    chains = Statistics(*(np.concatenate(values)[:, :num_chains] for values in zip(*statistics, strict=True)))
+    return np.concatenate(positions)[:, :num_chains], chains
 
 
 def single_step_program(program: LaneProgram[KernelLanes], settings: SamplerSettings) -> LaneProgram[KernelLanes]:
@@ -198,85 +298,6 @@ def _single_step_cost(single_steps: LaneProgram, run: Run, report: Report) -> fl
     return single_steps.seconds_per_row / report.measured.seconds_per_row
 
 
-def _place_lanes(
-    model: Model, settings: SamplerSettings, rng: np.random.Generator
-) -> tuple[Ensemble, SamplerSettings, float]:
-    """Place the lanes at dispersed starts, with fewer lanes if the log density is expensive or cannot be batched.
-
-    Returns the ensemble, the settings with its number of lanes, and the cost of a row with one lane per chain, as a
-    share of the cost of a row of all lanes.
-    """
-    dynamics = KernelLanes(model.logdensity, Layout.of(model.initial_position), settings.kernel)
-    try:
-        ensemble, seconds = _build_ensemble(model, dynamics, settings, rng)
-    except NotImplementedError as error:
-        if not lacks_batching(model.logdensity, model.initial_position, *model.data_arguments):
-            raise _explanation(model, settings, error) from error
-        _warn_of_single_evaluations(error)
-        few = replace(settings, num_lanes=_fewer_lanes(settings), method="sequential")
-        ensemble, _ = _build_ensemble(model, replace(dynamics, is_batched=False), few, rng)
-        return ensemble, few, 1.0
-    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        raise _explanation(model, settings, error) from error
-    return _choose_num_lanes(model, ensemble, seconds, settings, rng)
-
-
-def _build_ensemble(
-    model: Model, dynamics: KernelLanes, settings: SamplerSettings, rng: np.random.Generator
-) -> tuple[Ensemble, float]:
-    """An ensemble at dispersed starts, and its seconds per row; compiles the program and checks the log density."""
-    program = LaneProgram(dynamics, settings.num_lanes, settings.mesh, dynamics.records)
-    start = dynamics.layout.ravel(jax.device_get(model.initial_position))
-    target, data = settings.target_acceptance_rate, model.data_arguments
-    ensemble = Ensemble(program, start, target, settings.exact_meeting, rng, data)
-    logdensity, gradient = ensemble.disperse(model.initial_spread)
-    if not np.isfinite(logdensity):  # lanes replace NaN by -inf
-        logdensity = float(model.logdensity_at(model.initial_position))
-    checked_logdensity_value(logdensity, None if gradient is None else dynamics.layout.unravel(gradient))
-    return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))
-
-
-def _choose_num_lanes(
-    model: Model, ensemble: Ensemble, seconds: float, settings: SamplerSettings, rng: np.random.Generator
-) -> tuple[Ensemble, SamplerSettings, float]:
-    """The given ensemble, or one with fewer lanes if its rows are expensive and those of fewer lanes cost less.
-
-    `seconds` is the time per row of `ensemble`; returns the same as `_place_lanes`.
-    """
-    few = replace(settings, num_lanes=_fewer_lanes(settings))
-    is_expensive = settings.may_use_fewer_lanes and seconds > EXPENSIVE_ROW_SECONDS
-    if not is_expensive or few.num_lanes >= settings.num_lanes:
-        return ensemble, settings, DEFAULT_SINGLE_STEP_COST
-    smaller, fewer_seconds = _build_ensemble(model, ensemble.program.dynamics, few, rng)
-    # The time per row is assumed to be linear in the number of lanes.
-    per_lane = max(seconds - fewer_seconds, 0.0) / (settings.num_lanes - few.num_lanes)
-    chains_seconds = max(fewer_seconds - per_lane * (few.num_lanes - settings.num_chains), 0.0)
-    if fewer_seconds * settings.num_lanes < MAX_LANE_COST_RATIO * seconds * few.num_lanes:
-        return smaller, few, chains_seconds / fewer_seconds
-    return ensemble, settings, chains_seconds / seconds
-
-
-def _fewer_lanes(settings: SamplerSettings) -> int:
-    """About `FEW_LANES` lanes, the same number for each chain."""
-    return min(settings.num_lanes, max(1, FEW_LANES // settings.num_chains) * settings.num_chains)
-
-
-def _explanation(model: Model, settings: SamplerSettings, error: Exception) -> Exception:
-    """The error to raise if lanes cannot be evaluated: a missing gradient if that is the cause, else `error`."""
-    if not settings.kernel.uses_gradient:
-        return error
-    return gradient_failure(model.logdensity, model.initial_position, error, *model.data_arguments)
-
-
-def _warn_of_single_evaluations(error: Exception) -> None:
-    warn_user(
-        "logdensity_fn calls back to Python and cannot be evaluated for several lanes at once, so chains are evaluated "
-        f"step by step, one after another ({error}). Try: jax.pure_callback(..., vmap_method='expand_dims') and a "
-        "function that takes leading axes.",
-        ParallelStallWarning,
-    )
-
-
 def _measured(program: LaneProgram, settings: SamplerSettings, clock: Clock, share: float) -> Measured:
     """Times measured so far, broadcast from the first process."""
     times = broadcast_from_first(
@@ -293,8 +314,7 @@ def _check(
     measured: Measured,
 ) -> Report:
     """Measure meeting times against the last round of the warm-up, and plan the run."""
-    num_blocks = settings.num_blocks
-    block_size = block_size_of(settings.num_samples, num_blocks, program.num_rows, PERIOD)
+    block_size = block_size_of(settings.num_steps, settings.num_blocks, program.num_rows, PERIOD)
     atol = meeting_distance(settings, program)
     meeting = meeting_times(program, reference.stretch, block_size, atol)
     plan = _plan(meeting, settings, block_size, measured)
@@ -305,7 +325,7 @@ def _check(
 
 def _plan(meeting: MeetingTimes, settings: SamplerSettings, block_size: int, measured: Measured) -> Plan:
     """The faster plan for the chains of `settings`."""
-    return make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_samples, block_size, measured)
+    return make_plan(meeting, settings.num_lanes, settings.num_chains, settings.num_steps, block_size, measured)
 
 
 def _exponent(dynamics: KernelLanes, stretch: Stretch, rng_key: Array) -> tuple[Any, Any]:

@@ -2,9 +2,8 @@
 
 import importlib.metadata
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.mapping import map_draws
-from parsample.draws.store import pieces
 from parsample.lanes.segments import Segment
 from parsample.models.model import Model
 from parsample.planning.report import Report, html_table, text_lines
+from parsample.samplers.certificate import certificate_of, defect_of, evals_per_step_of, status_of
 from parsample.solver.status import Status
 from parsample.version import __version__
 from parsample.warmup.adaptation import Adaptation
@@ -30,9 +29,10 @@ class SampleResult:
     Attributes
     ----------
     positions
-        Pytree with the structure of the initial position; every leaf has leading axes (chain, draw).
+        Pytree with the structure of the initial position; every leaf has leading axes (chain, draw). None if `sample`
+        was called with `keep`, or with `reduce` alone, or if the draws are in a store.
     sample_stats
-        Statistics of each draw under ArviZ's names, each of shape (chain, draw).
+        Statistics of each draw under ArviZ's names, each of shape (chain, draw); empty if they are in a store.
     adaptation
         Result of the warm-up.
     report
@@ -49,6 +49,20 @@ class SampleResult:
         Whether the run was interrupted; only draws finished by then are included.
     scratch_dir
         Directory of the files that hold large arrays; None: all arrays are in memory.
+    num_draws
+        Draws per chain that are kept.
+    num_diverging
+        Divergent transitions of all chains.
+    variables
+        The variables that `keep` named or computed, by name, with leading axes (chain, draw); None without it.
+    store
+        The zarr directory that holds the draws, read by `to_arviz` and continued by `resume`; None: they are here.
+    reductions
+        Results of `reduce`: of a single reduction its result, of several a dict; None without.
+    warmup
+        With ``keep_warmup=True``: a dict with the "positions" and "sample_stats" of the warm-up.
+    stopped_early
+        Whether the run ended because `stop_at` was met.
 
     Examples
     --------
@@ -68,55 +82,52 @@ class SampleResult:
     settings: dict[str, Any]
     seconds: dict[str, float]
     model: Model
-    interrupted: bool = field(default=False)
-    scratch_dir: Path | None = field(default=None)
-
-    @property
-    def num_draws(self) -> int:
-        """Draws per chain."""
-        return self.sample_stats["lp"].shape[1]
+    interrupted: bool = False
+    scratch_dir: Path | None = None
+    num_draws: int = 0
+    num_diverging: int = 0
+    variables: dict[str, np.ndarray] | None = None
+    store: Path | None = None
+    reductions: Any = None
+    warmup: dict[str, Any] | None = None
+    stopped_early: bool = False
 
     @property
     def status(self) -> Status:
         """Worst status of all segments."""
-        return max(segment.status for segment in self.segments)
+        return status_of(self.segments)
 
     @property
     def defect(self) -> float:
         """Largest jump where blocks join, in posterior standard deviations; 0: the draws are bitwise one chain."""
-        return max((segment.defect for segment in self.segments), default=math.nan)
+        return defect_of(self.segments)
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the kernel per step, averaged over all segments."""
-        steps = np.array([segment.num_steps for segment in self.segments])
-        return float(np.average([segment.evals_per_step for segment in self.segments], weights=steps))
+        """Evaluations of the kernel per step, over all segments."""
+        return evals_per_step_of(self.segments)
 
     @property
     def certificate(self) -> str:
         """One line that states whether every step is the kernel's own, with accuracy and cost."""
-        work = f"{self.evals_per_step:.2f} evaluations per step"
-        if self.status is Status.NON_FINITE:
-            return f"NOT certified: {self.status.message}"
-        if all(segment.status is Status.SEQUENTIAL for segment in self.segments):
-            return "certified: evaluated step by step, 1 evaluation per step"
-        accuracy = "bitwise one chain" if self.defect == 0 else f"largest defect {self.defect:.1e} posterior sd"
-        fallback = "in part step by step, " if self.status is Status.STALLED else ""
-        return f"certified: every step is the kernel's own, {accuracy}, {fallback}{work}"
+        return certificate_of(self.segments)
 
     @property
     def _heading(self) -> str:
         run = f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"
-        return run + " (interrupted)" if self.interrupted else run
+        thin = self.settings.get("thin", 1)
+        run += f", every {thin}th step" if thin > 1 else ""
+        return run + (" (interrupted)" if self.interrupted else " (stopped early)" if self.stopped_early else "")
 
     @property
     def _rows(self) -> list[tuple[str, str]]:
         rows = [] if self.report is None else self.report.rows
         rows.append(("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items())))
-        is_diverging = self.sample_stats.get("diverging", np.zeros((1, 1), bool))
-        diverging = sum(int(is_diverging[:, piece].sum()) for piece in pieces(is_diverging))
-        if diverging:
-            rows.append(("divergences", f"{diverging} of {is_diverging.size} draws: mistrust the tails"))
+        if self.num_diverging:
+            num_steps = self.settings["num_chains"] * self.num_draws * self.settings.get("thin", 1)
+            rows.append(("divergences", f"{self.num_diverging} of {num_steps} steps: mistrust the tails"))
+        if self.store is not None:
+            rows.append(("draws", str(self.store)))
         return [*rows, ("certificate", self.certificate)]
 
     def __repr__(self) -> str:
@@ -188,8 +199,9 @@ class SampleResult:
     ) -> Any:
         """Convert the draws to an ArviZ `xarray.DataTree`.
 
-        Its groups are posterior and sample_stats, observed_data and constant_data if the model has them, and those
-        asked for.
+        Its groups are posterior and sample_stats, observed_data and constant_data if the model has them,
+        warmup_posterior and warmup_sample_stats if the warm-up was kept, and those asked for. Of a store it is read
+        from the disk when its values are used.
 
         Parameters
         ----------
@@ -213,55 +225,93 @@ class SampleResult:
         Raises
         ------
         ValueError
-            If `dims` names an unknown variable, or a wrong number of dimensions; or if the model lacks a function that
-            is needed.
+            If ArviZ or files could not hold these names, dimensions or labels; if the model lacks a function that is
+            needed; or if the positions were not kept from which something is computed.
         TypeError
             If `constrain` does not return a dict.
         """
-        from parsample.draws.datatree import datatree  # noqa: PLC0415 - ArviZ takes a second to import
+        from parsample.draws.datatree import datatree, opened  # noqa: PLC0415 - ArviZ takes a second to import
 
-        model, scratch = self.model, self.scratch_dir
-        step_size = np.float32(np.mean(self.adaptation.parameters.step_size))
-        groups = {
-            "posterior": self._variables(constrain),
-            "sample_stats": {
-                **self.sample_stats,
-                "step_size": np.broadcast_to(step_size, self.sample_stats["lp"].shape),
-            },
-        }
+        model = self.model
+        if self.store is not None:
+            if dims or coords or constrain or log_likelihood or posterior_predictive is not None:
+                raise ValueError(
+                    "draws in a store have the variables and labels of the model with which the run began; "
+                    "log_likelihood and posterior_predictive need positions, which are in results without a store."
+                )
+            return opened(self.store)
+        groups = self._groups(constrain)
         if log_likelihood:
-            groups["log_likelihood"] = model.log_likelihoods(self.positions, scratch)
+            groups["log_likelihood"] = model.log_likelihoods(self._positions, self.scratch_dir)
         if posterior_predictive is not None:
-            groups["posterior_predictive"] = model.predictions(posterior_predictive, self.positions, scratch)
+            groups["posterior_predictive"] = model.predictions(posterior_predictive, self._positions, self.scratch_dir)
         for name, arrays in (("observed_data", model.observed_data), ("constant_data", model.constant_data)):
             if arrays:
                 groups[name] = {key: np.asarray(values) for key, values in arrays.items()}
         known = {name for arrays in groups.values() for name in arrays}
-        own_dims = {name: labels for name, labels in model.dims.items() if constrain is None or name in known}
+        is_whole = constrain is None and self.variables is None
+        own_dims = {name: labels for name, labels in model.dims.items() if is_whole or name in known}
         return datatree(groups, self._attributes(), {**own_dims, **(dims or {})}, {**model.coords, **(coords or {})})
 
-    def _variables(self, constrain: Callable | None) -> dict[str, np.ndarray]:
-        """The variables to present, with leading axes (chain, draw)."""
+    @property
+    def _positions(self) -> PyTree:
+        if self.positions is None:
+            raise ValueError("the positions of the draws were not kept: call sample without keep= and reduce=.")
+        return self.positions
+
+    def _groups(self, constrain: Callable | None) -> dict[str, dict[str, np.ndarray]]:
+        """Variables and statistics of draws, and of the warm-up if it was kept."""
+        statistics = dict(self.sample_stats)
+        if statistics:
+            step_size = np.float32(np.mean(self.adaptation.parameters.step_size))
+            shape = next(iter(statistics.values())).shape
+            statistics["step_size"] = np.broadcast_to(step_size, shape)
+        if self.variables is not None and constrain is None:
+            variables = self.variables
+        else:
+            variables = self._mapped(self._positions, constrain)
+        groups = {"posterior": variables}
+        if statistics:
+            groups["sample_stats"] = statistics
+        if self.warmup is not None:
+            groups["warmup_posterior"] = self._mapped(self.warmup["positions"], constrain)
+            groups["warmup_sample_stats"] = self.warmup["sample_stats"]
+        return groups
+
+    def _mapped(self, positions: PyTree, constrain: Callable | None) -> dict[str, np.ndarray]:
+        """The variables of some draws, with leading axes (chain, draw)."""
         from parsample.draws.datatree import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
 
-        if constrain is not None:
-            return map_draws(constrain, self.positions, scratch_dir=self.scratch_dir)
         model = self.model
+        if constrain is not None:
+            return map_draws(constrain, positions, scratch_dir=self.scratch_dir)
         if model.constrain is None:
-            return named_leaves(self.positions, model.names)
-        return map_draws(model.constrain, self.positions, data=model.data_arguments, scratch_dir=self.scratch_dir)
+            return named_leaves(positions, model.names)
+        return map_draws(model.constrain, positions, data=model.data_arguments, scratch_dir=self.scratch_dir)
 
     def _attributes(self) -> dict[str, str | float]:
-        """Attributes of the DataTree: certificate, settings and versions, as strings and numbers."""
-        versions = {name: importlib.metadata.version(name) for name in ("jax", "blackjax", "arviz")}
-        return {
-            "inference_library": "parsample",
-            "inference_library_version": __version__,
-            "certificate": self.certificate,
-            "status": self.status.name,
-            "defect": float(self.defect),
-            "evals_per_step": float(self.evals_per_step),
-            "plan": "step by step" if self.report is None else str(self.report.plan),
-            "sampling_time": float(sum(self.seconds.values())),
-            "settings": json.dumps({**self.settings, "versions": versions, "seconds": self.seconds}),
-        }
+        """Attributes of the DataTree."""
+        return attributes_of(self.segments, self.report, self.adaptation, self.settings, self.seconds)
+
+
+def attributes_of(
+    segments: Sequence[Segment],
+    report: Report | None,
+    adaptation: Adaptation | None,
+    settings: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, str | float]:
+    """Attributes of a DataTree: certificate, settings and versions, as strings and numbers."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "blackjax", "arviz")}
+    return {
+        "inference_library": "parsample",
+        "inference_library_version": __version__,
+        "certificate": certificate_of(segments),
+        "status": status_of(segments).name,
+        "defect": float(defect_of(segments)),
+        "evals_per_step": float(evals_per_step_of(segments)),
+        "plan": "step by step" if report is None else str(report.plan),
+        "sampling_time": float(seconds.get("sampling", 0.0)),
+        "tuning_steps": 0 if adaptation is None else adaptation.num_steps,
+        "settings": json.dumps({**settings, "versions": versions, "seconds": seconds}),
+    }

@@ -1,28 +1,26 @@
 """`sample` draws certified samples from a log density; `check_sampler` predicts how it would evaluate them."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from parsample.draws.store import Store, checked_scratch_dir
-from parsample.internal.arithmetic import round_up
-from parsample.internal.processes import is_first
+from parsample.draws.outputs import checked_out
+from parsample.draws.reductions import Reductions
 from parsample.internal.validation import checked_flag
-from parsample.kernels.whitening import Coordinates
-from parsample.lanes.program import PERIOD
-from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_step
 from parsample.models.model import Model, as_model
-from parsample.planning.plan import MAX_COST_RATIO
+from parsample.models.variables import Keep
 from parsample.planning.report import Report
-from parsample.samplers.prepare import Prepared, prepare, single_step_program
+from parsample.samplers.checkpoint import Beginning
+from parsample.samplers.kept import Kept
+from parsample.samplers.prepare import Start, prepare
 from parsample.samplers.progress_bar import Progress
 from parsample.samplers.result import SampleResult
+from parsample.samplers.running import begin, opened
 from parsample.samplers.settings import SamplerMethod, SamplerSettings
-from parsample.solver.status import Status, warn_of
+from parsample.samplers.stopping import StopAt
+from parsample.warmup.adaptation import Adaptation
 
 
 def sample(  # noqa: PLR0913
@@ -40,7 +38,17 @@ def sample(  # noqa: PLR0913
     num_lanes: int | None = None,
     progress_bar: bool = True,
     devices: Sequence[jax.Device] | None = None,
+    thin: int = 1,
+    keep: Keep | None = None,
+    statistics: Sequence[str] | None = None,
+    reduce: Reductions | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     scratch_dir: str | Path | None = None,
+    stop_at: StopAt | None = None,
+    adaptation: Adaptation | None = None,
+    starts_per_chain: bool = False,
+    keep_warmup: bool = False,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -57,10 +65,10 @@ def sample(  # noqa: PLR0913
         Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1). None: that of the
         model.
     num_samples, num_chains
-        Draws per chain, and number of chains.
+        Draws per chain that are kept, and number of chains.
     num_warmup
         Maximum number of warm-up steps, at least 100; a last round of 64 steps may follow. The warm-up ends as soon as
-        it has settled; its draws are not returned.
+        it has settled. With `adaptation`: 0, or at least 64.
     kernel
         "hmc" (trajectory lengths that vary in a fixed cycle), "nuts", "mala" (one leapfrog step), or "metropolis" (one
         coordinate at a time, for log densities without gradients); all in whitened coordinates.
@@ -83,10 +91,38 @@ def sample(  # noqa: PLR0913
         JAX devices that share the lanes; None: all local ones. A CPU is one device, and all its cores share its lanes.
         If the devices belong to several processes, each process must make this call; the arguments of the first process
         are used, and each process gets all draws.
+    thin
+        Steps per draw: each chain takes ``num_samples * thin`` steps, and every `thin`-th is kept.
+    keep
+        Names of the variables to keep, or ``keep(variables) -> dict of arrays`` for quantities derived from the
+        variables of one draw, a dict by name. Without it all variables are kept.
+    statistics
+        Names of the statistics to keep; None: all that the kernel has.
+    reduce
+        `Moments`, `Covariance`, `Quantiles`, or the user's own `Reduction`, or a dict of these: summaries of the
+        variables in all steps, also those that `thin` leaves out. Without `out`, nothing else is kept, so that the
+        memory does not grow with the number of draws.
+    out
+        Where the draws go: a zarr directory (``.zarr``), into which every segment is written as soon as it is
+        finished, and from which `resume` goes on if the process ends for any reason; or a netCDF file (``.nc``),
+        written at the end.
+    overwrite
+        Whether to replace draws that are already at `out`. They stay until the first new ones are written.
     scratch_dir
         Directory on disk for draws of more than 64 MiB. They are numpy arrays in unnamed files, which are deleted with
         the arrays, so the memory of sampling and of `SampleResult.save` does not grow with the number of
-        draws. None: all draws are in memory.
+        draws. None: the directory of `out`, or else all draws are in memory.
+    stop_at
+        `StopAt`, to stop early, once the draws are worth enough.
+    adaptation
+        `SampleResult.adaptation` of a former run with the same kernel, or `Adaptation.load` of a file or a store: its
+        step size and coordinates are used, and chains start at its states.
+    starts_per_chain
+        Whether every leaf of `initial_position` has a leading axis of chains, with one start for each. The lanes of
+        the chains start there exactly. Without warm-up steps these are the states before the first draws.
+    keep_warmup
+        Whether the warm-up of the lanes that become chains is kept, for the groups warmup_posterior and
+        warmup_sample_stats of `SampleResult.to_arviz`.
 
     Returns
     -------
@@ -97,8 +133,10 @@ def sample(  # noqa: PLR0913
     ------
     ValueError, TypeError
         If an argument is unusable; raised before the warm-up.
+    FileExistsError
+        If there is something at `out` that may not be replaced.
     OSError
-        If `scratch_dir` has no space for the draws.
+        If a disk has no space for the draws; those in a store stay there.
     KeyboardInterrupt
         If the run is interrupted before any draws are finished.
 
@@ -123,7 +161,7 @@ def sample(  # noqa: PLR0913
     >>> result.positions.shape, result.defect
     ((4, 500, 2), 0.0)
     """
-    model, scratch = as_model(logdensity_fn, initial_position), checked_scratch_dir(scratch_dir)
+    model, start = as_model(logdensity_fn, initial_position), Start(adaptation, starts_per_chain, keep_warmup)
     settings = SamplerSettings.of(
         num_samples=num_samples,
         num_warmup=num_warmup,
@@ -134,98 +172,25 @@ def sample(  # noqa: PLR0913
         exact_meeting=exact_meeting,
         num_lanes=num_lanes,
         devices=devices,
+        thin=thin,
+        adaptation=adaptation,
     )
-    with Progress(num_chains * num_samples, progress_bar and is_first(settings.mesh)) as progress:
-        prepared = prepare(rng_key, model, settings, progress)
-        if prepared.report is not None and method == "auto":
-            prepared.report.warn()
-        store = Store(num_chains, num_samples, scratch)
-        segments, interrupted = _run_segments(prepared, store, progress)
-    prepared.clock.lap("sampling")
-    result = _result(model, settings, prepared, store, segments, interrupted)
-    warn_of(result.status, f" (largest defect {result.defect:.2g})")
-    return result
-
-
-def _result(
-    model: Model,
-    settings: SamplerSettings,
-    prepared: Prepared,
-    store: Store,
-    segments: list[Segment],
-    interrupted: bool,
-) -> SampleResult:
-    """The result of a run; `settings` are the user's, `prepared.settings` may have fewer lanes."""
-    layout = prepared.program.dynamics.layout
-    return SampleResult(
-        positions=layout.unravel(store.arrays["position"]),
-        sample_stats={name: store.arrays[name] for name in settings.kernel.statistics},
-        adaptation=prepared.adaptation,
-        report=prepared.report,
-        segments=segments,
-        settings=settings.as_dict(np.dtype(layout.dtype)),
-        seconds=prepared.clock.seconds,
-        interrupted=interrupted,
-        scratch_dir=store.scratch_dir,
-        model=model,
+    kept = Kept.of(
+        model,
+        start.positions(model, settings.num_chains)[0],
+        settings.kernel,
+        keep=keep,
+        statistics=statistics,
+        reduce=reduce,
+        out=checked_out(out, overwrite=overwrite),
+        scratch_dir=scratch_dir,
+        stop_at=stop_at,
+        keep_warmup=keep_warmup,
     )
-
-
-def _run_segments(prepared: Prepared, store: Store, progress: Progress) -> tuple[list[Segment], bool]:
-    """Run all segments and store their draws; returns their records, and whether the run was interrupted."""
-    records: list[Segment] = []
-    kernel, parameters = prepared.settings.kernel, prepared.adaptation.parameters
-    coordinates = Coordinates(parameters.center, parameters.factor)
-    try:
-        for segment in _segments(prepared, progress):
-            statistics = {name: getattr(segment.outputs, name) for name in kernel.statistics}
-            store.put(segment.first, {"position": coordinates.position(segment.path), **statistics})
-            records.append(segment.without_draws())
-            progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
-            progress.add(len(segment.path) * (min(segment.num_steps, store.num_samples - segment.first)))
-    except KeyboardInterrupt:
-        if not records:
-            raise
-        store.truncate(min(store.num_samples, sum(record.num_steps for record in records)))
-        return records, True
-    return records, False
-
-
-def _segments(prepared: Prepared, progress: Progress) -> Iterator[Segment]:
-    """Segments of all chains: in blocks until a segment is given up, then step by step."""
-    settings, run = prepared.settings, prepared.run
-    in_blocks = settings.method == "deer" or (prepared.report is not None and prepared.report.parallelizable)
-    num_blocks = settings.num_blocks
-    guesses = prepared.guesses
-    if in_blocks and num_blocks > 1:
-        progress.phase("sampling in blocks")
-        max_rows = math.inf
-        if settings.method == "auto" and prepared.report is not None:
-            share = max(prepared.report.measured.single_step_cost, 1 / num_blocks)
-            max_rows = MAX_COST_RATIO * share * num_blocks * prepared.block_size
-        while run.num_steps_done < settings.num_samples:
-            segment, guesses = evaluate_segment(
-                prepared.program, run, guesses, prepared.block_size, prepared.atol, max_rows
-            )
-            yield segment
-            run = run.after(segment)
-            if segment.status is Status.STALLED:
-                break
-    if run.num_steps_done < settings.num_samples:
-        progress.phase("sampling step by step")
-        yield from _step_by_step(prepared, run)
-
-
-def _step_by_step(prepared: Prepared, run: Run) -> Iterator[Segment]:
-    """The remaining segments of all chains, with one lane per chain."""
-    settings, program = prepared.settings, prepared.program
-    if settings.num_lanes > settings.num_chains:
-        program = prepared.single_steps or single_step_program(program, settings)
-    while run.num_steps_done < settings.num_samples:
-        num_left = round_up(settings.num_samples - run.num_steps_done, PERIOD)
-        segment = step_by_step(program, run, min(program.num_rows, num_left))
-        yield segment
-        run = run.after(segment)
+    kept.check_space(settings.num_chains, settings.num_samples)
+    beginning = Beginning.of_run(rng_key, model, settings, kept, start, num_lanes) if kept.in_store else None
+    with opened(beginning, model, settings, kept) as store:
+        return begin(rng_key, model, settings, kept, start, store, progress_bar=progress_bar)
 
 
 def check_sampler(  # noqa: PLR0913

@@ -13,7 +13,8 @@ from parsample.internal.validation import checked_choice, checked_count, checked
 from parsample.kernels import KERNELS, Kernel
 from parsample.lanes.program import default_num_lanes
 from parsample.solver.method import Sequential
-from parsample.warmup.ensemble import MIN_WARMUP
+from parsample.warmup.adaptation import Adaptation
+from parsample.warmup.ensemble import MIN_WARMUP, REFERENCE_STEPS
 
 SamplerMethod = Sequential | Literal["auto", "deer", "sequential"]
 
@@ -26,6 +27,8 @@ class SamplerSettings:
     ----------
     num_samples, num_warmup, num_chains
         Draws per chain, maximum number of warm-up steps, and number of chains.
+    thin
+        Steps per draw.
     kernel
         Kernel of the chains.
     method
@@ -52,6 +55,12 @@ class SamplerSettings:
     num_lanes: int
     mesh: Mesh | None
     may_use_fewer_lanes: bool = False
+    thin: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each chain."""
+        return self.num_samples * self.thin
 
     @property
     def num_blocks(self) -> int:
@@ -71,10 +80,12 @@ class SamplerSettings:
         exact_meeting: bool = True,
         num_lanes: int | None = None,
         devices: Sequence[jax.Device] | None = None,
+        thin: int = 1,
+        adaptation: Adaptation | None = None,
     ) -> "SamplerSettings":
         """Validate arguments of `sample`."""
         checked_count("num_samples", num_samples)
-        checked_count("num_warmup", num_warmup, MIN_WARMUP)
+        _check_warmup(num_warmup, adaptation)
         num_chains = checked_count("num_chains", num_chains)
         chosen = KERNELS[checked_choice("kernel", kernel, tuple(KERNELS))]
         resolved = "sequential" if isinstance(method, Sequential) else method
@@ -95,13 +106,16 @@ class SamplerSettings:
             num_lanes=num_blocks * num_chains,
             mesh=mesh,
             may_use_fewer_lanes=num_lanes is None,
+            thin=checked_count("thin", thin),
         )
 
     def as_dict(self, dtype: np.dtype) -> dict[str, Any]:
         """Settings, data type and devices as results and files store them."""
         return {
             "kernel": self.kernel.name,
+            "method": self.method,
             "num_samples": self.num_samples,
+            "thin": self.thin,
             "num_warmup": self.num_warmup,
             "num_chains": self.num_chains,
             "target_acceptance_rate": float(self.target_acceptance_rate),
@@ -111,3 +125,11 @@ class SamplerSettings:
             "device": jax.devices()[0].device_kind,
             "num_devices": Collectives(self.mesh).num_devices,
         }
+
+
+def _check_warmup(num_warmup: int, adaptation: Adaptation | None) -> None:
+    """Raise unless there are enough warm-up steps: with an adaptation none, or enough for a round that tests it."""
+    if adaptation is None:
+        checked_count("num_warmup", num_warmup, MIN_WARMUP)
+    elif num_warmup != 0:
+        checked_count("num_warmup (0, or with an adaptation)", num_warmup, REFERENCE_STEPS)

@@ -1,23 +1,30 @@
 """Results of a warm-up: the parameters of the chains, and the round that shows whether the warm-up has settled."""
 
-from typing import NamedTuple
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from parsample.draws.run_store import checkpoint_of
+from parsample.internal.files import write_atomically
+from parsample.internal.records import from_bytes, to_bytes
 from parsample.kernels.whitening import Coordinates, KernelParameters
 from parsample.lanes.meeting import Stretch
 
 
 class Adaptation(NamedTuple):
-    """Result of the warm-up.
+    """Result of the warm-up, which ``sample(adaptation=...)`` takes over.
 
     Attributes
     ----------
+    kernel
+        Name of the kernel.
     parameters
         Coordinates, step size, trajectory lengths and moves, the same for all chains.
     states
-        Whitened position at which each chain starts, shape (chains, D).
+        Whitened position of each lane after the warm-up, shape (lanes, D); chains start at the first of them.
     acceptance_rate
         Mean acceptance rate of the kernel in the last round.
     num_steps
@@ -32,10 +39,31 @@ class Adaptation(NamedTuple):
         Largest R-hat of any coordinate in the last round, with a lane as a chain (Gelman and Rubin 1992).
     unsettled
         Reasons why the warm-up has not settled; empty if it has.
+
+    Examples
+    --------
+    A second run without warm-up, at other data for example:
+
+    >>> import jax, jax.numpy as jnp, parsample
+    >>> def logdensity(x):
+    ...     return -0.5 * jnp.sum(x**2)
+    >>> first = parsample.sample(jax.random.key(0), logdensity, jnp.zeros(2), num_samples=500, progress_bar=False)
+    >>> second = parsample.sample(
+    ...     jax.random.key(1),
+    ...     logdensity,
+    ...     jnp.zeros(2),
+    ...     num_samples=500,
+    ...     num_warmup=0,
+    ...     adaptation=first.adaptation,
+    ...     progress_bar=False,
+    ... )
+    >>> second.adaptation.num_steps
+    0
     """
 
+    kernel: str
     parameters: KernelParameters
-    states: Float[np.ndarray, "K D"]
+    states: Float[np.ndarray, "L D"]
     acceptance_rate: float
     num_steps: int
     num_lanes: int
@@ -43,6 +71,59 @@ class Adaptation(NamedTuple):
     num_diverging: int
     r_hat: float
     unsettled: str
+
+    def save(self, path: str | Path) -> None:
+        """Write the adaptation to a file, for `load`.
+
+        Parameters
+        ----------
+        path
+            Any name, such as ``adaptation.npz``; an existing file is replaced.
+        """
+        write_atomically(Path(path), to_bytes(*self.as_record()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Adaptation":
+        """The adaptation in a file of `save`, or in the zarr directory of a run.
+
+        Parameters
+        ----------
+        path
+            The file or the directory.
+
+        Returns
+        -------
+        Adaptation
+            What was saved.
+
+        Raises
+        ------
+        ValueError
+            If there is no adaptation in it.
+        """
+        file = Path(path)
+        try:
+            content = checkpoint_of(file) if file.is_dir() else file.read_bytes()
+            return cls.from_record(*from_bytes(content))
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} holds no adaptation; give a file of Adaptation.save, or a run's store."
+            ) from error
+
+    def as_record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Plain values and arrays by name."""
+        plain = self._asdict()
+        parameters = plain.pop("parameters")._replace(data=())._asdict()
+        arrays = {f"parameters.{name}": np.asarray(parameters[name]) for name in parameters if name != "data"}
+        return {"adaptation": {**plain, "states": None}}, {**arrays, "adaptation.states": self.states}
+
+    @classmethod
+    def from_record(cls, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Adaptation":
+        """The adaptation of `as_record`, which may lie among other values."""
+        names = [name for name in KernelParameters._fields if name != "data"]
+        parameters = KernelParameters._make([*(arrays[f"parameters.{name}"] for name in names), ()])
+        values = {**header["adaptation"], "parameters": parameters, "states": arrays["adaptation.states"]}
+        return cls(**values)
 
 
 class Reference(NamedTuple):

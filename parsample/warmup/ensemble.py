@@ -109,8 +109,8 @@ class Ensemble:
     ----------
     program
         Program of the lanes.
-    initial_position
-        Flat position around which the lanes start, shape (D,).
+    starts
+        Flat positions around which the lanes start in turn, shape (S, D); lane s < S starts at position s itself.
     target_acceptance_rate
         Acceptance rate to which the step size is tuned.
     exact_meeting
@@ -119,12 +119,17 @@ class Ensemble:
         Source of starts, keys and replacements.
     data
         Further arguments of the log density.
+
+    Attributes
+    ----------
+    history
+        Positions and statistics of all lanes in each round, leading axes (n, L); None unless they are recorded.
     """
 
     def __init__(
         self,
         program: LaneProgram[KernelLanes],
-        initial_position: Float[np.ndarray, " D"],
+        starts: Float[np.ndarray, "S D"],
         target_acceptance_rate: float,
         exact_meeting: bool,
         rng: np.random.Generator,
@@ -133,41 +138,41 @@ class Ensemble:
         self.program, self.target, self.rng, self.data = program, target_acceptance_rate, rng, data
         self.kernel = program.dynamics.kernel
         self.dtype = np.dtype(program.dynamics.layout.dtype)
-        self.dimension = initial_position.shape[0]
-        self.initial_position = initial_position.astype(float)
+        self.dimension, self._num_starts = starts.shape[1], len(starts)
+        self.positions = starts.astype(float)[np.arange(program.num_lanes) % len(starts)]
         self.keys = rng.integers(0, 2**32, (program.num_lanes, 2), np.uint32)
-        self.num_steps, self.num_replaced = 0, 0
+        self.num_steps, self._num_steps_before, self.num_replaced = 0, 0, 0
+        self.history: list[tuple[np.ndarray, Statistics]] | None = None
         self.seconds_per_row = math.nan  # measured with a tiny step size
         step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
-        self.settings = TunedValues(identity(self.initial_position), np.asarray(step_size), 0.0)
+        self.settings = TunedValues(identity(self.positions[0]), np.asarray(step_size), 0.0)
         self._makes_moves = exact_meeting and self.kernel.uses_gradient
-        self.positions = np.repeat(self.initial_position[None], program.num_lanes, axis=0)
-        self.state = self._state(np.zeros_like(self.positions))
+        self.state = self._state(self.settings.coordinates.whiten(self.positions))
 
-    def disperse(self, spread: float | None = None) -> tuple[float, Float[np.ndarray, " D"] | None]:
-        """Spread the lanes around the initial position, to finite log densities, and set the first scales.
+    def disperse(self, spread: float | None = None) -> tuple[np.ndarray, Float[np.ndarray, "S D"] | None]:
+        """Spread the lanes around their starts, to finite log densities, and set the first scales.
 
-        Returns log density and gradient of lane 0, which starts at the initial position, for the caller to check. With
-        a `spread`, the half-width of the noise, that position need not be finite, and those of the first lane with a
-        finite log density are returned.
+        Returns log density and gradient of the lanes that start at the starts themselves, for the caller to check. With
+        a `spread`, the half-width of the noise, these need not be finite, and those of the first lane with a finite log
+        density are returned.
         """
-        noise = self.rng.uniform(-1, 1, self.positions.shape)
-        noise[0] = 0
+        noise, middle = self.rng.uniform(-1, 1, self.positions.shape), self.positions
+        noise[: self._num_starts] = 0
         bad = np.ones(self.program.num_lanes, bool)
         for scale in START_SCALES:
-            moved = self.initial_position + scale * (1.0 if spread is None else spread) * noise
+            moved = middle + scale * (1.0 if spread is None else spread) * noise
             self.positions = np.where(bad[:, None], moved, self.positions)
-            self.state = self._state(self.positions - self.initial_position)
+            self.state = self._state(self.settings.coordinates.whiten(self.positions))
             # A row with a tiny step size evaluates the log density at the starts.
             result = self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
             bad = ~np.isfinite(result.state.logdensity)
-            if not bad.any() or (bad[0] and spread is None):
+            if not bad.any() or (bad[: self._num_starts].any() and spread is None):
                 break
-        first = 0 if spread is None else int(np.argmin(bad))
-        logdensity, gradient = float(result.state.logdensity[first]), result.state.logdensity_grad
+        shown = slice(0, self._num_starts) if spread is None else slice(int(np.argmin(bad)), int(np.argmin(bad)) + 1)
+        logdensity, gradient = result.state.logdensity[shown].astype(float), result.state.logdensity_grad
         started = time.perf_counter()  # the first row includes compilation
         self._rows(self._parameters(self.settings, 1), 0, 1, needs_evaluation=True)
-        self.seconds_per_row = time.perf_counter() - started
+        self.seconds_per_row, self._num_steps_before = time.perf_counter() - started, self.num_steps
         if gradient is None:
             self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
             return logdensity, None
@@ -175,7 +180,24 @@ class Ensemble:
         if good.sum() > 1:
             gradients = gradient[good].astype(float)
             self._start(from_gradients(self.positions[good], gradients, self.positions[good].mean(0)))
-        return logdensity, gradient[first]
+        return logdensity, gradient[shown]
+
+    def adopt(self, adaptation: Adaptation, starts: Float[np.ndarray, "S D"] | None) -> None:
+        """Take over the tuned values of a former run; lanes start at `starts` in turn, or at the states of that run."""
+        tuned = adaptation.parameters
+        coordinates = Coordinates(np.asarray(tuned.center, float), np.asarray(tuned.factor, float))
+        step_size = np.asarray(tuned.step_size, float)
+        self.settings = TunedValues(coordinates, step_size, float(np.max(tuned.move_scales)))
+        states = coordinates.position(adaptation.states.astype(float)) if starts is None else starts.astype(float)
+        self.positions = states[np.arange(self.program.num_lanes) % len(states)]
+
+    def evaluated(self) -> LaneState:
+        """States of the lanes where they are, in the present coordinates, with their log densities."""
+        self.state = self._state(self.settings.coordinates.whiten(self.positions))
+        parameters = self._parameters(self.settings, 1)
+        # A step of size 0 leaves the lanes where they are, and evaluates the log density as any step does.
+        unmoved = parameters._replace(step_size=np.zeros_like(parameters.step_size))
+        return self._rows(unmoved, 0, 1, needs_evaluation=True).state
 
     def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
         if step_size is None:
@@ -220,11 +242,16 @@ class Ensemble:
                 gradients.append((paths[-1][-1], coordinates.gradient(result.state.logdensity_grad.astype(float))))
         draws = np.concatenate(paths)
         found = Statistics(*(np.concatenate(values) for values in zip(*statistics, strict=True)))
+        self._record(draws, found)
         self.positions = draws[-1]
         self.settings = replace(self.settings, step_size=tuning.current, move_scale=self._tuned_move(found))
         good, climbs = self._replace_lost(found, size)
         self._update_coordinates(draws[size // 2 :, good], gradients, good, climbs or size <= MIN_ROUND)
         return climbs
+
+    def _record(self, draws: Float[np.ndarray, "n L D"], found: Statistics) -> None:
+        if self.history is not None:
+            self.history.append((draws.astype(self.dtype), found))
 
     def _acceptance(
         self, before: np.ndarray, path: Float[np.ndarray, "n L D"], found: Statistics
@@ -304,13 +331,18 @@ class Ensemble:
             else:
                 return reference
 
-    def _reference(self) -> Reference:
-        parameters = self._parameters(self.settings)
+    def measured(self, parameters: KernelParameters) -> Reference:
+        """A round with these parameters, from where the lanes are; they are a measurement only, and stay there."""
+        return self._reference(parameters._replace(data=self.data))
+
+    def _reference(self, parameters: KernelParameters | None = None) -> Reference:
+        parameters = self._parameters(self.settings) if parameters is None else parameters
         starts = self._state(self.settings.coordinates.whiten(self.positions))
         self.state, self.keys = starts, self.rng.integers(0, 2**32, self.keys.shape, np.uint32)
         inputs = (self.keys, np.full(self.program.num_lanes, self.num_steps, np.int32))
         result = self._rows(parameters, 0, REFERENCE_STEPS, needs_evaluation=True)
         path, found = self.program.recorded(0, REFERENCE_STEPS)
+        self._record(self.settings.coordinates.position(path.astype(float)), found)
         acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), r_hat_of_lanes(path)
         num_diverging = int(found.diverging.sum())
         reasons = []
@@ -329,13 +361,14 @@ class Ensemble:
             unsettled="; ".join(reasons),
         )
 
-    def adaptation(self, reference: Reference, num_chains: int) -> Adaptation:
+    def adaptation(self, reference: Reference) -> Adaptation:
         """The result of the warm-up, from its last round with fixed parameters."""
         return Adaptation(
+            kernel=self.kernel.name,
             parameters=reference.stretch.parameters._replace(data=()),
-            states=reference.stretch.records[0][-1, :num_chains],
+            states=reference.stretch.records[0][-1],
             acceptance_rate=reference.acceptance_rate,
-            num_steps=self.num_steps,
+            num_steps=self.num_steps - self._num_steps_before,
             num_lanes=self.program.num_lanes,
             num_replaced=self.num_replaced,
             num_diverging=reference.num_diverging,

@@ -298,7 +298,7 @@ def no_sampling(monkeypatch):
         pytest.fail("sampling was started")
 
     monkeypatch.setattr("parsample.cli.main.sample", sample)
-    monkeypatch.setattr("parsample.samplers.prepare.Ensemble", sample)
+    monkeypatch.setattr("parsample.samplers.placement.Ensemble", sample)
 
 
 def assert_one_line(err: str, words: str) -> None:

@@ -11,7 +11,7 @@ from parsample.samplers.result import SampleResult
 from parsample.warmup.adaptation import Adaptation
 
 PARAMETERS = KernelParameters(np.zeros(3), np.ones(3), np.array(0.5), np.ones(16, np.int32), np.zeros(16))
-ADAPTATION = Adaptation(PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
+ADAPTATION = Adaptation("hmc", PARAMETERS, np.ones((2, 3)), 0.8, 176, 64, 0, 0, 1.01, "")
 
 
 def report(*, parallel: bool) -> Report:
@@ -30,4 +30,5 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
     model = Model(lambda position: 0.0, {"x": np.zeros(2), "y": np.zeros((1, 1))})
     settings, seconds = {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}
-    return SampleResult(positions, stats, ADAPTATION, None, [segment], settings, seconds, model, interrupted)
+    counts = {"num_draws": 100, "num_diverging": 7}
+    return SampleResult(positions, stats, ADAPTATION, None, [segment], settings, seconds, model, interrupted, **counts)

@@ -9,14 +9,14 @@ import pytest
 from chains import gaussian, gaussian_start
 
 from parsample import Status, check_sampler, sample
-from parsample.lanes.program import MIN_LANES_PER_THREAD, num_threads
+from parsample.lanes.program import MIN_LANES_PER_THREAD, default_num_threads
 
 KEY = jax.random.key(0)
 SIZES: dict[str, Any] = {"num_samples": 1000, "num_chains": 2, "progress_bar": False}
 
 
 def with_threads(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr("parsample.lanes.program.num_threads", lambda _: number)
+    monkeypatch.setattr("parsample.lanes.program.default_num_threads", lambda _: number)
 
 
 @pytest.mark.parametrize("method", ["auto", "sequential"])
@@ -67,6 +67,6 @@ def test_what_calls_back_to_python_is_called_for_all_lanes_at_once(monkeypatch):
 
 def test_there_are_no_more_threads_than_cores_or_than_lanes_keep_busy(monkeypatch):
     monkeypatch.setattr("parsample.lanes.program.num_cores", lambda: 6)
-    assert [num_threads(number) for number in (1, 4, MIN_LANES_PER_THREAD, 64, 512)] == [1, 1, 1, 4, 6]
+    assert [default_num_threads(number) for number in (1, 4, MIN_LANES_PER_THREAD, 64, 512)] == [1, 1, 1, 4, 6]
     with jax.disable_jit():
-        assert num_threads(512) == 1
+        assert default_num_threads(512) == 1

@@ -105,7 +105,7 @@ def test_a_bad_log_density_is_refused(case):
 
 @pytest.mark.parametrize(("num_lanes", "expected"), [(None, 16), (32, 32)])
 def test_an_expensive_log_density_has_fewer_lanes_unless_the_user_names_a_number(monkeypatch, num_lanes, expected):
-    monkeypatch.setattr("parsample.samplers.prepare.EXPENSIVE_ROW_SECONDS", 0.0)
-    monkeypatch.setattr("parsample.samplers.prepare.MAX_LANE_COST_RATIO", np.inf)
+    monkeypatch.setattr("parsample.samplers.placement.EXPENSIVE_ROW_SECONDS", 0.0)
+    monkeypatch.setattr("parsample.samplers.placement.MAX_LANE_COST_RATIO", np.inf)
     found = check_sampler(KEY, gaussian, gaussian_start(), num_samples=2000, num_chains=2, num_lanes=num_lanes)
     assert found.num_lanes == expected

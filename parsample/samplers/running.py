@@ -1,0 +1,191 @@
+"""Run the chains of `sample` from their beginning or from a checkpoint, and keep what they draw."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from parsample.draws.run_store import RunStore, checkpoint_of
+from parsample.internal.processes import is_first
+from parsample.internal.records import from_bytes
+from parsample.models.model import Model
+from parsample.samplers.certificate import from_arrays
+from parsample.samplers.checkpoint import Beginning, moment
+from parsample.samplers.driver import Driver
+from parsample.samplers.kept import Kept
+from parsample.samplers.prepare import Prepared, Start, prepare
+from parsample.samplers.progress_bar import Progress
+from parsample.samplers.recorder import POSITION, Recorder
+from parsample.samplers.result import SampleResult, attributes_of
+from parsample.samplers.settings import SamplerSettings
+from parsample.solver.status import warn_of
+
+
+@dataclass
+class RunningStore:
+    """The store of a run, with what its checkpoints have in common.
+
+    Attributes
+    ----------
+    beginning
+        The arguments of the run.
+    store
+        The store; None in all processes but the first.
+    """
+
+    beginning: Beginning
+    store: RunStore | None
+
+    def write(
+        self, draws: dict[str, np.ndarray], prepared: Prepared, driver: Driver, recorder: Recorder, *, stopped: bool
+    ) -> None:
+        """Write the draws of a segment, the certificate of all draws, and the checkpoint."""
+        if self.store is None:
+            return
+        num_new = recorder.num_draws - self.store.num_draws
+        is_complete = stopped or recorder.num_draws >= prepared.settings.num_samples
+        attributes = {
+            **attributes_of(
+                recorder.segments,
+                prepared.report,
+                prepared.adaptation,
+                prepared.settings.as_dict(prepared.program.dtype),
+                prepared.clock.with_lap("sampling"),
+            ),
+            "complete": int(is_complete),
+        }
+        checkpoint = moment(self.beginning, prepared, driver, recorder, stopped=stopped)
+        try:
+            self.store.append(draws, num_new, attributes, checkpoint)
+        except OSError as error:
+            raise OSError(
+                f"{self.store.path}: {error.strerror or error}. The {self.store.num_draws} draws per chain that were "
+                "finished before are in it: make room, and go on by parsample.resume (--resume)."
+            ) from error
+
+
+@contextmanager
+def opened(
+    beginning: Beginning | None, model: Model, settings: SamplerSettings, kept: Kept
+) -> Iterator[RunningStore | None]:
+    """A new store without draws, open while the run goes on; None if draws go elsewhere."""
+    if beginning is None or kept.out is None:
+        yield None
+        return
+    running = RunningStore(beginning, None)
+    if is_first(settings.mesh):
+        from parsample.draws.datatree import datatree  # noqa: PLC0415 - ArviZ takes a second to import
+
+        groups: dict[str, Any] = {
+            "posterior": kept.invented_variables(settings.num_chains),
+            "sample_stats": kept.invented_statistics(settings.num_chains),
+            "observed_data": model.observed_data,
+            "constant_data": model.constant_data,
+        }
+        attributes = {**attributes_of([], None, None, settings.as_dict(kept.layout.dtype), {}), "complete": 0}
+        arrays = {
+            group: {name: np.asarray(values) for name, values in found.items()}
+            for group, found in groups.items()
+            if found
+        }
+        with warnings.catch_warnings():
+            # ArviZ suspects two draws of many chains to be the wrong way round.
+            warnings.filterwarnings("ignore", "Found chain dimension to be longer")
+            tree = datatree(arrays, attributes, kept.variables.dims, kept.variables.coords)
+        running.store = RunStore.create(kept.out, tree, beginning.to_bytes())
+    try:
+        yield running
+    finally:
+        if running.store is not None:
+            running.store.close()
+
+
+def begin(
+    rng_key: Array,
+    model: Model,
+    settings: SamplerSettings,
+    kept: Kept,
+    start: Start,
+    store: RunningStore | None,
+    *,
+    progress_bar: bool,
+) -> SampleResult:
+    """Warm up, check and run."""
+    with Progress(settings.num_chains * settings.num_samples, progress_bar and is_first(settings.mesh)) as progress:
+        prepared = prepare(rng_key, model, settings, progress, start=start)
+        if prepared.report is not None and settings.method == "auto":
+            prepared.report.warn()
+        recorder = Recorder(kept, prepared.settings, prepared.adaptation.parameters)
+        return finish(prepared, recorder, model, kept, store, progress)
+
+
+def finish(
+    prepared: Prepared, recorder: Recorder, model: Model, kept: Kept, store: RunningStore | None, progress: Progress
+) -> SampleResult:
+    """Run all segments that are left; returns the result of the whole run."""
+    driver, interrupted, stopped = Driver(prepared, progress), False, False
+    try:
+        draws = recorder.add_tail(driver.num_steps_done)
+        if store is not None and recorder.segments:
+            store.write(draws, prepared, driver, recorder, stopped=False)
+        while driver.num_steps_done < prepared.settings.num_steps and not stopped:
+            segment, before = driver.next_segment(), recorder.num_draws
+            draws = recorder.add(segment)
+            stopped = recorder.is_met
+            if store is not None:
+                store.write(draws, prepared, driver, recorder, stopped=stopped)
+            progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
+            progress.add(prepared.settings.num_chains * (recorder.num_draws - before))
+    except KeyboardInterrupt:
+        if not recorder.num_draws:
+            raise
+        interrupted = True
+        if store is not None and store.store is not None:
+            _as_on_disk(store.store, recorder)
+    prepared.clock.lap("sampling")
+    result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=stopped)
+    warn_of(result.status, f" (largest defect {result.defect:.2g})")
+    if kept.out is not None and not kept.in_store and is_first(prepared.settings.mesh):
+        result.save(kept.out)
+    return result
+
+
+def _as_on_disk(store: RunStore, recorder: Recorder) -> None:
+    """Forget a segment whose draws were not written before the interrupt."""
+    header, arrays = from_bytes(checkpoint_of(store.path))
+    if "num_draws" not in header:
+        raise KeyboardInterrupt
+    recorder.segments = from_arrays(arrays)
+    recorder.num_draws, recorder.num_diverging = header["num_draws"], header["num_diverging"]
+
+
+def result_of(prepared: Prepared, recorder: Recorder, model: Model, kept: Kept) -> SampleResult:
+    """The result of the draws so far."""
+    recorder.close()
+    arrays = {} if recorder.memory is None else recorder.memory.arrays
+    positions, variables = None, None
+    if kept.keeps_positions:
+        positions = kept.layout.unravel(arrays[POSITION])
+    elif recorder.memory is not None:
+        variables = {name: arrays[name] for name in kept.variables.example}
+    return SampleResult(
+        positions=positions,
+        sample_stats={name: arrays[name] for name in kept.statistics if name in arrays},
+        adaptation=prepared.adaptation,
+        report=prepared.report,
+        segments=recorder.segments,
+        settings=prepared.settings.as_dict(prepared.program.dtype),
+        seconds=prepared.clock.seconds,
+        model=model,
+        scratch_dir=kept.scratch_dir,
+        num_draws=recorder.num_draws,
+        num_diverging=recorder.num_diverging,
+        variables=variables,
+        store=kept.out if kept.in_store else None,
+        reductions=None if recorder.reductions is None else recorder.reductions.results(),
+        warmup=recorder.warmup(prepared.history),
+    )

@@ -1,0 +1,58 @@
+"""How the chains of `sample` are evaluated: in blocks, as long as that pays, else step by step."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from parsample.lanes.program import PERIOD, LaneProgram
+from parsample.planning.plan import MAX_COST_RATIO, block_size_of, make_plan
+from parsample.planning.report import Report
+from parsample.samplers.settings import SamplerSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How chains are evaluated; with the states at the end of a segment, it decides all segments that follow.
+
+    Attributes
+    ----------
+    in_blocks
+        Whether the next segment is evaluated in blocks.
+    block_size
+        Steps per block.
+    max_rows
+        Rows of all lanes after which a segment is given up, and all that follows is evaluated step by step.
+    """
+
+    in_blocks: bool
+    block_size: int
+    max_rows: float
+
+    @classmethod
+    def of(
+        cls, settings: SamplerSettings, program: LaneProgram, report: Report | None, num_steps: int | None = None
+    ) -> "Schedule":
+        """The schedule of `num_steps` steps, or of all; `report` is that of the check, if there was one."""
+        num_blocks, max_rows = settings.num_blocks, math.inf
+        num_steps = settings.num_steps if num_steps is None else num_steps
+        block_size = block_size_of(max(num_steps, 1), num_blocks, program.num_rows, PERIOD)
+        if settings.method == "auto" and report is not None:
+            share = max(report.measured.single_step_cost, 1 / num_blocks)
+            max_rows = MAX_COST_RATIO * share * num_blocks * block_size
+        in_blocks = settings.method == "deer" or (report is not None and report.parallelizable)
+        return cls(in_blocks and num_blocks > 1, block_size, max_rows)
+
+    def extended(
+        self, settings: SamplerSettings, program: LaneProgram, report: Report | None, num_steps_done: int
+    ) -> "Schedule":
+        """The schedule of the rest of a run that got more steps than it was planned for."""
+        num_left = settings.num_steps - num_steps_done
+        was_given_up = report is not None and report.parallelizable and not self.in_blocks
+        if report is not None and num_left > 0:
+            block_size = block_size_of(num_left, settings.num_blocks, program.num_rows, PERIOD)
+            plan = make_plan(
+                report.meeting, settings.num_lanes, settings.num_chains, num_left, block_size, report.measured
+            )
+            report = dataclasses.replace(report, plan=plan)
+        new = Schedule.of(settings, program, report, num_left)
+        return dataclasses.replace(new, in_blocks=False) if was_given_up else new
