@@ -7,6 +7,7 @@ trajectory length or step size needs no new compilation.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -41,8 +42,10 @@ MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 # Minimum number of lanes per CPU thread: fewer would not fill its vector units.
 MIN_LANES_PER_THREAD = 16
 
-# Seconds of the first call of each program in this process, by dynamics, devices and number of lanes.
-_first_calls: dict[tuple, float] = {}
+# Seconds of the first calls of the last programs in this process, by dynamics, devices and number of lanes. There is a
+# maximum, because an entry keeps the user's log density alive, with all data in its closure.
+_first_calls: OrderedDict[tuple, float] = OrderedDict()
+MAX_FIRST_CALLS = 32
 
 # Target duration of one call of the program, in seconds.
 SECONDS_PER_CALL = 0.5
@@ -58,6 +61,15 @@ def num_threads(num_lanes: int) -> int:
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return 1
     return max(1, min(num_cores(), num_lanes // MIN_LANES_PER_THREAD))
+
+
+def _first_call(program: tuple, seconds: float) -> float:
+    """Seconds of the first call of this program, which are `seconds` if it is not among the last programs."""
+    seconds = _first_calls.setdefault(program, seconds)
+    _first_calls.move_to_end(program)
+    if len(_first_calls) > MAX_FIRST_CALLS:
+        _first_calls.popitem(last=False)
+    return seconds
 
 
 @cache
@@ -259,6 +271,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
     ) -> None:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
         self.dtype = np.dtype(records[0].dtype)
+        self._key = (dynamics, mesh, num_lanes)
         self._share(num_threads(num_lanes) if mesh is None else 1)
         self.num_rows = num_rows_kept(records, self._padded, max_rows)
         self._recorded = [self._empty_records() for _ in range(self._num_threads)]
@@ -281,7 +294,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
     @property
     def seconds_to_compile(self) -> float:
         """Seconds of the first call of an equal program in this process; NaN before that call."""
-        return _first_calls.get((self.dynamics, self.mesh, self.num_lanes), np.nan)
+        return _first_calls.get(self._key, np.nan) if self._is_new else self._seconds_to_compile
 
     @property
     def rows_per_call(self) -> int:
@@ -302,9 +315,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begin).max())
         if self._is_new:
             self._is_new = False
-            _first_calls.setdefault(
-                (self.dynamics, self.mesh, self.num_lanes), float(broadcast_from_first(self.mesh, seconds))
-            )
+            self._seconds_to_compile = _first_call(self._key, float(broadcast_from_first(self.mesh, seconds)))
         elif num_rows >= max(PERIOD, self._most_timed // 2):
             # In short calls, the fixed cost of a call dominates.
             self._most_timed = max(num_rows, self._most_timed)
