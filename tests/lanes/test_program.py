@@ -12,10 +12,10 @@ import pytest
 from chains import gaussian, gaussian_start
 
 from parsample import Status, check_sampler, sample
+from parsample.lanes.dynamics import LaneDynamics
 from parsample.lanes.program import (
     MAX_FIRST_CALLS,
     MIN_LANES_PER_THREAD,
-    LaneDynamics,
     LaneProgram,
     Rows,
     _first_call,
@@ -60,6 +60,17 @@ def test_threads_change_nothing_but_the_time(monkeypatch, method):
         assert (result.status, result.defect) == (results[0].status, 0)
         assert result.status in (Status.CONVERGED, Status.SEQUENTIAL)
         np.testing.assert_allclose(result.positions["x"], results[0].positions["x"], atol=1e-8)
+
+
+def test_each_thread_evaluates_rows_only_while_its_lanes_are_running(monkeypatch):
+    with_threads(monkeypatch, 2)
+    program, states, rows = halving("c"), np.ones((2, 1)), Rows(2, 5, False, False, 0.0)
+    everywhere = program.advance(None, np.zeros(2), states, rows)
+    assert (everywhere.ends.tolist(), everywhere.state.tolist()) == ([5, 5], [[0.125], [0.125]])
+    assert program.path(0, 6)[..., 0].tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0.25, 0.25], [0.125, 0.125], [0, 0]]
+    second = program.advance(None, np.zeros(2), 8 * states, rows, np.array([False, True]))
+    assert (second.ends.tolist(), second.state.tolist()) == ([5, 5], [[8], [1]])
+    assert program.path(2, 5)[..., 0].tolist() == [[0.5, 4], [0.25, 2], [0.125, 1]]
 
 
 def test_lanes_that_wait_for_another_thread_have_met(monkeypatch):
