@@ -64,7 +64,11 @@ class Segment(NamedTuple):
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the kernel per step; infinite for a segment without exact steps."""
+        """Evaluations of the kernel per step of the segment; infinite for a segment without exact steps.
+
+        Steps of the last segment may lie beyond the last one asked for. They count as steps here; the `evals_per_step`
+        of a `Solution` divides by the steps asked for.
+        """
         num_steps = len(self.path) * self.num_steps
         return self.num_evaluations / num_steps if num_steps else math.inf
 

@@ -150,7 +150,11 @@ class SolutionBuilder:
         return max(self.num_steps - self.run.num_steps_done, 0)
 
     def solution(self, state_kinds: Kinds, output_kinds: Kinds) -> Solution:
-        """The solution with outputs, final state and certificate."""
+        """The solution with outputs, final state and certificate.
+
+        `evals_per_step` divides all evaluations by the steps asked for. Steps beyond the last one are evaluations, but
+        do not count as steps, which they do in `Segment.evals_per_step`.
+        """
         dtype = self.last_segment.path.dtype
         is_complete = self.status in (Status.CONVERGED, Status.SEQUENTIAL)
         outputs = as_keys(jax.device_put(self.outputs), output_kinds)
