@@ -81,7 +81,7 @@ def test_a_step_from_exact_draws_leaves_the_target_as_it_is(name):
     assert (after != np.asarray(starts)).mean() > 0.3
 
 
-@pytest.mark.parametrize("name", ["walk", "hmc", "mala"])
+@pytest.mark.parametrize("name", ["walk", "hmc", slow("mala")])
 @pytest.mark.parametrize("x64", [True, False])
 def test_paths_with_common_keys_become_equal_and_stay_equal(name, x64):
     with jax.enable_x64(x64):
