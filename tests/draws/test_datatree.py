@@ -126,7 +126,7 @@ def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, en
 
 
 @linux_only
-@pytest.mark.parametrize("name", ["draws.nc", "draws.zarr"])
+@pytest.mark.parametrize("name", ["draws.nc", slow("draws.zarr")])
 def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
     monkeypatch.setattr("parsample.draws.store.MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", 8000)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import contraction, isotropic, logistic_map, logistic_step
-from checks import KEY, examined
+from checks import KEY, WALK, examined
 from warned import warns_here
 
 from parsample import ParallelStallWarning, Report, as_recursion, check
@@ -101,7 +101,7 @@ def test_the_same_chain_in_float64_meets():
 
 def test_check_warns_when_it_will_not_pay():
     with warns_here(ParallelStallWarning, match="did not meet"):
-        found = check(KEY, blackjax.normal_random_walk(isotropic, jnp.eye(2)), jnp.zeros(2), num_steps=5_000)
+        found = check(KEY, WALK, jnp.zeros(2), num_steps=5_000)
     assert not found.parallelizable
 
 
