@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from marks import slow
 
 import parsample
 
@@ -35,7 +36,12 @@ def test_every_public_name_has_an_example(name):
     assert examples(name), f"parsample.{name} has no example in its docstring"
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+# The default run has the examples of functions. Those of classes call the same functions to make or use
+# an instance, which compiles the same programs again.
+EXAMPLES = [slow(name) if isinstance(getattr(parsample, name), type) else name for name in PUBLIC]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("x64", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["float64", "float32"])
 def test_examples_in_docstrings_run(name, x64, capsys):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

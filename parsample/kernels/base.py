@@ -98,7 +98,11 @@ class Kernel(Protocol):
         ...
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Number of leapfrog steps in each step of a period, or their maximum, shape (16,)."""
+        """Leapfrog steps that the program may take in each step of a period, shape (16,).
+
+        For hmc and mala exactly as many; for nuts at most as many; metropolis has none, returns zeros, and ignores
+        them. The first rounds of the warm-up lower these numbers.
+        """
         ...
 
     def step(

@@ -43,7 +43,10 @@ class HMC:
     uses_gradient: bool = True
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """``max(1, round(h_k pi / step_size))`` for the Halton points h_k."""
+        """Number of leapfrog steps in each step of a period.
+
+        ``max(1, round(h_k pi / step_size))`` for the Halton points h_k, and at most `MAX_INTEGRATION_STEPS`.
+        """
         return np.clip(np.round(HALTON * np.pi / step_size), 1, MAX_INTEGRATION_STEPS).astype(np.int32)
 
     def step(
@@ -74,7 +77,7 @@ class MALA(HMC):
     target_acceptance_rate: float = 0.574  # the optimum of Roberts and Rosenthal (1998)
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """One leapfrog step in each step of a period."""
+        """Number of leapfrog steps in each step of a period: one."""
         del step_size
         return np.ones(PERIOD, np.int32)
 

@@ -29,7 +29,7 @@ class Metropolis:
     uses_gradient: bool = False
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Zeros, unused: there are no trajectories."""
+        """Zeros, which `step` does not read: there are no trajectories."""
         del step_size
         return np.zeros(PERIOD, np.int32)
 

@@ -123,7 +123,11 @@ class NUTS:
     uses_gradient: bool = True
 
     def num_integration_steps(self, step_size: float) -> Int[np.ndarray, " P"]:
-        """Maximum number of leapfrog steps, of `MAX_DOUBLINGS` doublings; each tree determines its own length."""
+        """Maximum number of leapfrog steps in each step of a period: those of `MAX_DOUBLINGS` doublings.
+
+        Each tree determines its own number of steps, which may be smaller. A maximum below 2^k - 1 allows fewer than
+        k doublings.
+        """
         del step_size
         return np.full(PERIOD, 2**MAX_DOUBLINGS - 1, np.int32)
 

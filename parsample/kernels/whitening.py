@@ -26,7 +26,8 @@ class KernelParameters(NamedTuple):
     step_size
         In whitened coordinates: a scalar; for metropolis, standard deviations of the proposals, shape (D,).
     num_integration_steps
-        Number of leapfrog steps in each step of a period, shape (16,); for nuts, their maximum.
+        From `Kernel.num_integration_steps`, shape (16,): number of leapfrog steps in each step of a period (hmc, mala),
+        their maximum (nuts), or zeros that nothing reads (metropolis).
     move_scales
         Standard deviation of the multishift move at each step of a period, shape (16,); 0: no move.
     data

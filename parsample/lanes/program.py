@@ -7,10 +7,11 @@ trajectory length or step size needs no new compilation.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from parsample.internal.compilation import jit_with_xla_options, num_cores
 from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
 from parsample.internal.processes import broadcast_from_first, replicated
 from parsample.internal.trees import entry, write
+from parsample.lanes.dynamics import LaneDynamics
 
 # Name of the vmapped axis of lanes.
 LANES = "lanes"
@@ -41,8 +43,10 @@ MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 # Minimum number of lanes per CPU thread: fewer would not fill its vector units.
 MIN_LANES_PER_THREAD = 16
 
-# Seconds of the first call of each program in this process, by dynamics, devices and number of lanes.
-_first_calls: dict[tuple, float] = {}
+# Seconds of the first calls of the last programs in this process, by dynamics, devices and number of lanes. There is a
+# maximum, because an entry keeps the user's log density alive, with all data in its closure.
+_first_calls: OrderedDict[tuple, float] = OrderedDict()
+MAX_FIRST_CALLS = 32
 
 # Target duration of one call of the program, in seconds.
 SECONDS_PER_CALL = 0.5
@@ -60,37 +64,18 @@ def default_num_threads(num_lanes: int) -> int:
     return max(1, min(num_cores(), num_lanes // MIN_LANES_PER_THREAD))
 
 
+def _first_call(program: tuple, seconds: float) -> float:
+    """Seconds of the first call of this program, which are `seconds` if it is not among the last programs."""
+    seconds = _first_calls.setdefault(program, seconds)
+    _first_calls.move_to_end(program)
+    if len(_first_calls) > MAX_FIRST_CALLS:
+        _first_calls.popitem(last=False)
+    return seconds
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_cores())
-
-
-@runtime_checkable
-class LaneDynamics(Protocol):
-    """The dynamics of the lanes: hashable, and without arrays except those in closures of the user's functions."""
-
-    def step(
-        self, parameters: Any, inputs: PyTree, state: PyTree, row: Int[Array, ""], needs_evaluation: Bool[Array, ""]
-    ) -> tuple[PyTree, Vector, PyTree]:
-        """One row of one lane: its next state, the position there, and the output to record."""
-        ...
-
-    def met(self, parameters: Any, atol: Any, new: tuple[Any, PyTree], old: tuple[Any, PyTree]) -> tuple[Any, Any]:
-        """Distance of new records (position, output) from old ones, in standard deviations, and whether they met."""
-        ...
-
-    def joined(
-        self, parameters: Any, atol: float, one: PyTree, other: PyTree
-    ) -> tuple[Float[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """The same for states on the host; tells which blocks start where the previous block ended."""
-        ...
-
-    def with_estimated_scale(self, parameters: Any, path: Callable[[], np.ndarray]) -> Any:
-        """Parameters whose unit of distance is the standard deviation of the path; unchanged if the unit is fixed.
-
-        `path` is called only if needed.
-        """
-        ...
 
 
 class Rows(NamedTuple):
@@ -99,7 +84,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     begin, end
-        The first row (in the program one per device, shape (N,)), and the row after the last.
+        The first row, and the row after the last.
     needs_evaluation
         Whether to evaluate the cached fields of the states first.
     may_stop_early
@@ -108,7 +93,25 @@ class Rows(NamedTuple):
         Largest difference from the old path that counts as met, in standard deviations; 0: equality.
     """
 
-    begin: Int[Any, ""]
+    begin: int
+    end: int
+    needs_evaluation: bool
+    may_stop_early: bool
+    atol: float
+
+
+class Request(NamedTuple):
+    """`Rows` as an argument of the program, where each device has a first row of its own.
+
+    Attributes
+    ----------
+    begins
+        The first row on each device, shape (N,); the row `end` if it evaluates none.
+    end, needs_evaluation, may_stop_early, atol
+        As in `Rows`.
+    """
+
+    begins: Int[Any, " N"]
     end: Int[Any, ""]
     needs_evaluation: Bool[Any, ""]
     may_stop_early: Bool[Any, ""]
@@ -121,7 +124,7 @@ def advance_lanes(
     mesh: Mesh | None,
     parameters: Any,
     inputs: PyTree,
-    rows: Rows,
+    request: Request,
     recorded: tuple[Float[Array, "R L D"], PyTree],
     state: PyTree,
 ) -> tuple[PyTree, tuple, Int[Array, " N"], Bool[Array, " N"], Float[Array, " L"]]:
@@ -135,7 +138,7 @@ def advance_lanes(
         Common to all lanes.
     inputs
         Inputs of each lane, leading axis L.
-    rows
+    request
         Rows to evaluate.
     recorded
         Positions and outputs recorded so far, leading axes (R, L).
@@ -154,11 +157,11 @@ def advance_lanes(
         Distance of each lane from the old path in the last row, shape (L,).
     """
 
-    def on_each_device(parameters: Any, rows: Rows, inputs: PyTree, state: PyTree, old: tuple) -> tuple:
-        rows = rows._replace(begin=rows.begin[0])
+    def on_each_device(parameters: Any, request: Request, inputs: PyTree, state: PyTree, old: tuple) -> tuple:
+        begin = request.begins[0]
 
         def one(inputs: PyTree, state: PyTree, row: Array) -> tuple[PyTree, Vector, PyTree]:
-            return dynamics.step(parameters, inputs, state, row, rows.needs_evaluation & (row == rows.begin))
+            return dynamics.step(parameters, inputs, state, row, request.needs_evaluation & (row == begin))
 
         lanes = _one_lane(one) if old[0].shape[1] == 1 else jax.vmap(one, (0, 0, None), axis_name=LANES)
 
@@ -167,20 +170,20 @@ def advance_lanes(
             state, *new_row = lanes(inputs, state, row)
             # The old row is read before it is overwritten: otherwise the whole path would be copied at every row.
             old_row, recorded = jax.lax.optimization_barrier((entry(recorded, row), recorded))
-            distance, met = dynamics.met(parameters, rows.atol, tuple(new_row), old_row)
+            distance, met = dynamics.met(parameters, request.atol, tuple(new_row), old_row)
             recorded = write(recorded, tuple(new_row), row.astype(int))
-            return row + 1, state, recorded, rows.may_stop_early & met.all(), distance
+            return row + 1, state, recorded, request.may_stop_early & met.all(), distance
 
         def unfinished(carry: tuple) -> Array:
-            return (carry[0] < rows.end) & ~carry[3]
+            return (carry[0] < request.end) & ~carry[3]
 
-        begin = (rows.begin, state, old, jnp.asarray(False), jnp.zeros_like(old[0][0, :, 0]))
-        row, state, recorded, left, distance = jax.lax.while_loop(unfinished, advance, begin)
+        first = (begin, state, old, jnp.asarray(False), jnp.zeros_like(old[0][0, :, 0]))
+        row, state, recorded, left, distance = jax.lax.while_loop(unfinished, advance, first)
         return state, recorded, row[None], left[None], distance
 
-    specs = (WHOLE, Rows(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE), SPLIT, SPLIT, SPLIT_SECOND)
+    specs = (WHOLE, Request(SPLIT, WHOLE, WHOLE, WHOLE, WHOLE), SPLIT, SPLIT, SPLIT_SECOND)
     spread = Collectives(mesh).spread(on_each_device, specs, (SPLIT, SPLIT_SECOND, SPLIT, SPLIT, SPLIT))
-    return spread(parameters, rows, inputs, state, recorded)
+    return spread(parameters, request, inputs, state, recorded)
 
 
 def _one_lane(step: Any) -> Any:
@@ -262,6 +265,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
     ) -> None:
         self.dynamics, self.num_lanes, self.mesh, self.records = dynamics, num_lanes, mesh, records
         self.dtype = np.dtype(records[0].dtype)
+        self._key = (dynamics, mesh, num_lanes)
         self._share(num_threads or (default_num_threads(num_lanes) if mesh is None else 1))
         self.num_rows = num_rows_kept(records, self._padded, max_rows)
         self._recorded = [self._empty_records() for _ in range(self.num_threads)]
@@ -284,7 +288,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
     @property
     def seconds_to_compile(self) -> float:
         """Seconds of the first call of an equal program in this process; NaN before that call."""
-        return _first_calls.get((self.dynamics, self.mesh, self.num_lanes), np.nan)
+        return _first_calls.get(self._key, np.nan) if self._is_new else self._seconds_to_compile
 
     @property
     def rows_per_call(self) -> int:
@@ -293,21 +297,26 @@ class LaneProgram[Dynamics: LaneDynamics]:
             return PERIOD
         return max(PERIOD, int(min(SECONDS_PER_CALL / self.seconds_per_row, self.num_rows)) // PERIOD * PERIOD)
 
-    def advance(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> AdvanceResult:
-        """Evaluate some rows of all lanes; `rows.begin` may have shape (L,), equal within a device or thread."""
+    def advance(
+        self,
+        parameters: Any,
+        inputs: PyTree,
+        state: PyTree,
+        rows: Rows,
+        running: Bool[np.ndarray, " L"] | bool = True,
+    ) -> AdvanceResult:
+        """Evaluate some rows of the lanes that are `running`, which all lanes of a device or thread are, or none."""
         started = time.perf_counter()
         if self.num_threads > 1 and self._executable is None:
-            self._prepare(parameters, inputs, state, rows)
-        request = self._request(rows)
+            self._prepare(parameters, inputs, state, self._request(rows, running))
+        request = self._request(rows, running)
         inputs, state = jax.tree.map(self._with_idle_lanes, (inputs, state))
         evaluate = self._on_devices if self.num_threads == 1 else self._in_threads
         state, ends, stopped_early, distance = evaluate(parameters, inputs, request, state)
-        seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begin).max())
+        seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begins).max())
         if self._is_new:
             self._is_new = False
-            _first_calls.setdefault(
-                (self.dynamics, self.mesh, self.num_lanes), float(broadcast_from_first(self.mesh, seconds))
-            )
+            self._seconds_to_compile = _first_call(self._key, float(broadcast_from_first(self.mesh, seconds)))
         elif num_rows >= max(PERIOD, self._most_timed // 2):
             # In short calls, the fixed cost of a call dominates.
             self._most_timed = max(num_rows, self._most_timed)
@@ -317,12 +326,12 @@ class LaneProgram[Dynamics: LaneDynamics]:
             lambda leaf: np.array(leaf[: self.num_lanes]), AdvanceResult(state, ends, stopped_early, distance)
         )
 
-    def _prepare(self, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows) -> None:
+    def _prepare(self, parameters: Any, inputs: PyTree, state: PyTree, request: Request) -> None:
         """Compile the program of a thread; or switch to one thread if it calls back to Python.
 
         Python code may not be thread-safe.
         """
-        *arguments, lane_state = self._part(0, parameters, inputs, self._request(rows), state)
+        *arguments, lane_state = self._part(0, parameters, inputs, request, state)
         traced = advance_lanes.traced(self.dynamics, None, *arguments, self._recorded[0], lane_state)
         if "callback" in str(traced.jaxpr):
             self._share(1)
@@ -330,18 +339,18 @@ class LaneProgram[Dynamics: LaneDynamics]:
         else:
             self._executable = traced.lower().compile()
 
-    def _request(self, rows: Rows) -> Rows:
-        """The rows as arguments of the program, with one first row per device or thread."""
-        begins = self._with_idle_lanes(np.broadcast_to(np.asarray(rows.begin, np.int32), (self.num_lanes,)))
-        return Rows(
-            begins[:: self._lanes_of_part],
+    def _request(self, rows: Rows, running: Bool[np.ndarray, " L"] | bool) -> Request:
+        """The rows as an argument of the program, with one first row per device or thread."""
+        begins = np.broadcast_to(np.where(running, rows.begin, rows.end).astype(np.int32), (self.num_lanes,))
+        return Request(
+            self._with_idle_lanes(begins)[:: self._lanes_of_part],
             np.int32(rows.end),
             np.bool_(rows.needs_evaluation),
             np.bool_(rows.may_stop_early),
             self.dtype.type(rows.atol),
         )
 
-    def _on_devices(self, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> Any:
+    def _on_devices(self, parameters: Any, inputs: PyTree, request: Request, state: PyTree) -> Any:
         (recorded,) = self._recorded
         state, recorded, *outcome = advance_lanes(
             self.dynamics, self.mesh, parameters, inputs, request, recorded, state
@@ -349,7 +358,7 @@ class LaneProgram[Dynamics: LaneDynamics]:
         self._recorded = [recorded]
         return jax.device_get(replicated(self.mesh, (state, *outcome)))
 
-    def _in_threads(self, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> Any:
+    def _in_threads(self, parameters: Any, inputs: PyTree, request: Request, state: PyTree) -> Any:
         is_double = jax.config.jax_enable_x64  # may be set in the caller's thread only
 
         def evaluate_part(number: int) -> Any:
@@ -362,11 +371,11 @@ class LaneProgram[Dynamics: LaneDynamics]:
         self._recorded = list(recorded)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
-    def _part(self, number: int, parameters: Any, inputs: PyTree, request: Rows, state: PyTree) -> tuple[Any, ...]:
+    def _part(self, number: int, parameters: Any, inputs: PyTree, request: Request, state: PyTree) -> tuple[Any, ...]:
         """Arguments of the program in one thread, except the records."""
         lanes = slice(number * self._lanes_of_part, (number + 1) * self._lanes_of_part)
         inputs, state = jax.tree.map(lambda leaf: leaf[lanes], (inputs, state))
-        return parameters, inputs, request._replace(begin=request.begin[number : number + 1]), state
+        return parameters, inputs, request._replace(begins=request.begins[number : number + 1]), state
 
     def recorded(self, begin: int, end: int) -> tuple[Float[np.ndarray, "n L D"], Any]:
         """Positions and outputs of some rows, on the host."""

@@ -64,7 +64,11 @@ class Segment(NamedTuple):
 
     @property
     def evals_per_step(self) -> float:
-        """Evaluations of the kernel per step; infinite for a segment without exact steps."""
+        """Evaluations of the kernel per step of the segment; infinite for a segment without exact steps.
+
+        Steps of the last segment may lie beyond the last one asked for. They count as steps here; the `evals_per_step`
+        of a `Solution` divides by the steps asked for.
+        """
         num_steps = len(self.path) * self.num_steps
         return self.num_evaluations / num_steps if num_steps else math.inf
 
@@ -107,13 +111,12 @@ def advance_in_chunks(
     program: LaneProgram, parameters: Any, inputs: PyTree, state: PyTree, rows: Rows
 ) -> AdvanceResult:
     """Evaluate rows of all lanes, without restoring states, in calls short enough for progress and interrupts."""
-    running, start = np.ones(program.num_lanes, bool), int(rows.begin)
+    running, start = np.ones(program.num_lanes, bool), rows.begin
     ends, distance = np.full(program.num_lanes, start), np.zeros(program.num_lanes)
     while running.any() and start < rows.end:
-        stop = min(int(rows.end), start + program.rows_per_call)
+        stop = min(rows.end, start + program.rows_per_call)
         # Devices that have left get no more rows.
-        request = rows._replace(begin=np.where(running, start, stop), end=stop)
-        result = program.advance(parameters, inputs, state, request)
+        result = program.advance(parameters, inputs, state, rows._replace(begin=start, end=stop), running)
         state = result.state
         ends, distance = (
             np.where(running, new, old)

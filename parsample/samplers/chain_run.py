@@ -6,7 +6,6 @@ shows how soon lanes meet and how long a row takes, which is one step of every l
 
 import math
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,10 +111,17 @@ def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array)
 
 
 class SolutionBuilder:
-    """Collects outputs and certificate of a chain, segment by segment."""
+    """Collects outputs and certificate of a chain, segment by segment.
 
-    def __init__(self, num_steps: int) -> None:
-        self.num_steps, self.exact_prefix, self.num_sweeps, self.num_evaluations = num_steps, 0, 0, 0
+    Attributes
+    ----------
+    run
+        The chain after the segments added so far: the next one starts there.
+    """
+
+    def __init__(self, num_steps: int, run: Run) -> None:
+        self.run, self.num_steps = run, num_steps
+        self.exact_prefix, self.num_sweeps, self.num_evaluations = 0, 0, 0
         self.outputs: PyTree = None
         self.status, self.defect, self.block_defects = Status.CONVERGED, 0.0, np.zeros((0, 1))
         self.defect_history: list[float] = []
@@ -136,9 +142,19 @@ class SolutionBuilder:
             self.exact_prefix, self.num_sweeps = end, self.num_sweeps + segment.num_sweeps
             self.defect_history += [float(row.max()) for row in segment.block_defects]
             self.block_defects = self.block_defects if len(self.block_defects) else segment.block_defects
+        self.run = self.run.after(segment)
+
+    @property
+    def num_left(self) -> int:
+        """Number of steps left; 0 if the last segment went beyond the end of the chain."""
+        return max(self.num_steps - self.run.num_steps_done, 0)
 
     def solution(self, state_kinds: Kinds, output_kinds: Kinds) -> Solution:
-        """The solution with outputs, final state and certificate."""
+        """The solution with outputs, final state and certificate.
+
+        `evals_per_step` divides all evaluations by the steps asked for. Steps beyond the last one are evaluations, but
+        do not count as steps, which they do in `Segment.evals_per_step`.
+        """
         dtype = self.last_segment.path.dtype
         is_complete = self.status in (Status.CONVERGED, Status.SEQUENTIAL)
         outputs = as_keys(jax.device_put(self.outputs), output_kinds)
@@ -163,42 +179,40 @@ def evaluate_chain(
 ) -> Solution:
     """Evaluate the chain in blocks; with `may_end_blocks`, step by step as soon as that is expected to be faster."""
     chain = Chain.of(dynamics, state, rng_key, num_steps, mesh)
-    builder = SolutionBuilder(num_steps)
-    for segment in _segments(chain, may_end_blocks):
-        builder.add(segment)
+    program, single_lane = chain.program(default_num_lanes()), chain.program(1)
+    builder = SolutionBuilder(num_steps, chain.run(program))
+    if may_end_blocks:
+        _add_timed_steps(builder, single_lane, chain)
+    # Each process times the single lane by itself, so all processes use the times of the first.
+    times = np.array([single_lane.seconds_to_compile, single_lane.seconds_per_row])
+    compile_seconds, seconds_per_step = (float(value) for value in broadcast_from_first(mesh, times))
+    if not may_end_blocks or _may_pay(program, compile_seconds, builder.num_left * seconds_per_step):
+        try:
+            _add_blocks(builder, program, seconds_per_step if may_end_blocks else math.inf)
+        except NotImplementedError as error:
+            warn_user(f"{WITHOUT_BATCHING} ({error}).", ParallelStallWarning)
+    _add_steps(builder, single_lane, chain, builder.num_left)
     return builder.solution(chain.lanes.state_kinds, chain.lanes.output_kinds)
 
 
-def _segments(chain: Chain, may_end_blocks: bool) -> Iterator[Segment]:
-    """Segments of the chain: in blocks while these meet and are expected to be faster, else step by step."""
-    program, single_lane = chain.program(default_num_lanes()), chain.program(1)
-    run = chain.run(program)
-    if may_end_blocks:
-        run = yield from _timed_steps(single_lane, chain, run)
-    # Each process times the single lane by itself, so all processes use the times of the first.
-    times = np.array([single_lane.seconds_to_compile, single_lane.seconds_per_row])
-    compile_seconds, seconds_per_step = (float(value) for value in broadcast_from_first(chain.mesh, times))
-    sequential_seconds = (chain.num_steps - run.num_steps_done) * seconds_per_step
-    if not may_end_blocks or _may_pay(program, compile_seconds, sequential_seconds):
-        try:
-            for segment in _blocks(program, chain, run, seconds_per_step if may_end_blocks else math.inf):
-                yield segment
-                run = run.after(segment)
-        except NotImplementedError as error:
-            warn_user(f"{WITHOUT_BATCHING} ({error}).", ParallelStallWarning)
-    yield from _steps(single_lane, chain, run, chain.num_steps)
-
-
-def _timed_steps(single_lane: LaneProgram, chain: Chain, run: Run) -> Generator[Segment, None, Run]:
-    """Segments of the first steps, taken one by one to measure the time per step; returns the run after them."""
+def _add_timed_steps(builder: SolutionBuilder, single_lane: LaneProgram, chain: Chain) -> None:
+    """Add the first steps, taken one by one to measure the time per step."""
     # The first call compiles.
-    run = yield from _steps(single_lane, chain, run, PERIOD)
+    _add_steps(builder, single_lane, chain, PERIOD)
     begin = time.perf_counter()
-    run = yield from _steps(single_lane, chain, run, PERIOD)
+    _add_steps(builder, single_lane, chain, PERIOD)
     elapsed = broadcast_from_first(chain.mesh, np.float64(time.perf_counter() - begin))
     if elapsed < MAX_TIMING_SECONDS:
-        run = yield from _steps(single_lane, chain, run, NUM_TIMED_STEPS)
-    return run
+        _add_steps(builder, single_lane, chain, NUM_TIMED_STEPS)
+
+
+def _add_steps(builder: SolutionBuilder, single_lane: LaneProgram, chain: Chain, num_steps: int) -> None:
+    """Add the next `num_steps` steps one by one, in segments of at most as many rows as the program records."""
+    end = min(builder.run.num_steps_done + num_steps, chain.num_steps)
+    inputs = chain.run(single_lane).inputs
+    while builder.run.num_steps_done < end:
+        num_rows = min(end - builder.run.num_steps_done, single_lane.num_rows)
+        builder.add(step_by_step(single_lane, builder.run._replace(inputs=inputs), num_rows))
 
 
 def _may_pay(program: LaneProgram, compile_seconds: float, sequential_seconds: float) -> bool:
@@ -239,27 +253,25 @@ class Budget:
         return cls(max_rows, math.inf)
 
 
-def _blocks(program: LaneProgram, chain: Chain, run: Run, seconds_per_step: float) -> Iterator[Segment]:
-    """Segments in blocks, until the chain ends, blocks stall, or single steps of `seconds_per_step` are faster."""
+def _add_blocks(builder: SolutionBuilder, program: LaneProgram, seconds_per_step: float) -> None:
+    """Add blocks, until the chain ends, blocks stall, or single steps of `seconds_per_step` are faster."""
     atol, is_noise_known = MEETING_DISTANCE[str(program.dtype)], False
-    guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), run.states)
-    num_left = chain.num_steps - run.num_steps_done
-    block_size = min(FIRST_BLOCK, _block_size(program, num_left))
-    budget = Budget.of_first_segment(program.num_lanes, block_size, num_left, seconds_per_step)
-    while run.num_steps_done < chain.num_steps:
+    guesses = jax.tree.map(lambda leaf: np.repeat(leaf, program.num_lanes, axis=0), builder.run.states)
+    block_size = min(FIRST_BLOCK, _block_size(program, builder.num_left))
+    budget = Budget.of_first_segment(program.num_lanes, block_size, builder.num_left, seconds_per_step)
+    while builder.num_left:
         segment, guesses = evaluate_segment(
-            program, run, guesses, block_size, atol, budget.max_rows, budget.max_seconds
+            program, builder.run, guesses, block_size, atol, budget.max_rows, budget.max_seconds
         )
-        yield segment
-        run = run.after(segment)
+        builder.add(segment)
         if segment.status is Status.STALLED:
-            larger_atol = None if is_noise_known else _larger_tolerance(program, run, guesses, atol, budget)
+            larger_atol = None if is_noise_known else _larger_tolerance(program, builder.run, guesses, atol, budget)
             if larger_atol is None:
                 # Blocks do not meet in time, and a larger tolerance would not help.
                 return
             atol, is_noise_known = larger_atol, True
             continue
-        num_left = max(chain.num_steps - run.num_steps_done, 0)
+        num_left = builder.num_left
         block_size = _block_size(program, num_left)
         if _seconds_left(program, segment, block_size, num_left) > num_left * seconds_per_step:
             # Blocks meet, but single steps are expected to be faster.
@@ -294,21 +306,6 @@ def _seconds_left(program: LaneProgram, segment: Segment, block_size: int, num_l
     rows_to_meet = segment.num_evaluations / program.num_lanes - segment.block_size
     num_segments = math.ceil(num_left / (block_size * program.num_lanes))
     return num_segments * (block_size + rows_to_meet) * program.seconds_per_row
-
-
-def _steps(single_lane: LaneProgram, chain: Chain, run: Run, num_steps: int) -> Generator[Segment, None, Run]:
-    """The next `num_steps` steps one by one, in segments of at most as many rows as the program records.
-
-    Returns the run after them.
-    """
-    end = min(run.num_steps_done + num_steps, chain.num_steps)
-    inputs = chain.run(single_lane).inputs
-    while run.num_steps_done < end:
-        num_rows = min(end - run.num_steps_done, single_lane.num_rows)
-        segment = step_by_step(single_lane, run._replace(inputs=inputs), num_rows)
-        yield segment
-        run = run.after(segment)
-    return run
 
 
 def _warn_of_little_gain(program: LaneProgram, seconds_per_step: float) -> None:

@@ -30,7 +30,8 @@ class Solution(NamedTuple):
     num_iters
         Sweeps run.
     evals_per_step
-        Evaluations of f per step of the chain, each tangent counted as one; at least 1.
+        Evaluations of f divided by the steps of the chain, each tangent counted as one; at least 1. Evaluations in
+        blocks that go beyond the last step are included.
     defect_history
         Largest defect between blocks after each sweep, NaN beyond `num_iters`.
     merit_history

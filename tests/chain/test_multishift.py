@@ -81,7 +81,7 @@ def test_a_step_from_exact_draws_leaves_the_target_as_it_is(name):
     assert (after != np.asarray(starts)).mean() > 0.3
 
 
-@pytest.mark.parametrize("name", ["walk", "hmc", "mala"])
+@pytest.mark.parametrize("name", ["walk", "hmc", slow("mala")])
 @pytest.mark.parametrize("x64", [True, False])
 def test_paths_with_common_keys_become_equal_and_stay_equal(name, x64):
     with jax.enable_x64(x64):
@@ -102,12 +102,14 @@ def test_paths_with_common_keys_become_equal_and_stay_equal(name, x64):
     assert met[1:].max() > 0
 
 
-def test_blackjax_loop_and_the_drop_in_run_the_same_chain():
+@pytest.mark.parametrize(
+    "method", [slow("sequential"), parsample.DEER(60, parsample.Zero())], ids=["sequential", "zero"]
+)
+def test_blackjax_loop_and_the_drop_in_run_the_same_chain(method):
     hmc = algorithms()["hmc"]
     key, start = jax.random.key(2), jnp.ones(2)
     kwargs = {"initial_position": start, "transform": lambda state, info: (state.position, info.is_moved)}
     _, (expected, moved) = blackjax.util.run_inference_algorithm(key, hmc, 600, **kwargs)
-    for method in ("sequential", parsample.DEER(60, parsample.Zero())):
-        _, (found, _) = parsample.run_inference_algorithm(key, hmc, 600, method=method, **kwargs)
-        np.testing.assert_allclose(found, expected, atol=1e-9)
+    _, (found, _) = parsample.run_inference_algorithm(key, hmc, 600, method=method, **kwargs)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
     assert 0.1 < moved.mean() < 0.25  # one step in four makes a move, and most are accepted

@@ -13,6 +13,7 @@ import pytest
 import xarray
 from chains import gaussian, gaussian_start
 from mapped import lies_in_a_file, linux_only, mapped
+from marks import slow
 
 from parsample import Status, __version__
 from parsample.draws.datatree import named_leaves, save
@@ -99,8 +100,15 @@ def mixed(position: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {**constrain(position), "positive": position["x"] > 0, "rounded": jnp.round(position["y"]).astype(int)}
 
 
-@pytest.mark.parametrize(("name", "engine"), [("draws.nc", "h5netcdf"), ("draws.zarr", "zarr")])
-@pytest.mark.parametrize("function", [None, mixed])
+@pytest.mark.parametrize(
+    ("name", "engine", "function"),
+    [
+        ("draws.nc", "h5netcdf", mixed),
+        ("draws.zarr", "zarr", None),
+        slow("draws.nc", "h5netcdf", None),
+        slow("draws.zarr", "zarr", mixed),
+    ],
+)
 def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, engine, function):
     tree = result().to_arviz(constrain=function)
     save(tree, tmp_path / name)
@@ -119,7 +127,7 @@ def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, en
 
 
 @linux_only
-@pytest.mark.parametrize("name", ["draws.nc", "draws.zarr"])
+@pytest.mark.parametrize("name", ["draws.nc", slow("draws.zarr")])
 def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
     monkeypatch.setattr("parsample.draws.store.MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", 8000)

@@ -108,6 +108,7 @@ def expected(num_runs: int) -> np.ndarray:
     return np.concatenate(paths)
 
 
+@pytest.mark.slow
 def test_explicit_blocks_give_blackjax_own_chain_in_every_process():
     result = assert_same_in_all(found("explicit blocks"))
     assert result["status"] == Status.CONVERGED

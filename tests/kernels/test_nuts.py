@@ -118,6 +118,10 @@ def test_float32_stays_float32(float32):
     assert np.isfinite(states.position).all()
 
 
+# Compiled once: the number of leapfrog steps is an argument.
+STEP = jax.jit(NUTS().step, static_argnums=5)
+
+
 @pytest.mark.parametrize(("num_integration_steps", "num_leapfrogs"), [(1, 1), (8, 7), (64, 63)])
 def test_trees_have_at_most_the_leapfrog_steps_of_the_parameters(num_integration_steps, num_leapfrogs):
     parameters = KernelParameters(
@@ -129,7 +133,5 @@ def test_trees_have_at_most_the_leapfrog_steps_of_the_parameters(num_integration
     )
     state = jax.tree.map(lambda leaf: leaf[0], begun(funnel))
     key_data, zero = jax.random.key_data(KEYS[0]), jnp.int32(0)
-    _, found = jax.jit(NUTS().step, static_argnums=5)(
-        key_data, state, zero, zero, jnp.asarray(False), funnel, parameters
-    )
+    _, found = STEP(key_data, state, zero, zero, jnp.asarray(False), funnel, parameters)
     assert int(found.n_steps) == num_leapfrogs

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from parsample.lanes.meeting import MeetingTimes
+from parsample.lanes.meeting import MAX_TOLERANCE, NOISE_MARGIN, MeetingTimes
 
 
 def meeting(times: np.ndarray, num_steps: int = 500) -> MeetingTimes:
@@ -35,6 +35,18 @@ def test_pairs_that_were_not_watched_long_enough_are_not_taken_for_met():
     censored = np.where(times > 300, np.inf, times)
     assert meeting(censored, 300).slowest(64) == pytest.approx(meeting(times, 5000).slowest(64), rel=0.3)
     assert math.isinf(meeting(np.where(times > 100, np.inf, times), 100).slowest(64))
+
+
+@pytest.mark.parametrize(("share", "is_tolerated"), [(0.01, True), (0.99, True), (1.01, False), (20.0, False)])
+def test_rounding_is_tolerated_up_to_a_small_part_of_a_standard_deviation(share, is_tolerated):
+    distance = share * MAX_TOLERANCE / NOISE_MARGIN
+    found = MeetingTimes(np.full(4, np.inf), np.full((40, 4), distance))
+    assert found.tolerance(1e-5) == (NOISE_MARGIN * distance if is_tolerated else 1e-5)
+
+
+def test_pairs_that_still_approach_are_not_kept_apart_by_rounding():
+    distances = np.exp(-0.25 * np.arange(40))[:, None] * np.ones((1, 4))
+    assert MeetingTimes(np.full(4, np.inf), distances).tolerance(1e-10) == 1e-10
 
 
 def test_contraction_is_the_slope_of_the_log_distance():

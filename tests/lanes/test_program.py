@@ -1,5 +1,8 @@
 """The compiled program: CPU threads share its lanes without changing the results."""
 
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,10 +12,38 @@ import pytest
 from chains import gaussian, gaussian_start
 
 from parsample import Status, check_sampler, sample
-from parsample.lanes.program import MIN_LANES_PER_THREAD, default_num_threads
+from parsample.lanes.dynamics import LaneDynamics
+from parsample.lanes.program import (
+    MAX_FIRST_CALLS,
+    MIN_LANES_PER_THREAD,
+    LaneProgram,
+    Rows,
+    _first_call,
+    default_num_threads,
+)
 
 KEY = jax.random.key(0)
 SIZES: dict[str, Any] = {"num_samples": 1000, "num_chains": 2, "progress_bar": False}
+
+
+@dataclass(frozen=True)
+class Halving(LaneDynamics):
+    """Lanes of one coordinate, halved in every row and recorded."""
+
+    name: str
+
+    def step(self, parameters: Any, inputs: Any, state: jax.Array, row: Any, needs_evaluation: Any) -> tuple:
+        del parameters, inputs, row, needs_evaluation
+        return state / 2, state / 2, ()
+
+    def met(self, parameters: Any, atol: Any, new: tuple, old: tuple) -> tuple:
+        del parameters
+        distance = abs(new[0] - old[0]).max(-1)
+        return distance, distance <= atol
+
+
+def halving(name: str) -> LaneProgram:
+    return LaneProgram(Halving(name), 2, None, (jax.ShapeDtypeStruct((1,), float), ()))
 
 
 def with_threads(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -29,6 +60,17 @@ def test_threads_change_nothing_but_the_time(monkeypatch, method):
         assert (result.status, result.defect) == (results[0].status, 0)
         assert result.status in (Status.CONVERGED, Status.SEQUENTIAL)
         np.testing.assert_allclose(result.positions["x"], results[0].positions["x"], atol=1e-8)
+
+
+def test_each_thread_evaluates_rows_only_while_its_lanes_are_running(monkeypatch):
+    with_threads(monkeypatch, 2)
+    program, states, rows = halving("c"), np.ones((2, 1)), Rows(2, 5, False, False, 0.0)
+    everywhere = program.advance(None, np.zeros(2), states, rows)
+    assert (everywhere.ends.tolist(), everywhere.state.tolist()) == ([5, 5], [[0.125], [0.125]])
+    assert program.path(0, 6)[..., 0].tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0.25, 0.25], [0.125, 0.125], [0, 0]]
+    second = program.advance(None, np.zeros(2), 8 * states, rows, np.array([False, True]))
+    assert (second.ends.tolist(), second.state.tolist()) == ([5, 5], [[8], [1]])
+    assert program.path(2, 5)[..., 0].tolist() == [[0.5, 4], [0.25, 2], [0.125, 1]]
 
 
 def test_lanes_that_wait_for_another_thread_have_met(monkeypatch):
@@ -70,3 +112,31 @@ def test_there_are_no_more_threads_than_cores_or_than_lanes_keep_busy(monkeypatc
     assert [default_num_threads(number) for number in (1, 4, MIN_LANES_PER_THREAD, 64, 512)] == [1, 1, 1, 4, 6]
     with jax.disable_jit():
         assert default_num_threads(512) == 1
+
+
+def test_only_the_last_programs_are_remembered(monkeypatch):
+    remembered: OrderedDict = OrderedDict()
+    monkeypatch.setattr("parsample.lanes.program._first_calls", remembered)
+    density = Halving("a")
+    released = weakref.ref(density)
+    assert [_first_call((density, 2), seconds) for seconds in (3.0, 9.0)] == [3, 3]
+    del density
+    for number in range(MAX_FIRST_CALLS - 1):
+        _first_call((number, 2), 1.0)
+    assert released() is not None
+    _first_call((-1, 2), 1.0)
+    assert released() is None
+    assert len(remembered) == MAX_FIRST_CALLS
+
+
+def test_an_equal_program_knows_how_long_the_first_call_took():
+    states, rows = np.ones((2, 1)), Rows(0, 4, False, False, 0.0)
+    first, second = halving("b"), halving("b")
+    assert np.isnan([first.seconds_to_compile, second.seconds_to_compile]).all()
+    first.advance(None, np.zeros(2), states, rows)
+    seconds = first.seconds_to_compile
+    assert second.seconds_to_compile == seconds > 0
+    for number in range(MAX_FIRST_CALLS):
+        _first_call((number, 2), 1.0)
+    assert first.seconds_to_compile == seconds
+    assert np.isnan(halving("b").seconds_to_compile)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import affine, affine_step, delay_line, fade, isotropic, logistic_map, noise
+from marks import slow
 from refusals import refuses
 
 from parsample import lyapunov_exponent
@@ -59,14 +60,14 @@ def test_unadjusted_langevin_forgets_a_gaussian_at_its_slowest_rate(step_size):
     assert float(result.se) < 1e-6
 
 
-@pytest.mark.parametrize("step_size", [0.2, 1.4])
+@pytest.mark.parametrize("step_size", [slow(0.2), 1.4])
 def test_mala_forgets_when_it_accepts_and_remembers_when_it_rejects(step_size):
     growth, accepted = growth_and_acceptance(blackjax.mala(isotropic, step_size), jnp.ones(4), 200)
     assert 10 < accepted.sum() < 200
     np.testing.assert_allclose(growth, np.where(accepted, np.log(abs(1 - step_size)), 0.0), atol=1e-10)
 
 
-@pytest.mark.parametrize(("step_size", "num_integration_steps"), [(0.3, 4), (1.7, 2)])
+@pytest.mark.parametrize(("step_size", "num_integration_steps"), [slow(0.3, 4), (1.7, 2)])
 def test_hmc_grows_by_the_cosine_of_its_turn(step_size, num_integration_steps):
     algorithm = blackjax.hmc(isotropic, step_size, jnp.ones(4), num_integration_steps)
     growth, accepted = growth_and_acceptance(algorithm, jnp.ones(4), 200)
@@ -84,6 +85,7 @@ def test_hmc_of_several_frequencies_follows_the_slowest():
     np.testing.assert_allclose(growth[300:].mean(), np.log(np.abs(np.cos(turns)).max()), atol=1e-6)
 
 
+@pytest.mark.slow  # in the default run, tests/planning/test_check.py measures this exponent
 def test_random_walk_metropolis_never_forgets():
     algorithm = blackjax.normal_random_walk(isotropic, jnp.eye(2))
     growth, accepted = growth_and_acceptance(algorithm, jnp.ones(2), 100)

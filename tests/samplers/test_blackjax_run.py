@@ -92,7 +92,7 @@ def test_blocks_that_meet_raise_no_warning():
     assert_same(result, expected("mala", "gaussian"))
 
 
-@pytest.mark.parametrize("method", [Sequential(), DEER(128, Zero())], ids=["sequential", "zero"])
+@pytest.mark.parametrize("method", [slow(Sequential()), DEER(128, Zero())], ids=["sequential", "zero"])
 def test_an_initial_state_uses_the_key_as_blackjax_does(method):
     algorithm, start = build("mala", "gaussian")
     state = algorithm.init(start)
@@ -201,7 +201,7 @@ def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
 # Devices
 
 
-@pytest.mark.parametrize("method", [DEER(50, Zero()), "auto", Sequential()], ids=str)
+@pytest.mark.parametrize("method", [DEER(50, Zero()), "auto", slow(Sequential())], ids=str)
 def test_blackjax_own_chain_on_several_devices(method):
     algorithm = blackjax.mala(gaussian, 0.1)
     arguments = (KEY_ON_DEVICES, algorithm, 400)

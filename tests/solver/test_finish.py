@@ -19,7 +19,7 @@ DEVICES = jax.devices()
 
 
 @pytest.mark.parametrize("start", [0.2345, slow(0.77)])
-@pytest.mark.parametrize(("linearization", "block_size"), [(Dense(), 1), (Dense(), 16), (Zero(), 16)], ids=str)
+@pytest.mark.parametrize(("linearization", "block_size"), [(Dense(), 1), slow(Dense(), 16), (Zero(), 16)], ids=str)
 def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, start):
     chaos = logistic_map(600, start)
     with warns_here(ParallelStallWarning, match=r"blocks stopped meeting.*cost more than a sequential run"):
@@ -31,7 +31,9 @@ def test_chaos_stalls_and_is_finished_step_by_step(linearization, block_size, st
     assert float(solution.defect) == 0.0
 
 
-@pytest.mark.parametrize(("linearization", "num_tangents"), [(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("linearization", "num_tangents"), [slow(Zero(), 0), slow(Identity(), 0), (Dense(), 2)], ids=str
+)
 def test_a_stalled_solve_of_an_unpredictable_chain_is_still_the_rollout(linearization, num_tangents):
     # Neutral, not chaotic: differences neither shrink nor grow, so the path is well defined to rounding.
     def rotate(state: jax.Array, drive: jax.Array) -> jax.Array:
@@ -64,7 +66,7 @@ def test_a_chaotic_chain_is_finished_by_the_devices_in_turn(linearization, block
     "method",
     [
         slow(DEER(10, Zero())),
-        DEER(3, Dense()),
+        slow(DEER(3, Dense())),
         DEER(10, Zero(), stall_after=2),
     ],
     ids=str,

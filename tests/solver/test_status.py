@@ -80,7 +80,7 @@ def test_max_iters_warns_and_says_how_far_the_path_is_exact(chain, truth):
 
 
 @pytest.mark.parametrize(
-    ("linearization", "block_size"), [(Dense(), 1), slow(Identity(), 1), slow(Diagonal(), 8), (Zero(), 8)], ids=str
+    ("linearization", "block_size"), [(Dense(), 1), slow(Identity(), 1), slow(Diagonal(), 8), slow(Zero(), 8)], ids=str
 )
 def test_a_path_that_is_truly_nan_is_reported_not_repaired(linearization, block_size):
     def step(state: jax.Array, drive: tuple) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from chains import Recursion, contraction, delay_line
+from marks import slow
 from paths import T, assert_same_path
 
 from parsample import Dense, Diagonal, Identity, Status, Zero, deer, rollout
@@ -33,7 +34,7 @@ def test_one_block_costs_one_evaluation_and_its_tangents(chain, truth, lineariza
     assert_same_path(solution.states, truth, atol=1e-14)
 
 
-@pytest.mark.parametrize(("linearization", "tangents"), [(Identity(), 0), (Diagonal(2), 2), (Dense(), 3)], ids=str)
+@pytest.mark.parametrize(("linearization", "tangents"), [(Identity(), 0), slow(Diagonal(2), 2), (Dense(), 3)], ids=str)
 def test_every_sweep_counts_every_lane_and_tangent(chain, linearization, tangents):
     solution = deer(*chain, block_size=16, linearization=linearization)  # 4 blocks of 16 for 50 steps
     assert Status(int(solution.status)) is Status.CONVERGED
