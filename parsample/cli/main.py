@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--num-lanes", type=int, help=lanes_help)
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--x64", action="store_true", help="compute in float64")
+    _add_sampling_options(sampling)
+    return parser
+
+
+def _add_sampling_options(sampling: argparse.ArgumentParser) -> None:
+    """Options of ``parsample sample`` alone."""
     methods = ("auto", "deer", "sequential")
     sampling.add_argument("--method", choices=methods, help="default: the model's, or auto")
     sampling.add_argument(
@@ -130,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--plots", type=Path, metavar="DIR", help="write pictures to DIR")
     sampling.add_argument("--full-summary", action="store_true", help="compute ESS and R-hat for any number of draws")
     sampling.add_argument("--no-progress", action="store_true", help="no progress bar")
-    return parser
 
 
 def _sampler_settings(model: Model, options: argparse.Namespace) -> dict:

@@ -305,8 +305,8 @@ class RunningReductions:
     """
 
     def __init__(self, reduce: Reductions) -> None:
+        self._entries: dict[str, Reduction] = dict(reduce) if isinstance(reduce, Mapping) else {"": reduce}
         self._is_single = not isinstance(reduce, Mapping)
-        self._entries: dict[str, Reduction] = {"": reduce} if self._is_single else dict(reduce)  # type: ignore[dict-item, arg-type]
         self.values: dict[str, PyTree] = {}
 
     def add(self, draws: dict[str, np.ndarray]) -> None:
