@@ -61,6 +61,8 @@ def datatree(
     tree = xarray.DataTree()
     tree.attrs = {**attributes}
     for group, arrays in groups.items():
+        if not arrays:
+            continue
         # An array of draw numbers would take 8 bytes per draw.
         numbers = {} if group in WITHOUT_DRAWS or not arrays else {"draw": pandas.RangeIndex(_num_draws(arrays))}
         part = arviz.from_dict({group: dict(arrays)}, dims=labels, coords={**numbers, **(coords or {})})
@@ -79,6 +81,7 @@ def save(tree: xarray.DataTree, path: Path) -> None:
     xarray creates the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it.
     """
     path = cast(Path, checked_out(path, overwrite=True))
+    tree = tree.map_over_datasets(lambda group: group.drop_encoding())  # of the file that it was read from
     variables = _by_draw(tree)
     with replaced(path) as beside:
         num_draws = max((variable.sizes["draw"] for variable in variables.values()), default=0)
@@ -86,7 +89,8 @@ def save(tree: xarray.DataTree, path: Path) -> None:
         chunk = ceil_div(num_draws, ceil_div(max(num_bytes, 1), CHUNK_BYTES))
         length = chunk * CHUNKS_AT_ONCE
         _save_head(tree.isel(draw=slice(0, length)), beside, max(chunk, 1))
-        release(*(variable.data for variable in variables.values() if variable.ndim > 1))
+        # One draw is a view of all draws that are mapped from files.
+        release(*(variable.isel(draw=slice(0, 1)).to_numpy() for variable in variables.values() if variable.ndim > 1))
         if length < num_draws:
             with (_resized_zarr if path.suffix == ".zarr" else _resized_netcdf)(beside, variables) as file:
                 for first in range(length, num_draws, length):

@@ -29,12 +29,12 @@ def checked_out(out: str | Path | None, *, overwrite: bool) -> Path | None:
         return None
     path = Path(out)
     if path.suffix not in FILE_SUFFIXES:
-        raise ValueError(f"out={str(path)!r}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
+        raise ValueError(f"{path}: the name must end in one of {', '.join(FILE_SUFFIXES)}.")
     if path.suffix == ".zarr":
-        check_extra("zarr", "zarr", f"out={str(path)!r}")
+        check_extra("zarr", "zarr", str(path))
     if not path.parent.is_dir():
-        raise ValueError(f"out={str(path)!r}: there is no directory {path.parent}; create it first.")
-    check_writable(path.parent, "out")
+        raise ValueError(f"{path}: there is no directory {path.parent}; create it first.")
+    check_writable(path.parent, str(path))
     if path.exists() or path.is_symlink():
         _check_replaceable(path, overwrite)
     return path
@@ -74,7 +74,7 @@ def check_space(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if num_bytes > free:
         raise ValueError(
-            f"out={str(path)!r}: these draws take {num_bytes / 2**20:,.0f} MiB on the disk; "
+            f"{path}: these draws take {num_bytes / 2**20:,.0f} MiB on the disk; "
             f"{free / 2**20:,.0f} MiB are free. Keep fewer: thin=, keep=, or statistics=."
         )
 

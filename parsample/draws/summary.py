@@ -1,26 +1,25 @@
 """The table that the command line prints."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import arviz
 import numpy as np
 import pandas
+import xarray
 
-from parsample.draws.store import copied
-from parsample.internal.arithmetic import ceil_div
-
-if TYPE_CHECKING:
-    import xarray
+from parsample.draws.reductions import Moments, RunningReductions
+from parsample.draws.store import release
 
 # Values (draws times variables) that ArviZ's summary processes within about five seconds on one core.
 MAX_SUMMARY_VALUES = 5_000_000
 
-# Values whose squares are summed at once, in float64, which needs little memory beside the values themselves.
+# Values of a variable that are read at once; and about as many, evenly spaced, give its intervals.
 VALUES_AT_ONCE = 1_000_000
+VALUES_FOR_QUANTILES = 4_000_000
 
 
-def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
+def summary_table(tree: xarray.DataTree, *, full: bool = False) -> str:
     """Mean, sd, 89 % interval, ESS and R-hat of every variable.
 
     Beyond `MAX_SUMMARY_VALUES` values, ESS and R-hat are computed only if `full`.
@@ -29,24 +28,39 @@ def summary_table(tree: "xarray.DataTree", *, full: bool = False) -> str:
     num_values = sum(variable.size for variable in posterior.data_vars.values())
     if full or num_values <= MAX_SUMMARY_VALUES:
         return arviz.summary(tree).to_string()
-    rows = {name: _moments(copied(draws).ravel()) for name, draws in scalar_components(tree)}
+    rows = dict(_rows(posterior))
     table = pandas.DataFrame.from_dict(rows, orient="index").to_string(float_format=lambda value: f"{value:.3g}")
     return f"{table}\n({num_values:,} values: ESS and R-hat with --full-summary)"
 
 
-def _moments(values: np.ndarray) -> dict[str, float]:
-    """Mean, sd and 89 % interval; reorders `values` in place, which saves a second copy."""
-    mean = values.mean(dtype=np.float64)
-    pieces = np.array_split(values, ceil_div(values.size, VALUES_AT_ONCE))
-    variance = sum(np.square(piece - mean).sum() for piece in pieces) / values.size
-    low, high = np.quantile(values, [0.055, 0.945], overwrite_input=True)
-    return {"mean": mean, "sd": np.sqrt(variance), "eti89_lb": low, "eti89_ub": high}
+def _rows(posterior: xarray.Dataset) -> Iterator[tuple[str, dict[str, float]]]:
+    """Name, mean, sd and 89 % interval of every scalar component, from one pass over each variable by pieces."""
+    for name, variable in posterior.data_vars.items():
+        moments, thinned = RunningReductions(Moments()), []
+        num_draws, stride = variable.sizes["draw"], max(1, variable.size // VALUES_FOR_QUANTILES)
+        length = max(1, VALUES_AT_ONCE * num_draws // max(variable.size, 1))
+        for first in range(0, num_draws, length):
+            values = variable.isel(draw=slice(first, first + length)).to_numpy()
+            moments.add({"": values})
+            thinned.append(values[:, -first % stride :: stride].copy())
+            release(values)
+        found = moments.results()[""]
+        low, high = np.quantile(np.concatenate(thinned, axis=1), [0.055, 0.945], axis=(0, 1))
+        for label, index in _components(str(name), variable):
+            columns = {"mean": found["mean"], "sd": found["sd"], "eti89_lb": low, "eti89_ub": high}
+            yield label, {key: float(values[index]) for key, values in columns.items()}
 
 
-def scalar_components(tree: "xarray.DataTree") -> Iterator[tuple[str, np.ndarray]]:
-    """Scalar components of the posterior with their names, each of shape (chain, draw)."""
+def _components(name: str, variable: xarray.DataArray) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Label and index of every scalar component."""
+    for index in np.ndindex(variable.shape[2:]):
+        labels = [str(variable[dim].values[at]) for dim, at in zip(variable.dims[2:], index, strict=True)]
+        yield (f"{name}[{', '.join(labels)}]" if labels else name), index
+
+
+def scalar_components(tree: xarray.DataTree, stride: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+    """Scalar components of the posterior with their names, each of shape (chain, draw), of every `stride`-th draw."""
     for name, variable in tree["posterior"].data_vars.items():
-        values = variable.to_numpy()
-        for index in np.ndindex(values.shape[2:]):
-            labels = [str(variable[dim].values[at]) for dim, at in zip(variable.dims[2:], index, strict=True)]
-            yield (f"{name}[{', '.join(labels)}]" if labels else str(name)), values[(..., *index)]
+        values = variable.isel(draw=slice(None, None, stride)).to_numpy()
+        for label, index in _components(str(name), variable):
+            yield label, values[(..., *index)]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from parsample.draws.mapping import map_draws
+from parsample.draws.mapping import DrawFunction, map_draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,8 @@ class Model:
         """The log density of a position, given the data."""
         return self.logdensity(position, *self.data_arguments)
 
-    def log_likelihoods(self, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
-        """Log likelihood of each observation for all draws, by name, with leading axes (chain, draw).
+    def log_likelihood_of(self, one_draw: PyTree) -> DrawFunction:
+        """The log likelihood of each observation as a function of draws like this one.
 
         Raises
         ------
@@ -150,8 +150,18 @@ class Model:
             raise ValueError(
                 f"model {self.name} has no log_likelihood: pass log_likelihood(position) to parsample.Model."
             )
-        data = self.data_arguments
-        return map_draws(self.log_likelihood, positions, data=data, scratch_dir=scratch_dir, name="log_likelihood")
+        return DrawFunction(self.log_likelihood, one_draw, data=self.data_arguments, name="log_likelihood")
+
+    def log_likelihoods(self, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
+        """Log likelihood of each observation for all draws, by name, with leading axes (chain, draw).
+
+        Raises
+        ------
+        ValueError
+            If the model has no `log_likelihood`.
+        """
+        one_draw = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), positions)
+        return self.log_likelihood_of(one_draw)(positions, scratch_dir=scratch_dir)
 
     def predictions(self, rng_key: Array, positions: PyTree, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
         """Replicated observations for all draws, by name, with leading axes (chain, draw).

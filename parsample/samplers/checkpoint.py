@@ -120,6 +120,7 @@ class Beginning:
             "reduces": kept.reduce is not None,
             "stop_at": None if kept.stop_at is None else kept.stop_at.as_dict(),
             "starts_per_chain": start.per_chain,
+            "log_likelihood": kept.log_likelihood is not None,
         }
         key_data = np.asarray(as_words(checked_key(rng_key)))
         return cls(arguments, identity(model, kept), key_data, start.adaptation)

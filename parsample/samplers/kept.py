@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from parsample.draws.layout import Layout
+from parsample.draws.mapping import DrawFunction
 from parsample.draws.outputs import check_space
 from parsample.draws.reductions import Reductions, RunningReductions, checked_reductions
 from parsample.draws.store import MAX_BYTES_IN_MEMORY, checked_scratch_dir
@@ -45,6 +46,8 @@ class Kept:
         When to stop early; None: never.
     warmup
         Whether the warm-up of the chains is kept.
+    log_likelihood
+        Maps positions to the log likelihood of each observation, which is kept in a store; None: it is not kept.
     """
 
     layout: Layout
@@ -56,6 +59,7 @@ class Kept:
     scratch_dir: Path | None = None
     stop_at: StopAt | None = None
     warmup: bool = False
+    log_likelihood: DrawFunction | None = None
 
     @classmethod
     def of(  # noqa: PLR0913
@@ -71,6 +75,7 @@ class Kept:
         scratch_dir: str | Path | None = None,
         stop_at: StopAt | None = None,
         keep_warmup: bool = False,
+        log_likelihood: bool = False,
     ) -> "Kept":
         """Validate these arguments of `sample` for a model, with a checked position of one chain."""
         directory = out.parent if out is not None and scratch_dir is None else scratch_dir
@@ -84,6 +89,7 @@ class Kept:
             checked_scratch_dir(directory),
             stop_at,
             checked_flag("keep_warmup", keep_warmup),
+            model.log_likelihood_of(position) if checked_flag("log_likelihood", log_likelihood) else None,
         )
         if kept.reduce is not None:
             RunningReductions(kept.reduce).add(kept.invented_variables(1))
@@ -93,6 +99,11 @@ class Kept:
             raise ValueError(
                 "keep_warmup=True keeps the warm-up beside positions in memory: leave out keep=, reduce= "
                 "and a zarr directory as out=."
+            )
+        if log_likelihood and not kept.in_store:
+            raise ValueError(
+                "log_likelihood=True is for draws in a store (out= a zarr directory); of draws in memory, "
+                "to_arviz(log_likelihood=True) computes it."
             )
         return kept
 
@@ -113,8 +124,11 @@ class Kept:
 
     def invented_variables(self, num_chains: int) -> dict[str, np.ndarray]:
         """Two invented draws of each chain: variables by name."""
-        example = self.variables.example
-        return {name: np.zeros((num_chains, 2, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
+        return _invented(self.variables.function, num_chains)
+
+    def invented_log_likelihood(self, num_chains: int) -> dict[str, np.ndarray]:
+        """Two invented draws of each chain: log likelihoods by name, if they are kept."""
+        return {} if self.log_likelihood is None else _invented(self.log_likelihood, num_chains)
 
     def invented_statistics(self, num_chains: int) -> dict[str, np.ndarray]:
         """Two invented draws of each chain: statistics by name."""
@@ -128,11 +142,16 @@ class Kept:
             return
         num_draws = num_chains * num_samples
         statistics = sum(values.itemsize for values in self.invented_statistics(1).values())
-        needed = num_draws * (self.variables.bytes_per_draw + statistics)
+        likelihoods = sum(values[0, 0].nbytes for values in self.invented_log_likelihood(1).values())
+        needed = num_draws * (self.variables.bytes_per_draw + statistics + likelihoods)
         positions = num_draws * self.layout.dimension * np.dtype(self.layout.dtype).itemsize
         if not self.in_store and positions > MAX_BYTES_IN_MEMORY:
             needed += positions + num_draws * statistics  # scratch files, while the file is written
         check_space(self.out, needed)
+
+
+def _invented(function: DrawFunction, num_chains: int) -> dict[str, np.ndarray]:
+    return {name: np.zeros((num_chains, 2, *leaf.shape), leaf.dtype) for name, leaf in function.example.items()}
 
 
 def _checked_statistics(statistics: Sequence[str] | None, kernel: Kernel) -> tuple[str, ...]:

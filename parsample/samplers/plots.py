@@ -56,12 +56,12 @@ def save_plots(drawn: Mapping[str, Figure], directory: Path) -> list[Path]:
 
 def plot_draws(plot: Callable, tree: "xarray.DataTree") -> Figure:
     """Figure of the thinned draws of the first variables; `plot` is an ArviZ function such as ``arviz.plot_rank``."""
-    series = dict(islice(scalar_components(tree), MAX_VARIABLES_SHOWN))
-    stride = max(1, next(iter(series.values())).shape[1] // MAX_DRAWS_SHOWN)
-    thinned = {name: copied(draws[:, ::stride]) for name, draws in series.items()}
+    stride = max(1, tree["posterior"].sizes["draw"] // MAX_DRAWS_SHOWN)
+    series = islice(scalar_components(tree, stride), MAX_VARIABLES_SHOWN)
+    thinned = {name: copied(draws) for name, draws in series}
     numbers = stride * np.arange(next(iter(thinned.values())).shape[1])
     shown = arviz.from_dict({"posterior": thinned}, coords={"draw": numbers})
-    size = (12.8, 1.9 * ceil_div(len(series), 2) + 0.4)
+    size = (12.8, 1.9 * ceil_div(len(thinned), 2) + 0.4)
     collection = plot(shown, backend="matplotlib", col_wrap=2, figure_kwargs={"figsize": size, "layout": "constrained"})
     figure = collection.viz["figure"].item()
     pyplot.close(figure)  # pyplot would keep it open, and warn after 20 figures

@@ -79,8 +79,12 @@ class Recorder:
             return {}
         if self._kept.statistics:
             statistics[STEP_SIZE] = np.full((len(path), num_new), self._step_size)
+        likelihoods = {}
+        if self._kept.log_likelihood is not None:
+            likelihoods = self._kept.log_likelihood(self._kept.layout.unravel(self._positions(path[:, chosen])))
         return {
             **{f"posterior/{name}": values for name, values in draws.items()},
+            **{f"log_likelihood/{name}": values for name, values in likelihoods.items()},
             **{f"sample_stats/{name}": values for name, values in statistics.items()},
         }
 

@@ -181,6 +181,7 @@ def _kept(
         statistics=arguments["statistics"],
         reduce=reduce,
         out=path,
+        log_likelihood=arguments["log_likelihood"],
         stop_at=None if stop_at is None else StopAt(**stop_at),
     )
 

@@ -83,6 +83,7 @@ def opened(
         groups: dict[str, Any] = {
             "posterior": kept.invented_variables(settings.num_chains),
             "sample_stats": kept.invented_statistics(settings.num_chains),
+            "log_likelihood": kept.invented_log_likelihood(settings.num_chains),
             "observed_data": model.observed_data,
             "constant_data": model.constant_data,
         }

@@ -49,6 +49,7 @@ def sample(  # noqa: PLR0913
     adaptation: Adaptation | None = None,
     starts_per_chain: bool = False,
     keep_warmup: bool = False,
+    log_likelihood: bool = False,
 ) -> SampleResult:
     """Draw samples from a log density.
 
@@ -123,6 +124,9 @@ def sample(  # noqa: PLR0913
     keep_warmup
         Whether the warm-up of the lanes that become chains is kept, for the groups warmup_posterior and
         warmup_sample_stats of `SampleResult.to_arviz`.
+    log_likelihood
+        Whether a store also holds the log likelihood of each observation, for `arviz.loo`; draws in memory need it not,
+        because `SampleResult.to_arviz` computes it.
 
     Returns
     -------
@@ -186,6 +190,7 @@ def sample(  # noqa: PLR0913
         scratch_dir=scratch_dir,
         stop_at=stop_at,
         keep_warmup=keep_warmup,
+        log_likelihood=log_likelihood,
     )
     kept.check_space(settings.num_chains, settings.num_samples)
     beginning = Beginning.of_run(rng_key, model, settings, kept, start, num_lanes) if kept.in_store else None
