@@ -44,6 +44,25 @@ def broadcast_from_first(mesh: Mesh | None, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, map(_from_host, received_values, leaves))
 
 
+def on_first[Result](mesh: Mesh | None, function: Callable[[], Result]) -> Result | None:
+    """Call a function in the first process only; if it fails there, all processes raise.
+
+    Returns its result in the first process, None in others.
+    """
+    result, error = None, None
+    if is_first(mesh):
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    has_failed = bool(broadcast_from_first(mesh, np.bool_(error is not None)))
+    if error is not None:
+        raise error
+    if has_failed:
+        raise RuntimeError("the first process could not go on; its error says why.")
+    return result
+
+
 @partial(jax.jit, static_argnums=0)
 def _first_row(mesh: Mesh, rows: UInt8[Array, "N B"]) -> UInt8[Array, "1 B"]:
     collectives = Collectives(mesh)

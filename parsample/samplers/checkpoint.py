@@ -157,7 +157,7 @@ def read(content: bytes | None, mesh: Any) -> tuple[dict[str, Any], dict[str, np
     return from_bytes(np.asarray(shared).tobytes())
 
 
-def moment(beginning: Beginning, prepared: Prepared, driver: Driver, recorder: Recorder, *, stopped: bool) -> bytes:
+def moment(beginning: Beginning, prepared: Prepared, driver: Driver, recorder: Recorder) -> bytes:
     """The checkpoint of a run at the end of a segment."""
     record, adapted = prepared.adaptation.as_record()
     report, reported = ({}, {}) if prepared.report is None else prepared.report.as_record()
@@ -174,8 +174,6 @@ def moment(beginning: Beginning, prepared: Prepared, driver: Driver, recorder: R
         "num_draws": recorder.num_draws,
         "num_diverging": recorder.num_diverging,
         "seconds": prepared.clock.with_lap("sampling"),
-        "stopped": stopped,
-        "next_size": None if recorder.rule is None else recorder.rule.next_size,
         "has_tail": recorder.tail is not None,
         "has_reductions": recorder.reductions is not None and bool(recorder.reductions.values),
     }
@@ -225,8 +223,6 @@ def restore_records(header: dict[str, Any], arrays: dict[str, np.ndarray], recor
         like = RunningReductions(kept.reduce)
         like.add(kept.invented_variables(1))
         recorder.reductions.values = unpacked("reductions", arrays, like.values)
-    if recorder.rule is not None and header["next_size"] is not None:
-        recorder.rule.next_size = header["next_size"]
     if header["has_tail"]:
         path, outputs = unpacked("tail", arrays, (0, Statistics(*[0] * len(Statistics._fields))))
         recorder.tail = path, outputs

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from parsample.internal.arithmetic import round_up
-from parsample.lanes.program import MAX_ROWS, PERIOD
+from parsample.lanes.program import PERIOD
 from parsample.lanes.segments import Segment, evaluate_segment, step_by_step
 from parsample.samplers.prepare import Prepared, single_step_program
 from parsample.samplers.progress_bar import Progress
@@ -62,4 +62,4 @@ class Driver:
                 self._single_steps = single_step_program(program, settings)
             program = self._single_steps
         num_left = round_up(settings.num_steps - self.run.num_steps_done, PERIOD)
-        return step_by_step(program, self.run, min(program.num_rows, MAX_ROWS, num_left))
+        return step_by_step(program, self.run, min(program.num_rows, self.schedule.max_steps, num_left))

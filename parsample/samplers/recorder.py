@@ -61,32 +61,41 @@ class Recorder:
 
     def add_steps(self, first: int, path: Float[np.ndarray, "K n D"], outputs: Statistics) -> dict[str, np.ndarray]:
         """Add steps that were evaluated, of which `first` is the first; returns the same as `add`."""
+        thin = self._settings.thin
         num_steps = max(0, min(path.shape[1], self._settings.num_steps - first))
+        # Step t, counted from 0, is kept if t + 1 is a multiple of `thin`.
+        chosen = slice((-first - 1) % thin, num_steps, thin)
+        num_new = len(range(num_steps)[chosen])
+        draws = self._variables(path[:, chosen]) if num_new and self._needs_variables else {}
+        if self.rule is not None and draws:
+            num_new = self.rule.add(draws)
+            if self.rule.is_met:
+                num_steps = max(0, (self.num_draws + num_new) * thin - first)
+                chosen = slice(chosen.start, num_steps, thin)
+                draws = {name: values[:, :num_new] for name, values in draws.items()}
         if num_steps < path.shape[1]:
             self.tail = path[:, num_steps:], Statistics(*(values[:, num_steps:] for values in outputs))
         self.num_diverging += int(outputs.diverging[:, :num_steps].sum())
-        thin = self._settings.thin
-        # Step t, counted from 0, is kept if t + 1 is a multiple of `thin`.
-        chosen = slice((-first - 1) % thin, num_steps, thin)
+        if self.reductions is not None and num_steps:
+            self.reductions.add(draws if thin == 1 else self._variables(path[:, :num_steps]))
         statistics = {name: getattr(outputs, name)[:, chosen] for name in self._kept.statistics}
-        num_new = len(range(num_steps)[chosen])
-        draws = self._variables(path, chosen, num_steps)
         if self.memory is not None and num_new:
             kept = {POSITION: self._positions(path[:, chosen])} if self._kept.keeps_positions else draws
             self.memory.put(self.num_draws, {**kept, **statistics})
         self.num_draws += num_new
-        if not self._kept.in_store:
-            return {}
-        if self._kept.statistics:
-            statistics[STEP_SIZE] = np.full((len(path), num_new), self._step_size)
-        likelihoods = {}
+        return self._for_store(path[:, chosen], draws, statistics) if self._kept.in_store and num_new else {}
+
+    def _for_store(
+        self, path: Float[np.ndarray, "K n D"], draws: dict[str, np.ndarray], statistics: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Kept draws as ``group/variable`` arrays."""
+        likelihoods: dict[str, np.ndarray] = {}
         if self._kept.log_likelihood is not None:
-            likelihoods = self._kept.log_likelihood(self._kept.layout.unravel(self._positions(path[:, chosen])))
-        return {
-            **{f"posterior/{name}": values for name, values in draws.items()},
-            **{f"log_likelihood/{name}": values for name, values in likelihoods.items()},
-            **{f"sample_stats/{name}": values for name, values in statistics.items()},
-        }
+            likelihoods = self._kept.log_likelihood(self._kept.layout.unravel(self._positions(path)))
+        if statistics:
+            statistics = {**statistics, STEP_SIZE: np.full(path.shape[:2], self._step_size)}
+        groups = {"posterior": draws, "log_likelihood": likelihoods, "sample_stats": statistics}
+        return {f"{group}/{name}": values for group, found in groups.items() for name, values in found.items()}
 
     def add_tail(self, num_steps_done: int) -> dict[str, np.ndarray]:
         """Add steps that were evaluated beyond the last draw, if the run is longer now; returns the same as `add`."""
@@ -95,21 +104,12 @@ class Recorder:
         (path, outputs), self.tail = self.tail, None
         return self.add_steps(num_steps_done - path.shape[1], path, outputs)
 
-    def _variables(self, path: Float[np.ndarray, "K n D"], chosen: slice, num_steps: int) -> dict[str, np.ndarray]:
-        """Variables of the chosen steps, if they are kept; those of all steps are added to the summaries."""
-        function, unravel = self._kept.variables.function, self._kept.layout.unravel
-        draws: dict[str, np.ndarray] = {}
-        if self._kept.keeps_positions and self.reductions is None and self.rule is None:
-            return draws
-        if self.reductions is not None and num_steps:
-            every = function(unravel(self._positions(path[:, :num_steps])))
-            self.reductions.add(every)
-            draws = {name: values[:, chosen] for name, values in every.items()}
-        else:
-            draws = function(unravel(self._positions(path[:, chosen])))
-        if self.rule is not None:
-            self.rule.add(draws)
-        return draws
+    @property
+    def _needs_variables(self) -> bool:
+        return not self._kept.keeps_positions or self.reductions is not None or self.rule is not None
+
+    def _variables(self, path: Float[np.ndarray, "K n D"]) -> dict[str, np.ndarray]:
+        return self._kept.variables.function(self._kept.layout.unravel(self._positions(path)))
 
     def _positions(self, path: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, "K n D"]:
         return self._coordinates.position(path)
@@ -122,7 +122,7 @@ class Recorder:
     @property
     def is_met(self) -> bool:
         """Whether the run may stop early."""
-        return self.rule is not None and self.rule.is_met()
+        return self.rule is not None and self.rule.is_met
 
     def warmup(self, history: tuple[np.ndarray, Statistics] | None) -> dict[str, Any] | None:
         """Recorded positions and statistics of the warm-up, leading axes (chain, draw)."""

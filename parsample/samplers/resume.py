@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from parsample.draws.outputs import check_extra, is_own_zarr
 from parsample.draws.reductions import Reductions
 from parsample.draws.run_store import RunStore, checkpoint_of
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import is_first
+from parsample.internal.processes import broadcast_from_first, is_first, on_first
 from parsample.internal.validation import checked_count, checked_logdensity_shape
 from parsample.models.model import Model, as_model
 from parsample.models.variables import Keep
@@ -98,9 +99,7 @@ def resume(  # noqa: PLR0913
     """
     path, mesh = Path(store), mesh_of(devices)
     check_extra("zarr", "zarr", f"resume({str(path)!r})")
-    if is_first(mesh) and not is_own_zarr(path):
-        raise ValueError(f"{path} is not the zarr directory of a run, by sample(out=...).")
-    opened = RunStore(path) if is_first(mesh) else None
+    opened = on_first(mesh, lambda: _opened(path))
     try:
         header, arrays = read(checkpoint_of(path) if is_first(mesh) else None, mesh)
         beginning = Beginning.of(header, arrays)
@@ -124,6 +123,12 @@ def resume(  # noqa: PLR0913
             opened.close()
 
 
+def _opened(path: Path) -> RunStore:
+    if not is_own_zarr(path):
+        raise ValueError(f"{path} is not the zarr directory of a run, by sample(out=...).")
+    return RunStore(path)
+
+
 def _arguments(
     path: Path, beginning: Beginning, header: dict[str, Any], num_samples: int | None, stop_at: StopAt | None
 ) -> dict[str, Any]:
@@ -136,8 +141,6 @@ def _arguments(
             arguments |= {"num_samples": num_samples, "stop_at": None}
     if stop_at is not None:
         arguments["stop_at"] = stop_at.as_dict()
-    elif header.get("stopped", False) and arguments["stop_at"] is not None:
-        arguments["num_samples"] = header["num_draws"]
     return arguments
 
 
@@ -199,8 +202,14 @@ def _continued(
     settings = prepared.settings
     recorder = Recorder(kept, settings, prepared.adaptation.parameters)
     restore_records(header, arrays, recorder, kept)
-    if recorder.rule is not None and running.store is not None:
-        recorder.rule.add(running.store.draws("posterior"))
+    if recorder.rule is not None and recorder.num_draws:
+        shapes = kept.invented_variables(settings.num_chains)
+        empty = {
+            name: np.zeros((len(like), recorder.num_draws, *like.shape[2:]), like.dtype)
+            for name, like in shapes.items()
+        }
+        found = empty if running.store is None else running.store.draws("posterior")
+        recorder.rule.add(broadcast_from_first(settings.mesh, {name: np.asarray(found[name]) for name in empty}))
     shown = progress_bar and is_first(settings.mesh)
     with Progress(settings.num_chains * settings.num_samples, shown) as progress:
         progress.add(settings.num_chains * recorder.num_draws)

@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Array
 
 from parsample.draws.run_store import RunStore, checkpoint_of
-from parsample.internal.processes import is_first
+from parsample.internal.processes import is_first, on_first
 from parsample.internal.records import from_bytes
 from parsample.models.model import Model
 from parsample.samplers.certificate import from_arrays
@@ -40,31 +41,39 @@ class RunningStore:
     beginning: Beginning
     store: RunStore | None
 
-    def write(
-        self, draws: dict[str, np.ndarray], prepared: Prepared, driver: Driver, recorder: Recorder, *, stopped: bool
-    ) -> None:
+    def close(self) -> None:
+        """Let other processes write to the store."""
+        if self.store is not None:
+            self.store.close()
+
+    def write(self, draws: dict[str, np.ndarray], prepared: Prepared, driver: Driver, recorder: Recorder) -> None:
         """Write the draws of a segment, the certificate of all draws, and the checkpoint."""
-        if self.store is None:
-            return
-        num_new = recorder.num_draws - self.store.num_draws
-        is_complete = stopped or recorder.num_draws >= prepared.settings.num_samples
+        settings = prepared.settings
+        is_complete = recorder.is_met or recorder.num_draws >= settings.num_samples
         attributes = {
             **attributes_of(
                 recorder.segments,
                 prepared.report,
                 prepared.adaptation,
-                prepared.settings.as_dict(prepared.program.dtype),
+                settings.as_dict(prepared.program.dtype),
                 prepared.clock.with_lap("sampling"),
             ),
             "complete": int(is_complete),
         }
-        checkpoint = moment(self.beginning, prepared, driver, recorder, stopped=stopped)
+        checkpoint = moment(self.beginning, prepared, driver, recorder)
+        on_first(settings.mesh, lambda: self._append(draws, recorder.num_draws, attributes, checkpoint))
+
+    def _append(
+        self, draws: dict[str, np.ndarray], num_draws: int, attributes: dict[str, Any], checkpoint: bytes
+    ) -> None:
+        """Write to the store, in the first process."""
+        store = cast(RunStore, self.store)
         try:
-            self.store.append(draws, num_new, attributes, checkpoint)
+            store.append(draws, num_draws - store.num_draws, attributes, checkpoint)
         except OSError as error:
             raise OSError(
-                f"{self.store.path}: {error.strerror or error}. The {self.store.num_draws} draws per chain that were "
-                "finished before are in it: make room, and go on by parsample.resume (--resume)."
+                f"{store.path}: {error.strerror or error}. The {store.num_draws} draws per chain that were finished "
+                "before are in it: make room, and go on by parsample.resume (--resume)."
             ) from error
 
 
@@ -76,33 +85,31 @@ def opened(
     if beginning is None or kept.out is None:
         yield None
         return
-    running = RunningStore(beginning, None)
-    if is_first(settings.mesh):
-        from parsample.draws.datatree import datatree  # noqa: PLC0415 - ArviZ takes a second to import
-
-        groups: dict[str, Any] = {
-            "posterior": kept.invented_variables(settings.num_chains),
-            "sample_stats": kept.invented_statistics(settings.num_chains),
-            "log_likelihood": kept.invented_log_likelihood(settings.num_chains),
-            "observed_data": model.observed_data,
-            "constant_data": model.constant_data,
-        }
-        attributes = {**attributes_of([], None, None, settings.as_dict(kept.layout.dtype), {}), "complete": 0}
-        arrays = {
-            group: {name: np.asarray(values) for name, values in found.items()}
-            for group, found in groups.items()
-            if found
-        }
-        with warnings.catch_warnings():
-            # ArviZ suspects two draws of many chains to be the wrong way round.
-            warnings.filterwarnings("ignore", "Found chain dimension to be longer")
-            tree = datatree(arrays, attributes, kept.variables.dims, kept.variables.coords)
-        running.store = RunStore.create(kept.out, tree, beginning.to_bytes())
+    running = RunningStore(beginning, on_first(settings.mesh, lambda: _created(beginning, model, settings, kept)))
     try:
         yield running
     finally:
-        if running.store is not None:
-            running.store.close()
+        running.close()
+
+
+def _created(beginning: Beginning, model: Model, settings: SamplerSettings, kept: Kept) -> RunStore:
+    """A new store, with names and labels of two invented draws."""
+    from parsample.draws.datatree import datatree  # noqa: PLC0415 - ArviZ takes a second to import
+
+    groups: dict[str, Any] = {
+        "posterior": kept.invented_variables(settings.num_chains),
+        "sample_stats": kept.invented_statistics(settings.num_chains),
+        "log_likelihood": kept.invented_log_likelihood(settings.num_chains),
+        "observed_data": model.observed_data,
+        "constant_data": model.constant_data,
+    }
+    arrays = {group: {name: np.asarray(values) for name, values in found.items()} for group, found in groups.items()}
+    attributes = {**attributes_of([], None, None, settings.as_dict(kept.layout.dtype), {}), "complete": 0}
+    with warnings.catch_warnings():
+        # ArviZ suspects two draws of many chains to be the wrong way round.
+        warnings.filterwarnings("ignore", "Found chain dimension to be longer")
+        tree = datatree(arrays, attributes, kept.variables.dims, kept.variables.coords)
+    return RunStore.create(cast(Path, kept.out), tree, beginning.to_bytes())
 
 
 def begin(
@@ -128,17 +135,16 @@ def finish(
     prepared: Prepared, recorder: Recorder, model: Model, kept: Kept, store: RunningStore | None, progress: Progress
 ) -> SampleResult:
     """Run all segments that are left; returns the result of the whole run."""
-    driver, interrupted, stopped = Driver(prepared, progress), False, False
+    driver, interrupted = Driver(prepared, progress), False
     try:
-        draws = recorder.add_tail(driver.num_steps_done)
+        draws = {} if recorder.is_met else recorder.add_tail(driver.num_steps_done)
         if store is not None and recorder.segments:
-            store.write(draws, prepared, driver, recorder, stopped=False)
-        while driver.num_steps_done < prepared.settings.num_steps and not stopped:
+            store.write(draws, prepared, driver, recorder)
+        while driver.num_steps_done < prepared.settings.num_steps and not recorder.is_met:
             segment, before = driver.next_segment(), recorder.num_draws
             draws = recorder.add(segment)
-            stopped = recorder.is_met
             if store is not None:
-                store.write(draws, prepared, driver, recorder, stopped=stopped)
+                store.write(draws, prepared, driver, recorder)
             progress.note(f"{segment.num_sweeps} sweeps, defect {segment.defect:.1e}")
             progress.add(prepared.settings.num_chains * (recorder.num_draws - before))
     except KeyboardInterrupt:
@@ -148,7 +154,7 @@ def finish(
         if store is not None and store.store is not None:
             _as_on_disk(store.store, recorder)
     prepared.clock.lap("sampling")
-    result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=stopped)
+    result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=recorder.is_met)
     warn_of(result.status, f" (largest defect {result.defect:.2g})")
     if kept.out is not None and not kept.in_store and is_first(prepared.settings.mesh):
         result.save(kept.out)

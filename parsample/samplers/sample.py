@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from parsample.draws.outputs import checked_out
 from parsample.draws.reductions import Reductions
+from parsample.internal.processes import on_first
 from parsample.internal.validation import checked_flag
 from parsample.models.model import Model, as_model
 from parsample.models.variables import Keep
@@ -179,6 +180,8 @@ def sample(  # noqa: PLR0913
         thin=thin,
         adaptation=adaptation,
     )
+    path = None if out is None else Path(out)
+    on_first(settings.mesh, lambda: checked_out(path, overwrite=overwrite))
     kept = Kept.of(
         model,
         start.positions(model, settings.num_chains)[0],
@@ -186,13 +189,13 @@ def sample(  # noqa: PLR0913
         keep=keep,
         statistics=statistics,
         reduce=reduce,
-        out=checked_out(out, overwrite=overwrite),
+        out=path,
         scratch_dir=scratch_dir,
         stop_at=stop_at,
         keep_warmup=keep_warmup,
         log_likelihood=log_likelihood,
     )
-    kept.check_space(settings.num_chains, settings.num_samples)
+    on_first(settings.mesh, lambda: kept.check_space(settings.num_chains, settings.num_samples))
     beginning = Beginning.of_run(rng_key, model, settings, kept, start, num_lanes) if kept.in_store else None
     with opened(beginning, model, settings, kept) as store:
         return begin(rng_key, model, settings, kept, start, store, progress_bar=progress_bar)

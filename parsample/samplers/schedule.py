@@ -4,10 +4,19 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from parsample.lanes.program import PERIOD, LaneProgram
+import numpy as np
+
+from parsample.internal.arithmetic import round_up
+from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram
 from parsample.planning.plan import MAX_COST_RATIO, block_size_of, make_plan
 from parsample.planning.report import Report
 from parsample.samplers.settings import SamplerSettings
+
+# Target duration of a segment in seconds, at most: what an interrupt or a crash may cost.
+MAX_SEGMENT_SECONDS = 60
+
+# Blocks are not shortened for that below this multiple of the steps until the slowest lane meets.
+MIN_BLOCKS_PER_MEETING = 8
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,15 @@ class Schedule:
         Whether the next segment is evaluated in blocks.
     block_size
         Steps per block.
+    max_steps
+        Steps of a segment that is evaluated step by step.
     max_rows
         Rows of all lanes after which a segment is given up, and all that follows is evaluated step by step.
     """
 
     in_blocks: bool
     block_size: int
+    max_steps: int
     max_rows: float
 
     @classmethod
@@ -35,12 +47,16 @@ class Schedule:
         """The schedule of `num_steps` steps, or of all; `report` is that of the check, if there was one."""
         num_blocks, max_rows = settings.num_blocks, math.inf
         num_steps = settings.num_steps if num_steps is None else num_steps
-        block_size = block_size_of(max(num_steps, 1), num_blocks, program.num_rows, PERIOD)
+        max_steps = _max_steps(settings, program)
+        # Blocks that are short compared to the steps until they meet would cost more than they save.
+        slowest = 0.0 if report is None else report.meeting.slowest(settings.num_lanes)
+        max_size = max(max_steps, round_up(int(min(MIN_BLOCKS_PER_MEETING * slowest, MAX_ROWS)), PERIOD))
+        block_size = block_size_of(max(num_steps, 1), num_blocks, min(program.num_rows, max_size), PERIOD)
         if settings.method == "auto" and report is not None:
             share = max(report.measured.single_step_cost, 1 / num_blocks)
             max_rows = MAX_COST_RATIO * share * num_blocks * block_size
         in_blocks = settings.method == "deer" or (report is not None and report.parallelizable)
-        return cls(in_blocks and num_blocks > 1, block_size, max_rows)
+        return cls(in_blocks and num_blocks > 1, block_size, max_steps, max_rows)
 
     def extended(
         self, settings: SamplerSettings, program: LaneProgram, report: Report | None, num_steps_done: int
@@ -56,3 +72,11 @@ class Schedule:
             report = dataclasses.replace(report, plan=plan)
         new = Schedule.of(settings, program, report, num_left)
         return dataclasses.replace(new, in_blocks=False) if was_given_up else new
+
+
+def _max_steps(settings: SamplerSettings, program: LaneProgram) -> int:
+    """Steps of a segment, so few that it does not take long, if the draws do not depend on where segments end."""
+    is_exact = settings.exact_meeting or not settings.kernel.uses_gradient
+    if not is_exact or not math.isfinite(program.seconds_per_row):
+        return MAX_ROWS
+    return int(np.clip(MAX_SEGMENT_SECONDS / program.seconds_per_row // PERIOD * PERIOD, PERIOD, MAX_ROWS))

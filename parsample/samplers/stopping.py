@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 
-# The criterion is computed anew once there are this many times as many draws as when it was computed last, so that it
-# takes a small share of the time of the run.
-GROWTH = 1.2
-
-# Fewer draws per chain than this do not give reliable estimates.
-MIN_DRAWS = 100
+# Numbers of draws per chain at which the criterion is computed: the first of them, below which estimates are not
+# reliable, and the factor from one to the next, so that all of them take a small share of the time of the run.
+MIN_DRAWS, GROWTH = 100, 1.2
 
 
 @dataclass(frozen=True)
 class StopAt:
     """A run stops once the draws of chosen variables are worth enough, as ``sample(stop_at=...)``.
 
-    It is decided at ends of segments only, by the draws themselves, so that key and settings reproduce the run.
+    It is decided by the draws alone, at fixed numbers of draws (100, 120, 144, ... per chain), so that key and settings
+    reproduce the run.
 
     Attributes
     ----------
@@ -81,42 +79,37 @@ class StopRule:
 
     Attributes
     ----------
-    next_size
-        Number of draws per chain from which on the criterion is computed again.
+    is_met
+        Whether the run may stop.
     """
 
     def __init__(self, stop_at: StopAt) -> None:
-        self._stop_at, self.next_size = stop_at, MIN_DRAWS
+        self._stop_at, self._num_draws, self._next_size = stop_at, 0, MIN_DRAWS
         self._pieces: dict[str, list[np.ndarray]] = {}
+        self.is_met = False
 
-    def add(self, draws: dict[str, np.ndarray]) -> None:
-        """Add the next draws, variables by name with leading axes (chain, draw)."""
+    def add(self, draws: dict[str, np.ndarray]) -> int:
+        """Add the next draws, variables by name with leading axes (chain, draw); returns how many are needed."""
         names = draws if self._stop_at.variables is None else {*self._stop_at.variables, *(self._stop_at.mcse or {})}
         for name in names:
             self._pieces.setdefault(name, []).append(draws[name])
+        num_before, num_new = self._num_draws, next(iter(draws.values())).shape[1]
+        self._num_draws += num_new
+        while not self.is_met and self._next_size <= self._num_draws:
+            size, self._next_size = self._next_size, round(GROWTH * self._next_size)
+            if self._is_met_by(size):
+                self.is_met = True
+                return max(0, size - num_before)
+        return num_new
 
-    def is_met(self) -> bool:
-        """Whether the draws so far are worth enough; computed only if there are many more than the last time."""
-        num_draws = sum(piece.shape[1] for piece in next(iter(self._pieces.values()), []))
-        if num_draws < self.next_size:
-            return False
-        self.next_size = int(GROWTH * num_draws)
+    def _is_met_by(self, size: int) -> bool:
+        """Whether the first `size` draws are worth enough."""
+        import arviz  # noqa: PLC0415 - takes a second
+
         self._pieces = {name: [np.concatenate(pieces, axis=1)] for name, pieces in self._pieces.items()}
-        draws = {name: pieces[0].astype(float) for name, pieces in self._pieces.items()}
-        return self._has_ess(draws) and self._has_mcse(draws)
-
-    def _has_ess(self, draws: dict[str, np.ndarray]) -> bool:
-        import arviz  # noqa: PLC0415 - takes a second
-
-        if self._stop_at.ess is None:
-            return True
+        draws = {name: pieces[0][:, :size].astype(float) for name, pieces in self._pieces.items()}
+        ess, errors = self._stop_at.ess, self._stop_at.mcse or {}
         names = draws if self._stop_at.variables is None else self._stop_at.variables
-        return all(np.all(np.asarray(arviz.ess(draws[name], method="bulk")) >= self._stop_at.ess) for name in names)
-
-    def _has_mcse(self, draws: dict[str, np.ndarray]) -> bool:
-        import arviz  # noqa: PLC0415 - takes a second
-
-        errors = self._stop_at.mcse or {}
         return all(
             np.all(np.asarray(arviz.mcse(draws[name], method="mean")) <= error) for name, error in errors.items()
-        )
+        ) and (ess is None or all(np.all(np.asarray(arviz.ess(draws[name], method="bulk")) >= ess) for name in names))

@@ -32,7 +32,7 @@ def start() -> jax.Array:
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six segments or more in a run, in chunks that segments share."""
     monkeypatch.setattr("parsample.samplers.schedule.block_size_of", lambda *_: 32)
-    monkeypatch.setattr("parsample.samplers.driver.MAX_ROWS", 128)
+    monkeypatch.setattr("parsample.samplers.schedule._max_steps", lambda *_: 128)
     monkeypatch.setattr("parsample.draws.run_store.CHUNK_BYTES", 40_000)
 
 
