@@ -94,7 +94,9 @@ class Report:
         last, late = self.meeting.last_distances, late_meeting_cause(self.meeting, self.num_lanes)
         lle, lle_se = (math.nan, math.nan) if self.lle is None or self.lle_se is None else (self.lle, self.lle_se)
         exponent = "" if math.isnan(lle) else f"Lyapunov exponent {lle:+.3g} +- {lle_se:.1g} nats per step"
-        is_noise = lle + 2 * lle_se < 0 and (last < MAX_NOISE_DISTANCE).all() and last.dtype == np.float32
+        # Without an exponent, distances that stay small and shrink no further show the noise.
+        stays_close = lle + 2 * lle_se < 0 or self.meeting.tolerance(self.atol) > self.atol
+        is_noise = stays_close and (last < MAX_NOISE_DISTANCE).all() and last.dtype == np.float32
         if self.plan.is_parallel:
             diagnosis = "", ""
         elif not np.isfinite(self.meeting.distances).all():

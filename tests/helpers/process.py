@@ -6,6 +6,7 @@ Every process passes a different key; all must use the first one's.
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -98,6 +99,16 @@ def draws(method: Any) -> dict:
     return {"x": result.positions["x"], "lp": stats["lp"], "status": result.status, "defect": result.defect}
 
 
+def store() -> dict:
+    """Draws of a run in a store, which the first process writes, and in which it is extended."""
+    out = Path(sys.argv[4]).parent / "run.zarr"
+    arguments = (chains.gaussian, chains.gaussian_start())
+    parsample.sample(own_key(), *arguments, out=out, **{**SAMPLING, "num_samples": 512}, devices=jax.devices())
+    result = parsample.resume(out, *arguments, num_samples=1024, progress_bar=False, devices=jax.devices())
+    tree = result.to_arviz()
+    return {"x": tree["posterior"]["x"].to_numpy(), "lp": tree["sample_stats"]["lp"].to_numpy()}
+
+
 def reports() -> dict:
     """Reports of two checks, which would differ between processes that measured and decided independently."""
     algorithm = blackjax.mala(chains.gaussian, 0.1)
@@ -118,6 +129,7 @@ TASKS: dict[str, Callable[[], dict]] = {
     "auto": lambda: blackjax_chain("auto"),
     "lanes": lambda: blackjax_chain("deer"),
     "draws": lambda: draws("deer"),
+    "store": store,
     "reports": reports,
 }
 

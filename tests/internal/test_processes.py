@@ -21,7 +21,7 @@ from process import DEVICES_PER_PROCESS, NUM_PROCESSES, NUM_STEPS, SAMPLING, SEE
 import parsample
 from parsample import Status, rollout
 from parsample.internal.devices import mesh_of
-from parsample.internal.processes import broadcast_from_first, is_first, replicated
+from parsample.internal.processes import broadcast_from_first, is_first, on_first, replicated
 
 SECONDS = 300  # for one task on a busy machine
 
@@ -139,11 +139,29 @@ def test_draws_are_the_same_in_every_process():
     np.testing.assert_allclose(result["lp"], alone.sample_stats["lp"], atol=1e-8)
 
 
+@pytest.mark.slow
+def test_one_process_writes_the_store_that_all_extend():
+    result = assert_same_in_all(found("store"))
+    alone = parsample.sample(jax.random.key(SEED), gaussian, gaussian_start(), **SAMPLING, method="sequential")
+    np.testing.assert_allclose(result["x"], alone.positions["x"], atol=1e-8)
+    np.testing.assert_allclose(result["lp"], alone.sample_stats["lp"], atol=1e-8)
+
+
 @pytest.mark.exhaustive
 def test_reports_are_the_same_in_every_process():
     result = assert_same_in_all(found("reports"))
     assert (result["lle"] < 0).all()
     assert (result["seconds"] > 0).all()
+
+
+def test_what_fails_in_the_first_process_raises_there():
+    def fails() -> None:
+        raise OSError("full")
+
+    for mesh in (None, mesh_of(jax.devices()[:2])):
+        assert on_first(mesh, lambda: 3) == 3
+        with pytest.raises(OSError, match="full"):
+            on_first(mesh, fails)
 
 
 def test_one_process_is_left_alone():

@@ -54,3 +54,20 @@ def test_lanes_that_are_evaluated_one_after_another_are_named_as_the_cause():
     assert "takes all lanes at once" in found.remedy
     cheap = dataclasses.replace(found, measured=Measured(1e-3, 0.0, 0.25))
     assert "the slowest of 64 lanes is expected to take" in cheap.cause
+
+
+@pytest.mark.parametrize(("scale", "is_noise"), [(1e-6, True), (1.0, False)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_float32_noise_is_named_without_an_exponent(scale, is_noise, dtype):
+    rng = np.random.default_rng(0)
+    distances = (scale * rng.uniform(0.5, 1, (200, 8))).astype(dtype)
+    report = dataclasses.replace(results.report(parallel=False), meeting=MeetingTimes(np.full(8, np.inf), distances))
+    assert ("the noise of float32 gradients" in report.cause) == (is_noise and dtype == np.float32)
+
+
+def test_a_report_survives_its_record():
+    report = dataclasses.replace(results.report(parallel=True), lle=-0.1, lle_se=0.01, atol=1e-5)
+    header, arrays = report.as_record()
+    again = Report.from_record({"other": 1, **header}, arrays, report.adaptation)
+    assert str(again) == str(report)
+    np.testing.assert_array_equal(again.meeting.distances, report.meeting.distances)
