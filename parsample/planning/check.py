@@ -28,6 +28,7 @@ from parsample.internal.validation import checked_count, checked_key, checked_po
 from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times, stretch_of
 from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram, default_num_lanes
+from parsample.models.model import Model
 from parsample.planning.plan import Measured, block_size_of, make_plan
 from parsample.planning.report import Report
 from parsample.predictability.tangents import NUM_TANGENTS, exponent
@@ -54,7 +55,7 @@ _RECURSION_REMEDIES = "a recursion that forgets its initial state sooner, such a
 def check(
     rng_key: Array,
     inference_algorithm: "blackjax.base.SamplingAlgorithm | Callable",
-    initial_position: PyTree,
+    initial_position: PyTree = None,
     *,
     num_steps: int | None = None,
     inputs: PyTree = None,
@@ -67,7 +68,8 @@ def check(
     rng_key
         Key of the pilot. A chain with the same key uses other random numbers.
     inference_algorithm
-        A BlackJAX sampling algorithm, or a function ``step(state, input) -> state`` together with its `inputs`.
+        A BlackJAX sampling algorithm, or a function ``step(state, input) -> state`` together with its `inputs`. For a
+        log density or a `Model`, see `check_sampler`.
     initial_position
         Pytree of floating-point arrays, as for ``inference_algorithm.init``, or the initial state of the recursion.
     num_steps
@@ -109,6 +111,8 @@ def check(
     >>> parsample.check(jax.random.key(0), mala, jnp.zeros(2), num_steps=20_000).parallelizable
     True
     """
+    if isinstance(inference_algorithm, Model):
+        raise TypeError("check takes an algorithm or a recursion; check_sampler(rng_key, model) takes a Model.")
     mesh = mesh_of(devices)
     rng_key = checked_key(rng_key)
     dynamics: Dynamics

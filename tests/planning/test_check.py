@@ -13,7 +13,7 @@ from chains import contraction, isotropic, logistic_map, logistic_step
 from checks import KEY, WALK, examined
 from warned import warns_here
 
-from parsample import ParallelStallWarning, Report, as_recursion, check
+from parsample import Model, ParallelStallWarning, Report, as_recursion, check
 from parsample.lanes.meeting import MAX_TOLERANCE, NOISE_MARGIN
 
 
@@ -163,3 +163,9 @@ def test_inputs_are_those_of_a_recursion():
         check(KEY, logistic_step, jnp.zeros(1))
     with pytest.raises(TypeError, match="initial_state must be a pytree of floating-point arrays"):
         check(KEY, logistic_step, jnp.arange(1), inputs=jnp.arange(10))
+
+
+def test_a_model_is_sent_to_its_own_check():
+    model = Model(lambda x: -0.5 * x**2, 0.0)
+    with pytest.raises(TypeError, match=r"check_sampler\(rng_key, model\) takes a Model"):
+        check(jax.random.key(0), model)
