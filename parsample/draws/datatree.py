@@ -88,7 +88,7 @@ def save(tree: xarray.DataTree, path: Path) -> None:
         num_bytes = sum(variable.nbytes for variable in variables.values())
         chunk = ceil_div(num_draws, ceil_div(max(num_bytes, 1), CHUNK_BYTES))
         length = chunk * CHUNKS_AT_ONCE
-        _save_head(tree.isel(draw=slice(0, length)), beside, max(chunk, 1))
+        _save_head(tree.isel(draw=slice(0, length), missing_dims="ignore"), beside, max(chunk, 1))
         # One draw is a view of all draws that are mapped from files.
         release(*(variable.isel(draw=slice(0, 1)).to_numpy() for variable in variables.values() if variable.ndim > 1))
         if length < num_draws:

@@ -72,7 +72,7 @@ class RunStore:
             }
             for group in tree.children.values()
         }
-        empty = tree.isel(draw=slice(0, 0))
+        empty = tree.isel(draw=slice(0, 0), missing_dims="ignore")  # no variables, no draws
         empty.attrs = {**tree.attrs, "num_draws": 0, "checkpoint": _checkpoint_name(0, None)}
         # A store that a killed process left is replaced.
         with consolidating():
@@ -180,7 +180,7 @@ def checkpoint_of(path: Path) -> bytes:
     try:
         attributes = json.loads((path / ROOT_METADATA).read_text())["attributes"]
         return (path / attributes["checkpoint"]).read_bytes()
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the zarr directory of a run, by sample(out=...).") from error
 
 

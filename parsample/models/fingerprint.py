@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.extend
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -22,10 +23,11 @@ def fingerprint(model: Model, position: PyTree) -> str:
         return model.logdensity(*arguments)
 
     digest = hashlib.sha256()
-    traced = jax.make_jaxpr(logdensity)(position, *model.data_arguments)
+    data = jax.tree.map(jnp.asarray, model.data_arguments)  # as the program gets them, in the default precision
+    traced = jax.make_jaxpr(logdensity)(position, *data)
     # Addresses of functions differ from process to process.
     digest.update(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
-    for leaf in [*_constants(traced), *jax.tree.leaves(model.data_arguments)]:
+    for leaf in [*_constants(traced), *jax.tree.leaves(data)]:
         values = np.asarray(leaf)
         digest.update(f"{values.dtype}{values.shape}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())

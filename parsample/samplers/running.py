@@ -14,8 +14,7 @@ from parsample.draws.run_store import RunStore, checkpoint_of
 from parsample.internal.processes import is_first, on_first
 from parsample.internal.records import from_bytes
 from parsample.models.model import Model
-from parsample.samplers.certificate import from_arrays
-from parsample.samplers.checkpoint import Beginning, moment
+from parsample.samplers.checkpoint import Beginning, moment, restore_records
 from parsample.samplers.driver import Driver
 from parsample.samplers.kept import Kept
 from parsample.samplers.prepare import Prepared, Start, prepare
@@ -152,7 +151,7 @@ def finish(
             raise
         interrupted = True
         if store is not None and store.store is not None:
-            _as_on_disk(store.store, recorder)
+            _as_on_disk(store.store, recorder, kept)
     prepared.clock.lap("sampling")
     result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=recorder.is_met)
     warn_of(result.status, f" (largest defect {result.defect:.2g})")
@@ -161,13 +160,12 @@ def finish(
     return result
 
 
-def _as_on_disk(store: RunStore, recorder: Recorder) -> None:
+def _as_on_disk(store: RunStore, recorder: Recorder, kept: Kept) -> None:
     """Forget a segment whose draws were not written before the interrupt."""
     header, arrays = from_bytes(checkpoint_of(store.path))
     if "num_draws" not in header:
         raise KeyboardInterrupt
-    recorder.segments = from_arrays(arrays)
-    recorder.num_draws, recorder.num_diverging = header["num_draws"], header["num_diverging"]
+    restore_records(header, arrays, recorder, kept)
 
 
 def result_of(prepared: Prepared, recorder: Recorder, model: Model, kept: Kept) -> SampleResult:

@@ -1,6 +1,5 @@
 """Results of a warm-up: the parameters of the chains, and the round that shows whether the warm-up has settled."""
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +104,7 @@ class Adaptation(NamedTuple):
         try:
             content = checkpoint_of(file) if file.is_dir() else file.read_bytes()
             return cls.from_record(*from_bytes(content))
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{path} holds no adaptation; give a file of Adaptation.save, or a run's store."
             ) from error

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
-from results import fabricated, report
+from results import ADAPTATION, fabricated, report
 
-from parsample import Report, Status, __version__
+from parsample import Report, Status, StopAt, __version__
 from parsample.cli.main import main
 from parsample.samplers.compare import KernelComparison, KernelForecast
 from parsample.samplers.result import SampleResult
@@ -201,7 +201,7 @@ def test_seed_and_zarr(capsys, tmp_path, model):
     for seed in ("1", "1", "2"):
         path = tmp_path / f"draws{seed}.zarr"
         arguments = ["--num-samples", "1000", "--method", "sequential", "--no-progress", "--seed", seed]
-        assert main(["sample", model, *SIZES, *arguments, "--out", str(path)]) == 0
+        assert main(["sample", model, *SIZES, *arguments, "--overwrite", "--out", str(path)]) == 0
         with xarray.open_datatree(path, engine="zarr") as tree:
             new = tree["posterior"]["x"].to_numpy()
         np.testing.assert_array_equal(draws.setdefault(seed, new), new)
@@ -220,16 +220,15 @@ def test_seed_and_zarr(capsys, tmp_path, model):
     ids=["converged", "stalled", "non_finite", "interrupted"],
 )
 def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
-    monkeypatch, capsys, tmp_path, model, status, interrupted, code, words
+    monkeypatch, capsys, model, status, interrupted, code, words
 ):
     result = fabricated(status, interrupted=interrupted)
     monkeypatch.setattr("parsample.cli.main.sample", lambda *_, **__: result)
-    path = tmp_path / "draws.nc"
-    assert main(["sample", model, "--num-chains", "2", "--out", str(path)]) == code
+    assert main(["sample", model, "--num-chains", "2", "--out", "draws.nc"]) == code
     out = capsys.readouterr().out
     assert words in out
-    assert "divergences        7 of 200 draws" in out
-    assert path.stat().st_size > 1000  # finished draws are saved, certified or not
+    assert "divergences        7 of 200 steps" in out
+    assert "draws: draws.nc" in out
 
 
 def test_an_interrupt_before_any_draws_says_so(monkeypatch, capsys, model):
@@ -297,7 +296,7 @@ def no_sampling(monkeypatch):
     def sample(*_: Any, **__: Any) -> None:
         pytest.fail("sampling was started")
 
-    monkeypatch.setattr("parsample.cli.main.sample", sample)
+    monkeypatch.setattr("parsample.samplers.sample.begin", sample)
     monkeypatch.setattr("parsample.samplers.placement.Ensemble", sample)
 
 
@@ -315,7 +314,7 @@ def assert_one_line(err: str, words: str) -> None:
         ("--out", "draws", "must end in one of .nc, .zarr"),
         ("--out", "missing/draws.nc", "there is no directory"),
         ("--out", "missing/draws.zarr", "there is no directory"),
-        ("--out", "directory.nc", "is a directory; name a file"),
+        ("--out", "directory.nc", "is a directory that parsample did not write"),
         ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
     ],
 )
@@ -330,36 +329,87 @@ def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_
 
 @pytest.mark.usefixtures("no_sampling")
 @pytest.mark.parametrize(
-    ("num_samples", "option", "needed"),
+    ("out", "option", "needed"),
     [
-        (2_000_000, [], 46),  # 3 values, 2 chains, 4 bytes
-        (10_000_000, [], 458),  # twice: scratch files and output
-        (10_000_000, ["--x64"], 916),
+        ("draws.zarr", [], 217),  # 57 bytes for each of four million draws: 24 for the variables, 33 for statistics
+        ("draws.zarr", ["--statistics", "lp", "--keep", "y"], 76),  # 8 for y, 8 for lp, 4 for the step size
+        ("draws.nc", [], 435),  # twice: scratch files and output
     ],
 )
-def test_a_disk_that_is_too_small_is_refused_before_sampling(
-    monkeypatch, capsys, tmp_path, model, num_samples, option, needed
-):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
-    arguments = ["--num-chains", "2", "--num-samples", str(num_samples), "--out", str(tmp_path / "draws.zarr")]
+def test_a_disk_that_is_too_small_is_refused_before_sampling(monkeypatch, capsys, tmp_path, model, out, option, needed):
+    monkeypatch.setattr("parsample.draws.outputs.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    arguments = ["--num-chains", "2", "--num-samples", "2000000", "--out", str(tmp_path / out)]
     assert main(["sample", model, *arguments, *option]) == 1
-    assert_one_line(
-        capsys.readouterr().err, f"take at least {needed} MiB on the disk while they are written; 1 MiB are"
-    )
+    assert_one_line(capsys.readouterr().err, f"{out}': these draws take {needed} MiB on the disk; 1 MiB are free")
+    assert not list(tmp_path.glob("*draws*"))
 
 
-@pytest.mark.parametrize(("out", "beside"), [([], False), (["--out", "draws.nc"], True)])
-def test_many_draws_lie_beside_the_file_that_they_are_for(monkeypatch, tmp_path, model, out, beside):
-    asked: dict[str, Any] = {}
+def test_options_reach_the_sampler(monkeypatch, tmp_path, model):
+    asked: list[dict] = []
 
-    def sample(*_: Any, **kwargs: Any) -> SampleResult:
-        asked.update(kwargs)
+    def record(*_: Any, **kwargs: Any) -> SampleResult:
+        asked.append(kwargs)
         return fabricated(Status.CONVERGED)
 
-    monkeypatch.setattr("parsample.cli.main.sample", sample)
+    monkeypatch.setattr("parsample.cli.main.sample", record)
+    ADAPTATION.save(tmp_path / "tuned.npz")
+    command = "--thin 5 --keep x y --statistics --stop-at-ess 400 --overwrite --num-warmup 0 --out draws.nc"
+    assert main(["sample", model, *command.split(), "--adaptation", str(tmp_path / "tuned.npz")]) == 0
+    assert main(["sample", model]) == 0
+    names = ("thin", "keep", "statistics", "stop_at", "overwrite", "out")
+    assert [asked[0][name] for name in names] == [5, ["x", "y"], [], StopAt(400.0), True, Path("draws.nc")]
+    assert asked[0]["num_warmup"] == 0
+    np.testing.assert_array_equal(asked[0]["adaptation"].states, ADAPTATION.states)
+    assert [asked[1][name] for name in names] == [1, None, None, None, False, None]
+    assert asked[1]["adaptation"] is None
+
+
+def in_store(path: Path) -> int:
+    """Number of draws per chain in a store."""
+    with xarray.open_datatree(path, engine="zarr") as tree:
+        return tree["posterior"].sizes["draw"]
+
+
+def test_a_run_on_disk_is_resumed_made_longer_and_replaced_only_if_asked(capsys, tmp_path, model):
+    out = tmp_path / "draws.zarr"
+    command = ["sample", model, "--num-chains", "2", "--method", "sequential", "--no-progress", "--out", str(out)]
+    begun = [*command, "--num-samples", "200", "--thin", "2"]
+    assert main([*begun, "--resume"]) == 0  # there is none yet
+    assert in_store(out) == 200
+    assert main(begun) == 1
+    assert_one_line(capsys.readouterr().err, "or replace it by overwrite=True (--overwrite)")
+    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--resume", "--num-samples", "300"]) == 0
+    assert in_store(out) == 300
+    assert f"draws              {out}" in capsys.readouterr().out
+    assert main([*begun, "--overwrite"]) == 0
+    assert in_store(out) == 200
+    for arguments, words in [
+        (["--thin", "3"], f"--thin 3: the run in {out} was begun with 2; leave it out"),
+        (["--num-samples", "50"], "already holds 200 draws per chain"),
+    ]:
+        assert main([*command, "--resume", *arguments]) == 1
+        assert_one_line(capsys.readouterr().err, words)
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--resume"], "--resume needs --out DIR.zarr"),
+        (["--resume", "--out", "draws.nc"], "--resume needs --out DIR.zarr"),
+        (["--keep", "z"], "keep names ['z'], which are not variables of the model; these are: ['x', 'y']"),
+        (["--statistics", "tree_depth"], "statistics names ['tree_depth']; those of kernel 'hmc' are lp"),
+        (["--thin", "0"], "thin must be a whole number of at least 1; got 0"),
+        (["--stop-at-ess", "0"], "StopAt: ess must be positive; got 0.0"),
+        (["--adaptation", "a_gaussian.py"], "a_gaussian.py holds no adaptation"),
+        (["--num-warmup", "0"], "num_warmup must be a whole number of at least 100; got 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_sampling(monkeypatch, capsys, tmp_path, model, arguments, words):
     monkeypatch.chdir(tmp_path)
-    assert main(["sample", model, "--num-chains", "2", *out]) == 0
-    assert asked["scratch_dir"] == (Path() if beside else None)
+    assert main(["sample", model, *arguments]) == 1
+    assert_one_line(capsys.readouterr().err, words)
 
 
 @pytest.mark.parametrize("command", ["check", "sample"])

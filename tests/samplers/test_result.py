@@ -55,10 +55,8 @@ def test_a_printed_result_shows_everything_but_the_draws():
     assert lines[-2].startswith("took")
     assert "compilation" in lines[-2]
     assert lines[-1].endswith(result.certificate)
-    is_diverging = np.zeros((2, 1000), bool)
-    is_diverging[1, :3] = True
-    diverging = dataclasses.replace(result, sample_stats={**result.sample_stats, "diverging": is_diverging})
-    assert "divergences        3 of 2000 draws: mistrust the tails" in repr(diverging)
+    diverging = dataclasses.replace(result, num_diverging=3)
+    assert "divergences        3 of 2000 steps: mistrust the tails" in repr(diverging)
     assert repr(dataclasses.replace(result, interrupted=True)).splitlines()[0].endswith("(interrupted)")
 
 
@@ -86,5 +84,5 @@ def test_a_result_saves_and_summarises_itself(tmp_path, name):
         assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
         np.testing.assert_array_equal(tree["posterior"]["y"], result.positions["y"])
     assert result.summary().count("\n") == 3  # a header, x[0], x[1] and y
-    with pytest.raises(ValueError, match=r"run\.csv: the name must end in one of \.nc, \.zarr"):
+    with pytest.raises(ValueError, match=r"run\.csv': the name must end in one of \.nc, \.zarr"):
         result.save(tmp_path / "run.csv")

@@ -162,7 +162,7 @@ def test_chains_have_their_own_randomness():
 
 
 def test_blocks_that_stop_meeting_are_finished_step_by_step_with_a_warning(monkeypatch):
-    monkeypatch.setattr("parsample.samplers.sample.MAX_COST_RATIO", 0.0)
+    monkeypatch.setattr("parsample.samplers.schedule.MAX_COST_RATIO", 0.0)
     with warns_here(ParallelStallWarning, match=r"blocks stopped meeting.*It is right") as caught:
         result = sample(KEY, gaussian, gaussian_start(), num_samples=1000, num_chains=2, progress_bar=False)
     assert len(caught) == 1

@@ -36,8 +36,9 @@ def test_coordinates_are_those_of_the_posterior(kernel):
     assert eigenvalues.max() < 1.6
     assert found.unsettled == ""
     assert abs(found.acceptance_rate - KERNELS[kernel].target_acceptance_rate) < 0.08
-    assert found.states.shape == (4, 3)
-    assert len(np.unique(found.states, axis=0)) == 4
+    assert found.states.shape == (64, 3)
+    assert len(np.unique(found.states, axis=0)) == 64
+    assert found.kernel == kernel
 
 
 def test_float32_finds_scales_from_a_hundred_thousandth_to_a_hundred_thousand(float32):
@@ -115,9 +116,9 @@ def test_starts_are_dispersed_as_far_as_the_density_allows(radius, spread):
     density = ball(radius)
     dynamics = KernelLanes(density, Layout.of(jnp.ones(3)), KERNELS["metropolis"])
     program = LaneProgram(dynamics, 16, None, dynamics.records)
-    ensemble = Ensemble(program, np.ones(3), 0.44, True, np.random.default_rng(0))
+    ensemble = Ensemble(program, np.ones((1, 3)), 0.44, True, np.random.default_rng(0))
     logdensity, gradient = ensemble.disperse()
-    assert abs(logdensity) < 1e-9
+    np.testing.assert_allclose(logdensity, [0], atol=1e-9)
     assert gradient is None
     distances = np.abs(ensemble.positions - 1).max(-1)
     assert distances[0] == 0
@@ -129,7 +130,7 @@ def test_starts_are_dispersed_as_far_as_the_density_allows(radius, spread):
 def test_the_caller_gets_a_line_after_each_round():
     dynamics = KernelLanes(ball(10.0), Layout.of(jnp.ones(3)), KERNELS["metropolis"])
     ensemble = Ensemble(
-        LaneProgram(dynamics, 16, None, dynamics.records), np.ones(3), 0.44, True, np.random.default_rng(0)
+        LaneProgram(dynamics, 16, None, dynamics.records), np.ones((1, 3)), 0.44, True, np.random.default_rng(0)
     )
     ensemble.disperse()
     lines: list[str] = []
