@@ -15,6 +15,7 @@ from parsample.predictability.coalescence import Coalescence, coalescence_times
 from parsample.predictability.lyapunov import LyapunovExponent, lyapunov_exponent
 from parsample.samplers.blackjax_run import evaluate_inference_algorithm, run_inference_algorithm
 from parsample.samplers.compare import KernelComparison, KernelForecast, compare_kernels
+from parsample.samplers.diagnostics import Diagnostics, SamplingWarning
 from parsample.samplers.result import SampleResult
 from parsample.samplers.resume import resume
 from parsample.samplers.sample import check_sampler, sample
@@ -35,6 +36,7 @@ __all__ = [
     "Conditional",
     "Covariance",
     "Dense",
+    "Diagnostics",
     "Diagonal",
     "ExactMeetingInfo",
     "Gibbs",
@@ -52,6 +54,7 @@ __all__ = [
     "Reduction",
     "Report",
     "SampleResult",
+    "SamplingWarning",
     "Sequential",
     "Solution",
     "Status",

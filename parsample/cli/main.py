@@ -1,8 +1,8 @@
 """The command line: ``parsample check MODEL`` and ``parsample sample MODEL``.
 
 Exit codes: 0 done (check: the chain can be run in parallel), 1 the model or an argument is unusable, 2 the command line
-cannot be parsed, 3 the chain cannot be run in parallel (check only), 4 the draws are not certified, 130 interrupted
-(finished draws are saved).
+cannot be parsed, 3 the chain cannot be run in parallel (check only), 4 the path is not certified, 5 the path is, but
+the draws have problems, such as chains that disagree, 130 interrupted (finished draws are saved).
 """
 
 import argparse
@@ -21,6 +21,7 @@ from parsample.models.files import ModelError, load_model
 from parsample.models.model import Model
 from parsample.samplers.checkpoint import arguments_of
 from parsample.samplers.compare import WITH_TRAJECTORIES, compare_kernels
+from parsample.samplers.diagnostics import SamplingWarning
 from parsample.samplers.result import SampleResult
 from parsample.samplers.resume import resume
 from parsample.samplers.sample import check_sampler, sample
@@ -48,7 +49,7 @@ REMEMBERED = {
     "statistics": None,
 }
 
-OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, INTERRUPTED = 0, 1, 3, 4, 130
+OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, DOUBTFUL, INTERRUPTED = 0, 1, 3, 4, 5, 130
 
 
 def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) 
             check_writable(options.plots, "--plots")
         with warnings.catch_warnings():
             # The report and the certificate, printed below, contain everything in these warnings.
-            for category in (ParallelStallWarning, UncertifiedChainWarning):
+            for category in (ParallelStallWarning, UncertifiedChainWarning, SamplingWarning):
                 warnings.simplefilter("ignore", category)
             return options.run(model, options)
     except (ModelError, ValueError, TypeError, OSError) as error:
@@ -199,7 +200,9 @@ def _sample(model: Model, options: argparse.Namespace) -> int:
         print(f"draws: {options.out}")
     if result.interrupted:
         return INTERRUPTED
-    return OK if result.status.is_exact else NOT_CERTIFIED
+    if not result.status.is_exact:
+        return NOT_CERTIFIED
+    return DOUBTFUL if result.diagnostics.problems else OK
 
 
 def _goes_on(options: argparse.Namespace) -> bool:

@@ -1,5 +1,6 @@
 """The layout of a position pytree in a flat vector."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
+
+from parsample.internal.trees import leaf_names
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,9 @@ class Layout:
     def ravel(self, position: PyTree) -> Float[np.ndarray, "*batch D"]:
         """A position as a flat vector on the host."""
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(position)])
+
+    def coordinate_names(self, names: Sequence[str] | None = None) -> list[str]:
+        """Names of the entries of the flat vector, such as beta[2]; `names` are those of the leaves, if given."""
+        tree = jax.tree.unflatten(self.treedef, range(len(self.shapes)))
+        leaves = zip(names or leaf_names(tree), self.shapes, strict=True)
+        return [name + (str(list(index)) if index else "") for name, shape in leaves for index in np.ndindex(shape)]

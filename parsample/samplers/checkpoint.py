@@ -172,7 +172,6 @@ def moment(beginning: Beginning, prepared: Prepared, driver: Driver, recorder: R
         "num_steps": prepared.settings.num_steps,
         "num_steps_done": driver.num_steps_done,
         "num_draws": recorder.num_draws,
-        "num_diverging": recorder.num_diverging,
         "seconds": prepared.clock.with_lap("sampling"),
         "has_tail": recorder.tail is not None,
         "has_reductions": recorder.reductions is not None and bool(recorder.reductions.values),
@@ -181,6 +180,7 @@ def moment(beginning: Beginning, prepared: Prepared, driver: Driver, recorder: R
         **adapted,
         **reported,
         **as_arrays(recorder.segments),
+        **recorder.watch.as_arrays(),
         "keys": prepared.keys,
         **packed("states", driver.run.states),
         **packed("guesses", driver.guesses),
@@ -218,7 +218,8 @@ def restored(
 def restore_records(header: dict[str, Any], arrays: dict[str, np.ndarray], recorder: Recorder, kept: Kept) -> None:
     """Give a new recorder what it had when the checkpoint was written."""
     recorder.segments = from_arrays(arrays)
-    recorder.num_draws, recorder.num_diverging = header["num_draws"], header["num_diverging"]
+    recorder.num_draws = header["num_draws"]
+    recorder.watch.restore(arrays)
     if kept.reduce is not None and recorder.reductions is not None and header["has_reductions"]:
         like = RunningReductions(kept.reduce)
         like.add(kept.invented_variables(1))

@@ -21,6 +21,7 @@ from parsample.lanes.program import PERIOD, num_rows_kept
 from parsample.models.model import Model, as_model
 from parsample.planning.plan import block_size_of, make_plan
 from parsample.planning.report import Report
+from parsample.samplers.diagnostics import SamplingWarning
 from parsample.samplers.result import SampleResult
 from parsample.samplers.sample import sample
 from parsample.solver.status import ParallelStallWarning
@@ -240,8 +241,9 @@ def compare_kernels(  # noqa: PLR0913
 
     def forecast(kernel: str) -> KernelForecast:
         with warnings.catch_warnings():
-            # The table states which kernels are evaluated sequentially.
-            warnings.simplefilter("ignore", ParallelStallWarning)
+            # The table states which kernels are evaluated sequentially, and what the draws are worth.
+            for category in (ParallelStallWarning, SamplingWarning):
+                warnings.simplefilter("ignore", category)
             pilot = sample(
                 rng_key,
                 model,
@@ -277,7 +279,7 @@ def _forecast(dynamics: KernelLanes, pilot: SampleResult, num_samples: int) -> K
         num_draws=stats["lp"].shape[0] * num_samples,
         num_pilot_draws=stats["lp"].size,
         ess_per_draw=math.nan if failure else float(ess[slowest]) / stats["lp"].size,
-        slowest=coordinate_names(dynamics.layout)[slowest],
+        slowest=dynamics.layout.coordinate_names()[slowest],
         gradients_per_draw=float(stats["n_steps"].mean()),
         diverging=float(stats["diverging"].mean()) if "diverging" in stats else 0.0,
         failure=failure,
@@ -300,11 +302,3 @@ def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) ->
     if stuck := int((np.ptp(draws, axis=1) == 0).any(axis=1).sum()):
         return f"{stuck} of {len(draws)} chains do not move: every proposal is rejected"
     return "" if np.isfinite(ess).all() else "its effective sample size is not finite"
-
-
-def coordinate_names(layout: Layout) -> list[str]:
-    """Names of the entries of the flat position, such as beta[2]."""
-    from parsample.draws.datatree import named_leaves  # noqa: PLC0415 - ArviZ takes a second to import
-
-    leaves = named_leaves(layout.unravel(np.zeros(layout.dimension))).items()
-    return [name + (str(list(index)) if index else "") for name, leaf in leaves for index in np.ndindex(leaf.shape)]

@@ -113,6 +113,10 @@ class Diagnostics:
         return asdict(self)
 
 
+# Of a result without draws.
+NO_DIAGNOSTICS = Diagnostics(math.nan, math.nan, math.nan, False, [], [], [], [])
+
+
 def diagnose(
     watch: Watch, names: Sequence[str], kernel: Kernel, target_acceptance_rate: float, adaptation: Adaptation
 ) -> Diagnostics:

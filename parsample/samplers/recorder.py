@@ -13,6 +13,7 @@ from parsample.lanes.segments import Segment
 from parsample.samplers.kept import STEP_SIZE, Kept
 from parsample.samplers.settings import SamplerSettings
 from parsample.samplers.stopping import StopRule
+from parsample.samplers.watch import Watch
 
 # Name of the positions among the arrays in memory.
 POSITION = "position"
@@ -32,8 +33,8 @@ class Recorder:
         Records of the segments, without draws.
     num_draws
         Draws of each chain that are kept.
-    num_diverging
-        Divergent transitions of all chains.
+    watch
+        What the diagnostics need.
     reductions
         Summaries of all draws, or None.
     rule
@@ -47,7 +48,7 @@ class Recorder:
         self._coordinates = Coordinates(parameters.center, parameters.factor)
         self._step_size = np.float32(np.mean(parameters.step_size))
         self.segments: list[Segment] = []
-        self.num_draws, self.num_diverging = 0, 0
+        self.num_draws, self.watch = 0, Watch(settings.num_chains, kept.layout.dimension)
         self.reductions = None if kept.reduce is None else RunningReductions(kept.reduce)
         self.rule = None if kept.stop_at is None else StopRule(kept.stop_at)
         self.tail: tuple[np.ndarray, Statistics] | None = None
@@ -75,7 +76,10 @@ class Recorder:
                 draws = {name: values[:, :num_new] for name, values in draws.items()}
         if num_steps < path.shape[1]:
             self.tail = path[:, num_steps:], Statistics(*(values[:, num_steps:] for values in outputs))
-        self.num_diverging += int(outputs.diverging[:, :num_steps].sum())
+        watched = self.watch.chosen(first, num_steps)
+        self.watch.add(
+            self._positions(path[:, watched]).astype(float), Statistics(*(values[:, :num_steps] for values in outputs))
+        )
         if self.reductions is not None and num_steps:
             self.reductions.add(draws if thin == 1 else self._variables(path[:, :num_steps]))
         statistics = {name: getattr(outputs, name)[:, chosen] for name in self._kept.statistics}

@@ -15,6 +15,7 @@ from parsample.lanes.segments import Segment
 from parsample.models.model import Model
 from parsample.planning.report import Report, html_table, text_lines
 from parsample.samplers.certificate import certificate_of, defect_of, evals_per_step_of, status_of
+from parsample.samplers.diagnostics import NO_DIAGNOSTICS, Diagnostics
 from parsample.solver.status import Status
 from parsample.version import __version__
 from parsample.warmup.adaptation import Adaptation
@@ -51,8 +52,8 @@ class SampleResult:
         Directory of the files that hold large arrays; None: all arrays are in memory.
     num_draws
         Draws per chain that are kept.
-    num_diverging
-        Divergent transitions of all chains.
+    diagnostics
+        What the draws are worth; see `Diagnostics`.
     variables
         The variables that `keep` named or computed, by name, with leading axes (chain, draw); None without it.
     store
@@ -85,7 +86,7 @@ class SampleResult:
     interrupted: bool = False
     scratch_dir: Path | None = None
     num_draws: int = 0
-    num_diverging: int = 0
+    diagnostics: Diagnostics = NO_DIAGNOSTICS
     variables: dict[str, np.ndarray] | None = None
     store: Path | None = None
     reductions: Any = None
@@ -123,12 +124,12 @@ class SampleResult:
     def _rows(self) -> list[tuple[str, str]]:
         rows = [] if self.report is None else self.report.rows
         rows.append(("took", ", ".join(f"{phase} {duration:.1f} s" for phase, duration in self.seconds.items())))
-        if self.num_diverging:
+        if num_diverging := sum(self.diagnostics.num_diverging):
             num_steps = self.settings["num_chains"] * self.num_draws * self.settings.get("thin", 1)
-            rows.append(("divergences", f"{self.num_diverging} of {num_steps} steps: mistrust the tails"))
+            rows.append(("divergences", f"{num_diverging} of {num_steps} steps: mistrust the tails"))
         if self.store is not None:
-            rows.append(("draws", str(self.store)))
-        return [*rows, ("certificate", self.certificate)]
+            rows.append(("stored in", str(self.store)))
+        return [*rows, ("path", self.certificate), ("draws", str(self.diagnostics))]
 
     def __repr__(self) -> str:
         return f"{self._heading}\n{text_lines(self._rows)}"
@@ -291,7 +292,9 @@ class SampleResult:
 
     def _attributes(self) -> dict[str, str | float]:
         """Attributes of the DataTree."""
-        return attributes_of(self.segments, self.report, self.adaptation, self.settings, self.seconds)
+        own = attributes_of(self.segments, self.report, self.adaptation, self.settings, self.seconds)
+        found = self.diagnostics
+        return {**own, "draws": str(found), "diagnostics": json.dumps({**found.as_dict(), "num_draws": self.num_draws})}
 
 
 def attributes_of(

@@ -112,7 +112,7 @@ def resume(  # noqa: PLR0913
         checked_logdensity_shape(model.logdensity, positions[0], *model.data_arguments)
         kept = _kept(path, model, positions[0], settings, arguments, keep, reduce)
         beginning.check(path, identity(model, kept))
-        running = RunningStore(replace(beginning, arguments=arguments), opened)
+        running = RunningStore(replace(beginning, arguments=arguments), opened, model)
         key = jax.random.wrap_key_data(jnp.asarray(beginning.key_data))
         if "keys" not in arrays:
             return begin(key, model, settings, kept, start, running, progress_bar=progress_bar)

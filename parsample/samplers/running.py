@@ -1,11 +1,12 @@
 """Run the chains of `sample` from their beginning or from a checkpoint, and keep what they draw."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Array
@@ -15,6 +16,7 @@ from parsample.internal.processes import is_first, on_first
 from parsample.internal.records import from_bytes
 from parsample.models.model import Model
 from parsample.samplers.checkpoint import Beginning, moment, restore_records
+from parsample.samplers.diagnostics import Diagnostics, diagnose
 from parsample.samplers.driver import Driver
 from parsample.samplers.kept import Kept
 from parsample.samplers.prepare import Prepared, Start, prepare
@@ -23,6 +25,16 @@ from parsample.samplers.recorder import POSITION, Recorder
 from parsample.samplers.result import SampleResult, attributes_of
 from parsample.samplers.settings import SamplerSettings
 from parsample.solver.status import warn_of
+
+# Diagnostics in a store are computed anew once there are this many times as many draws.
+DIAGNOSIS_GROWTH = 1.5
+
+
+class Diagnosis(NamedTuple):
+    """Diagnostics, and the number of draws per chain that they are of."""
+
+    num_draws: int
+    found: Diagnostics | None
 
 
 @dataclass
@@ -35,10 +47,16 @@ class RunningStore:
         The arguments of the run.
     store
         The store; None in all processes but the first.
+    model
+        The model that is sampled.
+    diagnosis
+        The last diagnostics that were written.
     """
 
     beginning: Beginning
     store: RunStore | None
+    model: Model
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis(0, None))
 
     def close(self) -> None:
         """Let other processes write to the store."""
@@ -57,10 +75,19 @@ class RunningStore:
                 settings.as_dict(prepared.program.dtype),
                 prepared.clock.with_lap("sampling"),
             ),
+            **self._diagnosed(prepared, recorder, is_complete=is_complete),
             "complete": int(is_complete),
         }
         checkpoint = moment(self.beginning, prepared, driver, recorder)
         on_first(settings.mesh, lambda: self._append(draws, recorder.num_draws, attributes, checkpoint))
+
+    def _diagnosed(self, prepared: Prepared, recorder: Recorder, *, is_complete: bool) -> dict[str, str]:
+        """Diagnostics as attributes; of a run that goes on, those of most of its draws."""
+        if is_complete or recorder.num_draws >= DIAGNOSIS_GROWTH * self.diagnosis.num_draws:
+            found = diagnosed(prepared, recorder, self.model)
+            self.diagnosis = Diagnosis(recorder.num_draws, found)
+        record = {**cast(Diagnostics, self.diagnosis.found).as_dict(), "num_draws": self.diagnosis.num_draws}
+        return {"draws": str(self.diagnosis.found), "diagnostics": json.dumps(record)}
 
     def _append(
         self, draws: dict[str, np.ndarray], num_draws: int, attributes: dict[str, Any], checkpoint: bytes
@@ -84,7 +111,8 @@ def opened(
     if beginning is None or kept.out is None:
         yield None
         return
-    running = RunningStore(beginning, on_first(settings.mesh, lambda: _created(beginning, model, settings, kept)))
+    store = on_first(settings.mesh, lambda: _created(beginning, model, settings, kept))
+    running = RunningStore(beginning, store, model)
     try:
         yield running
     finally:
@@ -155,9 +183,17 @@ def finish(
     prepared.clock.lap("sampling")
     result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=recorder.is_met)
     warn_of(result.status, f" (largest defect {result.defect:.2g})")
+    result.diagnostics.warn()
     if kept.out is not None and not kept.in_store and is_first(prepared.settings.mesh):
         result.save(kept.out)
     return result
+
+
+def diagnosed(prepared: Prepared, recorder: Recorder, model: Model) -> Diagnostics:
+    """What the draws so far are worth."""
+    names = prepared.program.dynamics.layout.coordinate_names(model.names)
+    settings = prepared.settings
+    return diagnose(recorder.watch, names, settings.kernel, settings.target_acceptance_rate, prepared.adaptation)
 
 
 def _as_on_disk(store: RunStore, recorder: Recorder, kept: Kept) -> None:
@@ -188,7 +224,7 @@ def result_of(prepared: Prepared, recorder: Recorder, model: Model, kept: Kept) 
         model=model,
         scratch_dir=kept.scratch_dir,
         num_draws=recorder.num_draws,
-        num_diverging=recorder.num_diverging,
+        diagnostics=diagnosed(prepared, recorder, model),
         variables=variables,
         store=kept.out if kept.in_store else None,
         reductions=None if recorder.reductions is None else recorder.reductions.results(),

@@ -7,6 +7,7 @@ from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.meeting import MeetingTimes
 from parsample.lanes.segments import Segment
 from parsample.planning.plan import Measured
+from parsample.samplers.diagnostics import NO_DIAGNOSTICS
 from parsample.samplers.result import SampleResult
 from parsample.warmup.adaptation import Adaptation
 
@@ -30,5 +31,5 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
     model = Model(lambda position: 0.0, {"x": np.zeros(2), "y": np.zeros((1, 1))})
     settings, seconds = {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}
-    counts = {"num_draws": 100, "num_diverging": 7}
+    counts = {"num_draws": 100, "diagnostics": NO_DIAGNOSTICS}
     return SampleResult(positions, stats, ADAPTATION, None, [segment], settings, seconds, model, interrupted, **counts)

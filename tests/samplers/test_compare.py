@@ -19,7 +19,7 @@ from parsample.draws.layout import Layout
 from parsample.kernels import KERNELS
 from parsample.lanes.meeting import MeetingTimes
 from parsample.planning.plan import Measured
-from parsample.samplers.compare import MIN_PILOT_LENGTH, _planned, coordinate_names
+from parsample.samplers.compare import MIN_PILOT_LENGTH, _planned
 
 KEY = jax.random.key(0)
 SETTINGS: dict[str, Any] = {"num_samples": 6000, "num_warmup": 300, "num_chains": 2}
@@ -189,7 +189,7 @@ def test_the_table_is_for_people():
     ],
 )
 def test_coordinates_have_the_names_of_the_position(position, names):
-    assert coordinate_names(Layout.of(position)) == names
+    assert Layout.of(position).coordinate_names() == names
 
 
 @pytest.mark.exhaustive
