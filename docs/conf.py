@@ -35,4 +35,4 @@ nb_merge_streams = True
 
 html_theme = "furo"
 html_title = f"parsample {release}"
-html_static_path: list[str] = []
+html_static_path, html_css_files = ["static"], ["tables.css"]
