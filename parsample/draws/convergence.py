@@ -39,6 +39,11 @@ def ess_tail(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, " D"]:
     return np.minimum(*(_ess(_split((draws <= quantile).astype(float))) for quantile in quantiles))
 
 
+def mcse(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, " D"]:
+    """Monte Carlo standard error of the mean of each component, over all chains."""
+    return draws.std(axis=(0, 1), ddof=1) / np.sqrt(_ess(_split(draws)))
+
+
 def _split(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, "H m D"]:
     """First and second halves of the chains, as chains; the middle draw of an odd number is left out."""
     half = draws.shape[1] // 2

@@ -65,7 +65,8 @@ def datatree(
             continue
         # An array of draw numbers would take 8 bytes per draw.
         numbers = {} if group in WITHOUT_DRAWS or not arrays else {"draw": pandas.RangeIndex(_num_draws(arrays))}
-        part = arviz.from_dict({group: dict(arrays)}, dims=labels, coords={**numbers, **(coords or {})})
+        labelled = {**numbers, **(coords or {})}
+        part = arviz.from_dict({group: dict(arrays)}, dims=labels, coords=labelled, save_warmup=True)
         tree[group] = part[group]
     return tree
 

@@ -6,13 +6,15 @@ instant leaves the draws up to the last segment that it finished writing.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parsample.draws.outputs import ROOT_METADATA, consolidating
-from parsample.internal.files import UNFINISHED, beside_of, delete, move, sync, write_atomically
+from parsample.internal.arithmetic import ceil_div
+from parsample.internal.files import UNFINISHED, beside_of, delete, move, write_atomically
 
 if TYPE_CHECKING:
     import xarray
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 PRIVATE = ".parsample"
 
 # Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable.
-CHUNK_BYTES = 8 * 2**20
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**20, 64 * 2**20
+
+# Level of zstd, fast and light: digits of draws are random and hardly shrink.
+COMPRESSION_LEVEL = 1
+
+# Variables that are written at the same time.
+MAX_THREADS = 16
 
 
 class RunStore:
@@ -43,11 +51,11 @@ class RunStore:
         self._metadata = json.loads((path / ROOT_METADATA).read_text())
         arrays = [name for name, node in self._nodes.items() if node["node_type"] == "array"]
         self._names = [name for name in arrays if "draw" in self._dimensions(name)]
-        self._arrays = self._opened()
+        self._unfinished: dict[str, tuple[int, np.ndarray]] = {}
         self.num_draws = int(self.attributes["num_draws"])
 
     @classmethod
-    def create(cls, path: Path, tree: "xarray.DataTree", checkpoint: bytes) -> "RunStore":
+    def create(cls, path: Path, tree: "xarray.DataTree", checkpoint: bytes, segment_size: int) -> "RunStore":
         """A store without draws.
 
         Parameters
@@ -58,15 +66,23 @@ class RunStore:
             A tree of a few invented draws, which gives names, shapes, labels and attributes.
         checkpoint
             What is needed to begin the run.
+        segment_size
+            Draws of each chain that most segments will have. Chunks are as long, or an equal part of it, so that few
+            are written twice.
         """
+        from zarr.codecs import ZstdCodec  # noqa: PLC0415 - an extra
+
         new = beside_of(path, UNFINISHED)
-        by_draw = [
-            array for group in tree.children.values() for array in group.data_vars.values() if "draw" in array.dims
-        ]
-        chunk = max(1, CHUNK_BYTES // max(1, sum(array.nbytes // array.sizes["draw"] for array in by_draw)))
+        groups = [group for group in tree.children.values() if "draw" in group.sizes]
+        bytes_per_draw = sum(array.nbytes // array.sizes["draw"] for group in groups for array in group.values())
+        num_chunks = ceil_div(segment_size * bytes_per_draw, MAX_CHUNK_BYTES)
+        chunk = max(ceil_div(segment_size, max(num_chunks, 1)), MIN_CHUNK_BYTES // max(1, bytes_per_draw), 1)
         encoding = {
             f"/{group.name}": {
-                name: {"chunks": tuple({**variable.sizes, "draw": chunk}.values())}
+                name: {
+                    "chunks": tuple({**variable.sizes, "draw": chunk}.values()),
+                    "compressors": ZstdCodec(level=COMPRESSION_LEVEL),
+                }
                 for name, variable in group.dataset.variables.items()
                 if "draw" in variable.dims
             }
@@ -112,22 +128,58 @@ class RunStore:
             # Now that there are draws, the former store can go.
             move(self.path, self._target)
             self.path = self._target
-            self._arrays = self._opened()
 
     def _write(self, draws: dict[str, np.ndarray], first: int, end: int) -> None:
         """Write these draws of every variable; nobody reads them before the metadata are replaced."""
         numbers = {name: np.arange(first, end) for name in self._names if name.endswith("/draw")}
-        for name, array in self._arrays.items():
-            axis = self._draw_axis(name)
-            array.resize(tuple(end if at == axis else size for at, size in enumerate(array.shape)))
-            array[(*[slice(None)] * axis, slice(first, end))] = {**draws, **numbers}[name]
-            for file in self._chunk_files(name, first, end):
-                sync(file)
+        values = {**draws, **numbers}
+        # Threads compress at once, and wait for the disk together.
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            list(pool.map(lambda name: self._write_variable(name, values[name], first, end), self._names))
+
+    def _write_variable(self, name: str, values: np.ndarray, first: int, end: int) -> None:
+        axis, length = self._draw_axis(name), self._chunk_shape(name)[self._draw_axis(name)]
+        before = (slice(None),) * axis
+        for number in range(first // length, ceil_div(end, length)):
+            chunk, begin = self._chunk(name, number), number * length
+            low, high = max(first, begin), min(end, begin + length)
+            chunk[(*before, slice(low - begin, high - begin))] = values[(*before, slice(low - first, high - first))]
+            self._put(name, number, chunk)
+            self._unfinished[name] = (number, chunk)
+
+    def _chunk(self, name: str, number: int) -> np.ndarray:
+        """A chunk of a variable as it is so far, with zeros where no draws are yet."""
+        known, chunk = self._unfinished.get(name, (-1, None))
+        if known == number and chunk is not None:
+            return chunk
+        shape, axis = self._chunk_shape(name), self._draw_axis(name)
+        chunk, begin = np.zeros(shape, self._nodes[name]["data_type"]), number * shape[axis]
+        if begin < self.num_draws:  # after the store was opened anew
+            found = self._read(name)
+            before = (slice(None),) * axis
+            chunk[(*before, slice(0, self.num_draws - begin))] = found[(*before, slice(begin, self.num_draws))]
+        return chunk
+
+    def _put(self, name: str, number: int, chunk: np.ndarray) -> None:
+        """Write a chunk as zarr would, which takes longer and does not wait for the disk."""
+        from numcodecs.zstd import Zstd  # noqa: PLC0415 - comes with zarr, an extra
+
+        key = [str(number) if dimension == "draw" else "0" for dimension in self._dimensions(name)]
+        file = self.path.joinpath(name, "c", *key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        little_endian = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
+        write_atomically(file, bytes(Zstd(COMPRESSION_LEVEL).encode(little_endian)))
+
+    def _read(self, name: str) -> Any:
+        """A variable in zarr's hands."""
+        import zarr  # noqa: PLC0415 - an extra
+
+        return zarr.open_group(self.path, mode="r", zarr_format=3)[name]
 
     def draws(self, group: str) -> dict[str, np.ndarray]:
         """Finished draws of the variables of a group, with leading axes (chain, draw)."""
         names = [name for name in self._names if name.startswith(f"{group}/") and not name.endswith("/draw")]
-        return {name.partition("/")[2]: self._arrays[name][:, : self.num_draws] for name in names}
+        return {name.partition("/")[2]: self._read(name)[:] for name in names}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -136,17 +188,19 @@ class RunStore:
 
     def close(self) -> None:
         """Let other processes write; a store without draws that was to replace another is deleted."""
-        if self._lock is not None:
-            self._lock.close()
-        if self.path != self._target:
-            delete(self.path)
+        try:
+            if self.path == self._target:
+                self._write_nodes()
+            else:
+                delete(self.path)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
-    def _opened(self) -> dict[str, Any]:
-        """Arrays with a draw dimension, by name."""
-        import zarr  # noqa: PLC0415 - an extra
-
-        root = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
-        return {name: root[name] for name in self._names}
+    def _write_nodes(self) -> None:
+        """Write the metadata of every variable, for readers that ignore those of the root."""
+        for name in self._names:
+            write_atomically(self.path / name / ROOT_METADATA, json.dumps(self._nodes[name], indent=1).encode())
 
     @property
     def _nodes(self) -> dict[str, Any]:
@@ -158,15 +212,8 @@ class RunStore:
     def _draw_axis(self, name: str) -> int:
         return self._dimensions(name).index("draw")
 
-    def _chunk_files(self, name: str, first: int, end: int) -> list[Path]:
-        """Files that hold these draws of an array: chunks are whole in all dimensions but draw."""
-        dimensions = self._dimensions(name)
-        length = self._nodes[name]["chunk_grid"]["configuration"]["chunk_shape"][self._draw_axis(name)]
-        files = []
-        for number in range(first // length, (end - 1) // length + 1):
-            key = [str(number) if dimension == "draw" else "0" for dimension in dimensions]
-            files.append(self.path.joinpath(name, "c", *key))
-        return [file for file in files if file.exists()]  # zarr writes no chunks of zeros only
+    def _chunk_shape(self, name: str) -> list[int]:
+        return self._nodes[name]["chunk_grid"]["configuration"]["chunk_shape"]
 
 
 def checkpoint_of(path: Path) -> bytes:

@@ -23,6 +23,7 @@ from parsample.samplers.prepare import Prepared, Start, prepare
 from parsample.samplers.progress_bar import Progress
 from parsample.samplers.recorder import POSITION, Recorder
 from parsample.samplers.result import SampleResult, attributes_of
+from parsample.samplers.schedule import expected_segment
 from parsample.samplers.settings import SamplerSettings
 from parsample.solver.status import warn_of
 
@@ -136,7 +137,8 @@ def _created(beginning: Beginning, model: Model, settings: SamplerSettings, kept
         # ArviZ suspects two draws of many chains to be the wrong way round.
         warnings.filterwarnings("ignore", "Found chain dimension to be longer")
         tree = datatree(arrays, attributes, kept.variables.dims, kept.variables.coords)
-    return RunStore.create(cast(Path, kept.out), tree, beginning.to_bytes())
+    segment_size = max(1, expected_segment(settings, kept.layout) // settings.thin)
+    return RunStore.create(cast(Path, kept.out), tree, beginning.to_bytes(), segment_size)
 
 
 def begin(
@@ -181,7 +183,11 @@ def finish(
         if store is not None and store.store is not None:
             _as_on_disk(store.store, recorder, kept)
     prepared.clock.lap("sampling")
-    result = replace(result_of(prepared, recorder, model, kept), interrupted=interrupted, stopped_early=recorder.is_met)
+    result = replace(
+        result_of(prepared, recorder, model, kept),
+        interrupted=interrupted,
+        stopped_early=recorder.is_met and recorder.num_draws < prepared.settings.num_samples,
+    )
     warn_of(result.status, f" (largest defect {result.defect:.2g})")
     result.diagnostics.warn()
     if kept.out is not None and not kept.in_store and is_first(prepared.settings.mesh):

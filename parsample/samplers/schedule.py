@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parsample.draws.layout import Layout
 from parsample.internal.arithmetic import round_up
-from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram
+from parsample.kernels.kernel_lanes import KernelLanes
+from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram, num_rows_kept
 from parsample.planning.plan import MAX_COST_RATIO, block_size_of, make_plan
 from parsample.planning.report import Report
 from parsample.samplers.settings import SamplerSettings
@@ -80,3 +82,12 @@ def _max_steps(settings: SamplerSettings, program: LaneProgram) -> int:
     if not is_exact or not math.isfinite(program.seconds_per_row):
         return MAX_ROWS
     return int(np.clip(MAX_SEGMENT_SECONDS / program.seconds_per_row // PERIOD * PERIOD, PERIOD, MAX_ROWS))
+
+
+def expected_segment(settings: SamplerSettings, layout: Layout) -> int:
+    """Steps of each chain in most segments, as far as they can be known before the warm-up."""
+    if settings.method == "sequential" or settings.num_blocks == 1:
+        return MAX_ROWS
+    dynamics = KernelLanes(lambda _: 0.0, layout, settings.kernel)
+    num_rows = num_rows_kept(dynamics.records, settings.num_lanes)
+    return settings.num_blocks * block_size_of(settings.num_steps, settings.num_blocks, num_rows, PERIOD)

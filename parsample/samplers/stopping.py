@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from parsample.draws.convergence import ess_bulk, mcse
+
 # Numbers of draws per chain at which the criterion is computed: the first of them, below which estimates are not
 # reliable, and the factor from one to the next, so that all of them take a small share of the time of the run.
 MIN_DRAWS, GROWTH = 100, 1.2
@@ -16,7 +18,7 @@ class StopAt:
     """A run stops once the draws of chosen variables are worth enough, as ``sample(stop_at=...)``.
 
     It is decided by the draws alone, at fixed numbers of draws (100, 120, 144, ... per chain), so that key and settings
-    reproduce the run.
+    reproduce the run. The draws of these variables are kept in memory for it, also if the run has a store.
 
     Attributes
     ----------
@@ -104,12 +106,10 @@ class StopRule:
 
     def _is_met_by(self, size: int) -> bool:
         """Whether the first `size` draws are worth enough."""
-        import arviz  # noqa: PLC0415 - takes a second
-
         self._pieces = {name: [np.concatenate(pieces, axis=1)] for name, pieces in self._pieces.items()}
-        draws = {name: pieces[0][:, :size].astype(float) for name, pieces in self._pieces.items()}
+        draws = {name: pieces[0][:, :size] for name, pieces in self._pieces.items()}
+        flat = {name: values.reshape(*values.shape[:2], -1).astype(float) for name, values in draws.items()}
+        names = flat if self._stop_at.variables is None else self._stop_at.variables
         ess, errors = self._stop_at.ess, self._stop_at.mcse or {}
-        names = draws if self._stop_at.variables is None else self._stop_at.variables
-        return all(
-            np.all(np.asarray(arviz.mcse(draws[name], method="mean")) <= error) for name, error in errors.items()
-        ) and (ess is None or all(np.all(np.asarray(arviz.ess(draws[name], method="bulk")) >= ess) for name in names))
+        has_ess = ess is None or all((ess_bulk(flat[name]) >= ess).all() for name in names)
+        return has_ess and all((mcse(flat[name]) <= error).all() for name, error in errors.items())

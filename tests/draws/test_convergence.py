@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 
-from parsample.draws.convergence import TAIL_QUANTILES, ess_bulk, ess_tail, r_hat
+from parsample.draws.convergence import TAIL_QUANTILES, ess_bulk, ess_tail, mcse, r_hat
 
 AXES = {"chain_axis": 0, "draw_axis": 1}
 
@@ -35,6 +35,7 @@ def test_estimates_are_those_of_arviz(name):
     np.testing.assert_allclose(ess_bulk(draws), array_stats.ess(draws, method="bulk", **AXES), rtol=1e-6)
     expected = array_stats.ess(draws, method="tail", prob=TAIL_QUANTILES, **AXES)
     np.testing.assert_allclose(ess_tail(draws), expected, rtol=1e-6)
+    np.testing.assert_allclose(mcse(draws), array_stats.mcse(draws, method="mean", **AXES), rtol=1e-5)
 
 
 def test_chains_that_stay_apart_are_worth_little():

@@ -33,7 +33,7 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six segments or more in a run, in chunks that segments share."""
     monkeypatch.setattr("parsample.samplers.schedule.block_size_of", lambda *_: 32)
     monkeypatch.setattr("parsample.samplers.schedule._max_steps", lambda *_: 128)
-    monkeypatch.setattr("parsample.draws.run_store.CHUNK_BYTES", 40_000)
+    monkeypatch.setattr("parsample.draws.run_store.MIN_CHUNK_BYTES", 40_000)
 
 
 class Killed(BaseException):
@@ -52,7 +52,6 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
         return operation
 
-    monkeypatch.setattr("parsample.draws.run_store.sync", counted(files.sync))
     monkeypatch.setattr("parsample.draws.run_store.write_atomically", counted(files.write_atomically))
     monkeypatch.setattr("parsample.draws.run_store.delete", counted(files.delete))
     monkeypatch.setattr("parsample.draws.run_store.move", counted(files.move))
