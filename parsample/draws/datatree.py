@@ -63,7 +63,9 @@ def datatree(
     for group, arrays in groups.items():
         # An array of draw numbers would take 8 bytes per draw.
         numbers = {} if group in WITHOUT_DRAWS or not arrays else {"draw": pandas.RangeIndex(_num_draws(arrays))}
-        part = arviz.from_dict({group: dict(arrays)}, dims=labels, coords={**numbers, **(coords or {})})
+        part = arviz.from_dict(
+            {group: dict(arrays)}, dims=labels, coords={**numbers, **(coords or {})}, save_warmup=True
+        )
         tree[group] = part[group]
     return tree
 
