@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from parsample.draws.run_store import RunStore, checkpoint_of
+from parsample.internal.files import delete
 from parsample.internal.processes import is_first
 from parsample.internal.records import from_bytes
 from parsample.models.model import Model
@@ -98,6 +99,11 @@ def opened(
         running.store = RunStore.create(kept.out, tree, beginning.to_bytes())
     try:
         yield running
+    except (ValueError, TypeError):
+        # Bad arguments, which `resume` could not mend either, leave nothing behind.
+        if running.store is not None and not running.store.num_draws:
+            delete(running.store.path)
+        raise
     finally:
         if running.store is not None:
             running.store.close()
