@@ -186,13 +186,13 @@ class RunStore:
         """Attributes of the root."""
         return self._metadata["attributes"]
 
-    def close(self) -> None:
-        """Let other processes write; a store without draws that was to replace another is deleted."""
+    def close(self, *, discard: bool = False) -> None:
+        """Let other processes write; with `discard`, or before it has replaced another, the store is deleted."""
         try:
-            if self.path == self._target:
-                self._write_nodes()
-            else:
+            if discard or self.path != self._target:
                 delete(self.path)
+            else:
+                self._write_nodes()
         finally:
             if self._lock is not None:
                 self._lock.close()

@@ -25,6 +25,9 @@ def summary_table(tree: xarray.DataTree, *, full: bool = False) -> str:
     Beyond `MAX_SUMMARY_VALUES` values, ESS and R-hat are computed only if `full`.
     """
     posterior = tree["posterior"].dataset
+    if any(variable.dtype == bool for variable in posterior.data_vars.values()):  # which have no quantiles
+        posterior = posterior.map(lambda variable: variable.astype(float) if variable.dtype == bool else variable)
+        tree = type(tree).from_dict({"posterior": posterior})
     num_values = sum(variable.size for variable in posterior.data_vars.values())
     if full or num_values <= MAX_SUMMARY_VALUES:
         return arviz.summary(tree).to_string()

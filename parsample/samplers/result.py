@@ -117,7 +117,7 @@ class SampleResult:
     def _heading(self) -> str:
         run = f"{self.settings['num_chains']} chains x {self.num_draws} draws, kernel {self.settings['kernel']}"
         thin = self.settings.get("thin", 1)
-        run += f", every {thin}th step" if thin > 1 else ""
+        run += f", {thin} steps per draw" if thin > 1 else ""
         return run + (" (interrupted)" if self.interrupted else " (stopped early)" if self.stopped_early else "")
 
     @property

@@ -59,10 +59,11 @@ class RunningStore:
     model: Model
     diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis(0, None))
 
-    def close(self) -> None:
-        """Let other processes write to the store."""
+    def close(self, *, discard: bool = False) -> None:
+        """Let other processes write to the store; with `discard`, delete it."""
         if self.store is not None:
-            self.store.close()
+            self.store.close(discard=discard)
+            self.store = None
 
     def write(self, draws: dict[str, np.ndarray], prepared: Prepared, driver: Driver, recorder: Recorder) -> None:
         """Write the draws of a segment, the certificate of all draws, and the checkpoint."""
@@ -116,6 +117,10 @@ def opened(
     running = RunningStore(beginning, store, model)
     try:
         yield running
+    except (ValueError, TypeError):
+        # Bad arguments, which `resume` could not mend either, leave nothing behind.
+        running.close(discard=store is not None and not store.num_draws)
+        raise
     finally:
         running.close()
 

@@ -333,7 +333,12 @@ class Ensemble:
 
     def measured(self, parameters: KernelParameters) -> Reference:
         """A round with these parameters, from where the lanes are; they are a measurement only, and stay there."""
-        return self._reference(parameters._replace(data=self.data))
+        # Keys of their own: what is drawn later does not depend on whether this was measured.
+        rng, self.rng = self.rng, self.rng.spawn(1)[0]
+        try:
+            return self._reference(parameters._replace(data=self.data))
+        finally:
+            self.rng = rng
 
     def _reference(self, parameters: KernelParameters | None = None) -> Reference:
         parameters = self._parameters(self.settings) if parameters is None else parameters

@@ -8,6 +8,7 @@ import pytest
 from results import fabricated
 
 from parsample import Status
+from parsample.draws.datatree import datatree
 from parsample.draws.summary import MAX_SUMMARY_VALUES, summary_table
 
 
@@ -37,3 +38,14 @@ def test_a_summary_has_ess_and_r_hat_up_to_the_limit_and_beyond_on_request(monke
     monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", 1)
     assert summary_table(tree, full=True) == table
     assert len(table.splitlines()) == 4
+
+
+@pytest.mark.parametrize("limit", [10**6, 1])
+def test_flags_are_summarised_as_zeros_and_ones(monkeypatch, limit):
+    monkeypatch.setattr("parsample.draws.summary.MAX_SUMMARY_VALUES", limit)
+    flags = np.arange(200).reshape(2, 100) % 4 == 0
+    row = summary_table(
+        datatree({"posterior": {"flag": flags, "x": np.sin(np.arange(200.0)).reshape(2, 100)}}, {})
+    ).splitlines()[1]
+    assert row.startswith("flag")
+    assert float(row.split()[1]) in (0.2, 0.25, 0.3)  # ArviZ rounds to digits that are certain

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from chains import gaussian, gaussian_start, logistic_regression, logistic_regression_start
 from refusals import refused
 from runs import KERNELS_TESTED, KEY, assert_same_draws, first_draws, run
+from small import MODEL, SCALES, bell, small
 from warned import warns_here
 
 import parsample
@@ -297,3 +299,76 @@ def test_draws_do_not_depend_on_devices(method):
     assert shared.status is (Status.CONVERGED if method == "deer" else Status.SEQUENTIAL)
     assert shared.settings["num_devices"] == 2
     np.testing.assert_allclose(shared.positions["x"], alone.positions["x"], atol=1e-8)
+
+
+@pytest.mark.parametrize("thin", [3, 16])
+def test_thin_keeps_every_kth_draw_of_the_whole_run(thin):
+    whole, thinned = small(num_samples=60 * thin), small(thin=thin)
+    np.testing.assert_array_equal(thinned.positions, whole.positions[:, thin - 1 :: thin])
+    for name, values in whole.sample_stats.items():
+        np.testing.assert_array_equal(thinned.sample_stats[name], values[:, thin - 1 :: thin])
+    assert (thinned.num_draws, thinned.positions.shape) == (60, (2, 60, 3))
+    in_blocks = small(thin=thin, method="deer")
+    assert in_blocks.status is Status.CONVERGED
+    np.testing.assert_allclose(in_blocks.positions, thinned.positions, rtol=0, atol=1e-12)
+
+
+def test_reductions_alone_keep_nothing_and_are_those_of_the_draws():
+    result = small(reduce=parsample.Moments(), thin=2, num_samples=100)
+    assert (result.positions, result.variables, result.sample_stats) == (None, None, {})
+    assert (result.num_draws, result.certificate[:9]) == (100, "certified")
+    draws = small(num_samples=200).positions
+    np.testing.assert_allclose(result.reductions["x"]["mean"], draws.mean((0, 1)), rtol=1e-10)
+    np.testing.assert_allclose(result.reductions["x"]["sd"], draws.reshape(-1, 3).std(0, ddof=1), rtol=1e-10)
+    with pytest.raises(ValueError, match="the positions of the draws were not kept"):
+        result.to_arviz()
+    assert small().reductions is None
+
+
+def test_the_warm_up_is_kept_if_asked_for(tmp_path):
+    result = small(MODEL, keep_warmup=True, out=tmp_path / "a.nc")
+    trees = [result.to_arviz()]
+    with xarray.open_datatree(tmp_path / "a.nc") as file:
+        trees.append(file.load())
+    for tree in trees:
+        assert {"warmup_posterior", "warmup_sample_stats"} <= set(tree.children)
+        # The rounds, without the rows that evaluate the starts.
+        assert tree["warmup_posterior"].sizes["draw"] == result.adaptation.num_steps
+        for name, values in tree["posterior"].data_vars.items():
+            found = tree["warmup_posterior"][name]
+            assert (found.dims, found.dtype, found.sizes["chain"]) == (values.dims, values.dtype, 2)
+        assert tree["warmup_sample_stats"]["lp"].dims == ("chain", "draw")
+        x = tree["warmup_posterior"]["x"].to_numpy()
+        np.testing.assert_allclose(tree["warmup_sample_stats"]["lp"], jax.vmap(jax.vmap(bell))(x), rtol=1e-9)
+    np.testing.assert_array_equal(result.positions, small(MODEL).positions)
+    assert not {"warmup_posterior", "warmup_sample_stats"} & set(small(MODEL).to_arviz().children)
+
+
+@pytest.mark.parametrize("place", ["memory", "file", "store"])
+def test_a_run_may_take_over_the_adaptation_of_another(tmp_path, place):
+    first = small(MODEL, seed=5, out=tmp_path / "run.zarr" if place == "store" else None)
+    given = first.adaptation
+    if place == "file":
+        given.save(tmp_path / "tuned.npz")
+        given = parsample.Adaptation.load(tmp_path / "tuned.npz")
+    elif place == "store":
+        given = parsample.Adaptation.load(tmp_path / "run.zarr")
+    result = small(adaptation=given, num_warmup=0, keep_warmup=True)
+    assert result.adaptation.num_steps == 0
+    assert result.warmup is None
+    for one, other in zip(result.adaptation.parameters[:-1], first.adaptation.parameters[:-1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+    np.testing.assert_allclose(result.adaptation.states, first.adaptation.states, rtol=0, atol=1e-12)
+    again = small(adaptation=given, num_warmup=100)
+    assert 0 < again.adaptation.num_steps <= 100
+    np.testing.assert_array_equal(again.adaptation.parameters.factor, first.adaptation.parameters.factor)
+    assert not np.array_equal(again.positions, result.positions)
+    blocks = small(adaptation=given, num_warmup=0, method="deer")
+    np.testing.assert_allclose(blocks.positions[:, :60], result.positions, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_lanes", [4, 16])
+def test_an_adaptation_serves_any_number_of_lanes(num_lanes):
+    result = small(adaptation=small().adaptation, num_warmup=0, num_lanes=num_lanes)
+    assert result.adaptation.states.shape == (num_lanes, 3)
+    assert abs(result.positions.std((0, 1)) / SCALES - 1).max() < 0.7
