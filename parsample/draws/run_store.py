@@ -45,6 +45,7 @@ class RunStore:
         self._names = [name for name in arrays if "draw" in self._dimensions(name)]
         self._arrays = self._opened()
         self.num_draws = int(self.attributes["num_draws"])
+        self._tidy()
 
     @classmethod
     def create(cls, path: Path, tree: "xarray.DataTree", checkpoint: bytes) -> "RunStore":
@@ -83,6 +84,13 @@ class RunStore:
             return cls(new, path)
         move(new, path)
         return cls(path)
+
+    def _tidy(self) -> None:
+        """Delete what a killed process left: files that zarr had not finished, and checkpoints that are not valid."""
+        valid = self.path / self.attributes["checkpoint"]
+        for file in [*self.path.rglob("*.partial"), *(self.path / PRIVATE).glob("*checkpoint-*")]:
+            if file != valid:
+                delete(file)
 
     def append(self, draws: dict[str, np.ndarray], num_new: int, attributes: dict[str, Any], checkpoint: bytes) -> None:
         """Write the next draws, with the attributes and the checkpoint that go with them.
