@@ -81,7 +81,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Findings:
-    """What the signals of one kind did."""
+    """What the signals of one kind did; `last_words` is the end of stderr of one process per exit code."""
 
     phases: Counter = field(default_factory=Counter)
     exit_codes: Counter = field(default_factory=Counter)
@@ -90,6 +90,7 @@ class Findings:
     draws_lost: int = 0
     differing: int = 0
     unreadable: int = 0
+    last_words: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
@@ -101,6 +102,7 @@ class Findings:
             "instants": self.phases.total(),
             "phases": {phase: self.phases[phase] for phase in PHASES},
             "exit_codes": {str(code): number for code, number in sorted(self.exit_codes.items())},
+            "last_words": self.last_words,
             "failures": self.failures[:5],
             "num_failures": len(self.failures),
             "leftovers": self.leftovers[:20],
@@ -242,6 +244,7 @@ def one_run(trial: Trial, kind: str, whole: Whole, rng: np.random.Generator, fin
         if was_signalled:
             findings.phases[trial.state().phase(before)] += 1
             findings.exit_codes[code] += 1
+            findings.last_words[str(code)] = trial.errors()
         if trial.store.exists():
             number = _look(trial, whole, number, findings)
         if not was_signalled:
