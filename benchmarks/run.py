@@ -3,7 +3,8 @@
 Groups: reference (work with published figures), models (the sampler on models/), scaling (against steps, dimension,
 data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
 BlackJAX, NumPyro and nutpie), warmup (its quality and cost in two versions), limit (solves against one batched
-evaluation of all steps), memory, and profile (where a sweep spends its time).
+evaluation of all steps), long_runs (memory, time and disk of long runs, by where draws go), survival (runs that are
+killed at random instants), and profile (where a sweep spends its time).
 """
 
 import argparse
@@ -17,10 +18,10 @@ import jax
 from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
 from benchmarks.timing import environment, use_cores
 
-GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "memory", "profile")
+GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "long_runs", "survival", "profile")
 
 # Groups whose work is done by child processes.
-WITH_CHILDREN = ("end_to_end", "warmup", "memory")
+WITH_CHILDREN = ("end_to_end", "warmup", "long_runs", "survival")
 
 # Default seconds of a group, for two CPU cores.
 BUDGET = 540.0
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--budget", type=float, default=BUDGET, help="seconds after which further jobs are skipped")
     made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
     made.add_argument("--run-limit", type=float, default=600.0, help="seconds after which a sampler is stopped")
+    made.add_argument("--instants", type=int, default=60, help="survival: signals of each kind")
+    made.add_argument("--seed", type=int, default=0, help="survival: seed of the instants")
     made.add_argument("--only", help='only jobs whose "table: name" contains this; other rows of the file are kept')
     made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job_seconds=chosen.job_seconds,
         cores=chosen.cores,
         run_limit=chosen.run_limit,
+        instants=3 if chosen.tiny else chosen.instants,
+        seed=chosen.seed,
         only=chosen.only,
         out=chosen.out,
     )

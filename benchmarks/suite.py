@@ -36,6 +36,10 @@ class Options:
         CPU cores that child processes may use; None: JAX's default.
     run_limit
         Seconds after which a process that runs one sampler is stopped.
+    instants
+        Signals of each kind that group "survival" sends at least.
+    seed
+        Seed of these instants.
     only
         Jobs whose "table: name" contains this text; None: all.
     out
@@ -50,6 +54,8 @@ class Options:
     job_seconds: float = 15.0
     cores: int | None = None
     run_limit: float = 600.0
+    instants: int = 60
+    seed: int = 0
     only: str | None = None
     out: Path = field(default=RESULTS)
     deadline: float = math.inf

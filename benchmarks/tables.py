@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import survival as signals
 from benchmarks import targets as goals
 from benchmarks.end_to_end import SAMPLERS as SAMPLER_TITLES
 from benchmarks.end_to_end import Summary, ratio_within_rounds, summaries
@@ -67,7 +68,7 @@ def cell(row: Row, run: str) -> str:
     return duration(median(row, run)) + mark
 
 
-def markdown(header: Sequence[str], body: list[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -333,19 +334,33 @@ def limit(file: File) -> str:
     return markdown(header, body)
 
 
-def memory(file: File) -> str:
-    """Peak memory."""
+def long_runs(file: File) -> str:
+    """Memory, time and disk of long runs."""
+    header = (
+        "draws go to",
+        "steps per chain",
+        "peak above the memory after imports",
+        "whole process",
+        "sampling",
+        "disk",
+    )
     body = [
         [
-            f"{row['x']:,}",
-            row["work"]["format"],
+            row["case"],
+            f"{row['work']['T']:,}",
             f"{row['over_baseline_mib']:.0f} MiB",
-            f"{row['file_bytes'] / 2**20:.0f} MiB",
-            duration(median(row, "command")),
+            duration(row["wall_seconds"]),
+            duration(row["sampling_seconds"]),
+            f"{row['disk_bytes'] / 2**20:.1f} MiB" if row["disk_bytes"] else "-",
         ]
-        for row in file.table("memory")
+        for row in file.table("long_runs")
     ]
-    return markdown(("draws", "format", "peak above the memory after imports", "file", "time of the command"), body)
+    return markdown(header, body)
+
+
+def survival(file: File) -> str:
+    """What signals hit, and what they did."""
+    return markdown(*signals.table(file.table("survival")))
 
 
 AFFINE_FORMS = ("sequential", "associative")
@@ -379,6 +394,7 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "end_to_end_banana": ("end_to_end", end_to_end_banana),
     "warmup": ("warmup", warmup),
     "limit": ("limit", limit),
-    "memory": ("memory", memory),
+    "long_runs": ("long_runs", long_runs),
+    "survival": ("survival", survival),
     "profile": ("profile", profile),
 }

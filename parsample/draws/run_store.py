@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 # Directory, inside that of the draws, of checkpoint and lock; zarr ignores it.
 PRIVATE = ".parsample"
 
-# Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable.
-MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**20, 64 * 2**20
+# Level of compression. zarr's default takes twice as long, and its files of draws are as large to within a percent.
+ZSTD_LEVEL = 1
 
-# Level of zstd, fast and light: digits of draws are random and hardly shrink.
-COMPRESSION_LEVEL = 1
+# Bytes of a range of draws, over all variables and chains, that makes up one chunk of every variable.
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**20, 8 * 2**20
 
 # Variables that are written at the same time.
 MAX_THREADS = 16
@@ -53,6 +53,7 @@ class RunStore:
         self._names = [name for name in arrays if "draw" in self._dimensions(name)]
         self._unfinished: dict[str, tuple[int, np.ndarray]] = {}
         self.num_draws = int(self.attributes["num_draws"])
+        self._tidy()
 
     @classmethod
     def create(cls, path: Path, tree: "xarray.DataTree", checkpoint: bytes, segment_size: int) -> "RunStore":
@@ -81,7 +82,7 @@ class RunStore:
             f"/{group.name}": {
                 name: {
                     "chunks": tuple({**variable.sizes, "draw": chunk}.values()),
-                    "compressors": ZstdCodec(level=COMPRESSION_LEVEL),
+                    "compressors": ZstdCodec(level=ZSTD_LEVEL),
                 }
                 for name, variable in group.dataset.variables.items()
                 if "draw" in variable.dims
@@ -99,6 +100,13 @@ class RunStore:
             return cls(new, path)
         move(new, path)
         return cls(path)
+
+    def _tidy(self) -> None:
+        """Delete what a killed process left: files that were not finished, and checkpoints that are not valid."""
+        valid = self.path / self.attributes["checkpoint"]
+        for file in [*self.path.rglob(f".*.{UNFINISHED}*"), *(self.path / PRIVATE).glob("*checkpoint-*")]:
+            if file != valid:
+                delete(file)
 
     def append(self, draws: dict[str, np.ndarray], num_new: int, attributes: dict[str, Any], checkpoint: bytes) -> None:
         """Write the next draws, with the attributes and the checkpoint that go with them.
@@ -168,7 +176,7 @@ class RunStore:
         file = self.path.joinpath(name, "c", *key)
         file.parent.mkdir(parents=True, exist_ok=True)
         little_endian = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
-        write_atomically(file, bytes(Zstd(COMPRESSION_LEVEL).encode(little_endian)))
+        write_atomically(file, bytes(Zstd(ZSTD_LEVEL).encode(little_endian)))
 
     def _read(self, name: str) -> Any:
         """A variable in zarr's hands."""

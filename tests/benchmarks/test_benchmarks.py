@@ -20,6 +20,7 @@ from benchmarks import (
     samplers,
     scaling,
     suite,
+    survival,
     tables,
     timing,
 )
@@ -85,7 +86,7 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
     summary = json.loads((tmp_path / "gpu_summary.json").read_text())
     assert {entry["ended"] for entry in summary.values()} == {"done"}
     files = {file.group: file for file in load(tmp_path)}
-    assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"memory", "warmup"}
+    assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"long_runs", "survival", "warmup"}
     for group, file in files.items():
         assert {"device", "dtype", "num_devices"} <= set(file.environment)
         assert file.environment["versions"]["jax"] == jax.__version__
@@ -117,8 +118,9 @@ def check_report(out, num_groups):
     assert reporting.main(["--results", str(out), "--documents", *map(str, documents)]) == 0
     text = "".join(document.read_text() for document in documents)
     assert "mixture, MALA 0.5, T = 2,048" in text
-    assert text.count("Not measured yet") == 1 + len(PAPERS)
-    assert "Not measured yet (`python -m benchmarks.run memory`)" in text
+    for group in ("long_runs", "survival", "warmup"):
+        assert f"Not measured yet (`python -m benchmarks.run {group}`)" in text
+    assert text.count("Not measured yet") == 3 + len(PAPERS)
     assert len(list((out / "figures").glob("*.png"))) == num_groups
     # Writing again changes nothing; text outside the markers is kept.
     assert reporting.rewritten(text, load(out)) == text
@@ -126,12 +128,59 @@ def check_report(out, num_groups):
     assert outside.sub("", text) == outside.sub("", "".join(document.read_text() for document in reporting.DOCUMENTS))
 
 
-@pytest.mark.exhaustive
-def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    row = rehearse("memory", tmp_path)[0]
-    assert (row["exit_code"], row["work"]["T"]) == (0, 2048)
-    assert row["runs"]["command"]["status"] == "CONVERGED"
-    assert 0 < row["over_baseline_mib"] < 1000
+@pytest.mark.slow
+def test_long_runs_are_processes_of_their_own(tmp_path):
+    rows = rehearse("long_runs", tmp_path, only="run.zarr") + rehearse("long_runs", tmp_path, only="Moments")
+    cases = {row["case"]: row for row in rows}
+    assert {case: row["num_draws"] for case, row in cases.items()} == {
+        "run.zarr": 2048,
+        "run.zarr, thin=10": 204,
+        "Moments": 2048,
+        "Moments and Quantiles": 2048,
+    }
+    for row in rows:
+        assert 0 < row["over_baseline_mib"] < 1000
+        assert 0 < row["sampling_seconds"] < row["sample_seconds"] < row["wall_seconds"]
+        assert (row["disk_bytes"] > 0) == row["case"].startswith("run.zarr")
+    assert tables.long_runs(load(tmp_path)[0]).count("| 2,048 |") == len(cases)
+
+
+@pytest.mark.slow
+def test_signals_do_no_damage(tmp_path):
+    row = rehearse("survival", tmp_path)[0]
+    assert (row["kind"], row["instants"] >= 3, row["instants"]) == ("SIGKILL", True, sum(row["phases"].values()))
+    assert {name: row[name] for name in survival.DAMAGE} == dict.fromkeys(survival.DAMAGE, 0)
+    assert tables.survival(load(tmp_path)[0]).splitlines()[-1].startswith("| SIGKILL |")
+
+
+def test_values_that_differ_in_bits_are_counted():
+    whole = survival.Draws(
+        3, {"posterior/x": np.array([[0.0, np.nan, 2.0]]), "sample_stats/diverging": np.zeros((1, 3), bool)}
+    )
+    first = survival.Draws(2, {name: values[:, :2].copy() for name, values in whole.arrays.items()})
+    assert first.differing(whole) == 0
+    first.arrays["posterior/x"][0, 0] = -0.0
+    assert first.differing(whole) == 1
+    assert first._replace(number=3).differing(whole) > 1
+    assert survival.Draws(0, {}).differing(whole) > 0
+
+
+def signalled(**damage):
+    phases = dict.fromkeys(survival.PHASES, 10)
+    return {
+        "kind": "SIGKILL",
+        "instants": 60,
+        "phases": phases,
+        "runs": 7,
+        **dict.fromkeys(survival.DAMAGE, 0),
+        **damage,
+    }
+
+
+def test_the_table_of_survival_shows_all_damage():
+    header, body = survival.table([signalled(differing=1234)])
+    assert len(header) == len(body[0])
+    assert dict(zip(header, body[0], strict=True))["values that differ"] == "1,234"
 
 
 def test_the_script_for_gpus_survives_a_group_that_is_cut_off(tmp_path):
