@@ -7,6 +7,7 @@ the draws have problems, such as chains that disagree, 130 interrupted (finished
 
 import argparse
 import contextlib
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, DOUBTFUL, INTERRUPTED = 0, 1, 3, 4, 5, 
 def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
     """Run the command line; returns the exit code. With `owns_process`, compiled programs are cached on disk."""
     options = _parser().parse_args(arguments)
+    if owns_process:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps its draws
     if owns_process and not options.no_compilation_cache:
         with contextlib.suppress(OSError):  # without a writable cache, programs are compiled anew
             keep_compiled_programs()

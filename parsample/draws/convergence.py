@@ -39,6 +39,21 @@ def ess_tail(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, " D"]:
     return np.minimum(*(_ess(_split((draws <= quantile).astype(float))) for quantile in quantiles))
 
 
+def ess_mean(means: Float[np.ndarray, "K m D"], variances: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
+    """Effective sample size for the mean of each component, from the means of batches of all draws.
+
+    `variances` are those of single draws. With batches of one draw this is the usual estimate.
+
+    References
+    ----------
+    Batch means: Flegal and Jones, *Annals of Statistics* 38 (2010).
+    """
+    parts = _split(means)
+    squared_error = parts.reshape(-1, parts.shape[-1]).var(0, ddof=1) / _ess(parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return variances / squared_error
+
+
 def mcse(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, " D"]:
     """Monte Carlo standard error of the mean of each component, over all chains."""
     return draws.std(axis=(0, 1), ddof=1) / np.sqrt(_ess(_split(draws)))

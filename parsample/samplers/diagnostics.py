@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parsample.draws.convergence import ess_bulk, ess_tail, r_hat
+from parsample.draws.convergence import ess_bulk, ess_mean, ess_tail, r_hat
 from parsample.internal.user_warnings import warn_user
 from parsample.kernels.base import Kernel
 from parsample.samplers.watch import Watch
@@ -56,17 +56,20 @@ class SamplingWarning(UserWarning):
 class Diagnostics:
     """What the draws of a run are worth.
 
-    Effective sample sizes and R-hat are estimated from at most a thousand draws per chain, evenly spaced over the run,
-    so that they take no time: effective sample sizes are lower bounds then, for `arviz.summary` to make exact.
+    The effective sample size for means is estimated from the means of at most a thousand batches, of all draws. R-hat
+    and the bulk and tail effective sample sizes are estimated from at most a thousand draws per chain, evenly spaced
+    over the run, so that they take no time: these sizes are lower bounds then, for `arviz.summary` to make exact.
 
     Attributes
     ----------
     r_hat
         Largest rank-normalised split R-hat of any coordinate of the position; NaN for too few draws.
+    ess_mean
+        Smallest effective sample size for the mean of any coordinate, over all chains; NaN for too few draws.
     ess_bulk, ess_tail
         Smallest bulk and tail effective sample size of any coordinate, over all chains; NaN for too few draws.
     is_thinned
-        Whether these come from a part of the draws.
+        Whether R-hat and the bulk and tail sizes come from a part of the draws.
     num_diverging
         Divergent steps of each chain.
     acceptance_rate
@@ -87,6 +90,7 @@ class Diagnostics:
     """
 
     r_hat: float
+    ess_mean: float
     ess_bulk: float
     ess_tail: float
     is_thinned: bool
@@ -100,7 +104,7 @@ class Diagnostics:
             text = "too few to judge"
         else:
             bound = "at least " if self.is_thinned else ""
-            text = f"R-hat {self.r_hat:.2f}, smallest ESS {bound}{min(self.ess_bulk, self.ess_tail):,.0f}"
+            text = f"R-hat {self.r_hat:.2f}, smallest ESS {self.ess_mean:,.0f} (tail {bound}{self.ess_tail:,.0f})"
         return f"{text}; {'; '.join(self.problems)}" if self.problems else text
 
     def warn(self) -> None:
@@ -114,7 +118,7 @@ class Diagnostics:
 
 
 # Of a result without draws.
-NO_DIAGNOSTICS = Diagnostics(math.nan, math.nan, math.nan, False, [], [], [], [])
+NO_DIAGNOSTICS = Diagnostics(math.nan, math.nan, math.nan, math.nan, False, [], [], [], [])
 
 
 def diagnose(
@@ -126,9 +130,9 @@ def diagnose(
     with np.errstate(divide="ignore", invalid="ignore"):
         variances = totals.energy_squares - totals.energy**2 / totals.steps
         bfmi = totals.energy_changes / variances if "energy" in kernel.statistics else np.full(len(rates), np.nan)
-    problems, values = [], (math.nan, math.nan, math.nan)
+    problems, values = [], (math.nan,) * 4
     if draws.shape[1] >= MIN_DRAWS:
-        found, values = _convergence(draws, names)
+        found, values = _convergence(watch, names)
         problems += found
     problems += _behaviour(watch, kernel, bfmi)
     step_size = float(np.mean(adaptation.parameters.step_size))
@@ -154,25 +158,27 @@ def diagnose(
     )
 
 
-def _convergence(draws: np.ndarray, names: Sequence[str]) -> tuple[list[str], tuple[float, float, float]]:
-    """Problems of convergence and mixing, and the largest R-hat and the smallest bulk and tail ESS."""
+def _convergence(watch: Watch, names: Sequence[str]) -> tuple[list[str], tuple[float, float, float, float]]:
+    """Problems of convergence and mixing; the largest R-hat, and the smallest ESS of means, bulk and tails."""
+    draws = watch.thinned
     still = np.ptp(draws, axis=1) == 0
     if still.all(1).any():
         chains = np.flatnonzero(still.all(1)).tolist()
-        return [f"chains {chains} never moved"], (math.inf, 0.0, 0.0)
+        return [f"chains {chains} never moved"], (math.inf, 0.0, 0.0, 0.0)
     if still.any():
         chain, coordinate = np.argwhere(still)[0]
-        return [f"{names[coordinate]} never moved in chain {chain}"], (math.inf, 0.0, 0.0)
+        return [f"{names[coordinate]} never moved in chain {chain}"], (math.inf, 0.0, 0.0, 0.0)
     if not np.isfinite(draws).all():
-        return ["some draws are not finite"], (math.nan, math.nan, math.nan)
-    ratios, bulk, tail = r_hat(draws), ess_bulk(draws), ess_tail(draws)
+        return ["some draws are not finite"], (math.nan,) * 4
+    ratios, sizes = r_hat(draws), (ess_mean(watch.means, draws.var((0, 1), ddof=1)), ess_bulk(draws), ess_tail(draws))
     problems = []
     if (worst := float(np.nanmax(ratios))) > MAX_R_HAT:
         problems.append(f"R-hat of {names[int(np.nanargmax(ratios))]} is {worst:.2f}: chains disagree, do not use them")
-    smallest = np.fmin(bulk, tail)
+    smallest = np.fmin.reduce(sizes)
     if (fewest := float(np.nanmin(smallest))) < MIN_ESS:
         problems.append(f"the draws of {names[int(np.nanargmin(smallest))]} are worth {fewest:.0f} independent ones")
-    return problems, (worst, float(np.nanmin(bulk)), float(np.nanmin(tail)))
+    mean, bulk, tail = (float(np.nanmin(each)) for each in sizes)
+    return problems, (worst, mean, bulk, tail)
 
 
 def _behaviour(watch: Watch, kernel: Kernel, bfmi: np.ndarray) -> list[str]:

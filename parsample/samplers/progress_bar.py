@@ -1,4 +1,4 @@
-"""The progress bar of `sample`."""
+"""The progress bar of `sample`, and its attention to Ctrl-C between rounds and segments."""
 
 import warnings
 from functools import cached_property
@@ -9,9 +9,13 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "IProgress not found")
     from tqdm.auto import tqdm
 
+from parsample.internal.interrupts import Interrupts
+
 
 class Progress:
     """One progress bar for a whole run: it shows the phase and counts draws.
+
+    Its methods raise KeyboardInterrupt if Ctrl-C was pressed, but lost.
 
     Parameters
     ----------
@@ -22,7 +26,7 @@ class Progress:
     """
 
     def __init__(self, num_draws: int, is_shown: bool) -> None:
-        self._num_draws, self._is_shown = num_draws, is_shown
+        self._num_draws, self._is_shown, self._interrupts = num_draws, is_shown, Interrupts()
 
     @cached_property
     def _bar(self) -> Any:
@@ -30,14 +34,17 @@ class Progress:
         return tqdm(total=self._num_draws, unit="draw", unit_scale=True, disable=not self._is_shown)
 
     def __enter__(self) -> "Progress":
+        self._interrupts.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._interrupts.__exit__()
         if "_bar" in self.__dict__:
             self._bar.close()
 
     def phase(self, text: str) -> None:
         """Show the current phase."""
+        self._interrupts.check()
         self._bar.set_description_str(text)
 
     def note(self, text: str) -> None:
@@ -46,4 +53,5 @@ class Progress:
 
     def add(self, num_draws: int) -> None:
         """Count finished draws."""
+        self._interrupts.check()
         self._bar.update(num_draws)

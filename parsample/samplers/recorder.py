@@ -76,15 +76,13 @@ class Recorder:
                 draws = {name: values[:, :num_new] for name, values in draws.items()}
         if num_steps < path.shape[1]:
             self.tail = path[:, num_steps:], Statistics(*(values[:, num_steps:] for values in outputs))
-        watched = self.watch.chosen(first, num_steps)
-        self.watch.add(
-            self._positions(path[:, watched]).astype(float), Statistics(*(values[:, :num_steps] for values in outputs))
-        )
+        positions = self._positions(path[:, :num_steps])
+        self.watch.add(positions, Statistics(*(values[:, :num_steps] for values in outputs)))
         if self.reductions is not None and num_steps:
             self.reductions.add(draws if thin == 1 else self._variables(path[:, :num_steps]))
         statistics = {name: getattr(outputs, name)[:, chosen] for name in self._kept.statistics}
         if self.memory is not None and num_new:
-            kept = {POSITION: self._positions(path[:, chosen])} if self._kept.keeps_positions else draws
+            kept = {POSITION: positions[:, chosen]} if self._kept.keeps_positions else draws
             self.memory.put(self.num_draws, {**kept, **statistics})
         self.num_draws += num_new
         return self._for_store(path[:, chosen], draws, statistics) if self._kept.in_store and num_new else {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 
-from parsample.draws.convergence import TAIL_QUANTILES, ess_bulk, ess_tail, mcse, r_hat
+from parsample.draws.convergence import TAIL_QUANTILES, ess_bulk, ess_mean, ess_tail, mcse, r_hat
 
 AXES = {"chain_axis": 0, "draw_axis": 1}
 
@@ -36,6 +36,16 @@ def test_estimates_are_those_of_arviz(name):
     expected = array_stats.ess(draws, method="tail", prob=TAIL_QUANTILES, **AXES)
     np.testing.assert_allclose(ess_tail(draws), expected, rtol=1e-6)
     np.testing.assert_allclose(mcse(draws), array_stats.mcse(draws, method="mean", **AXES), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 64])
+def test_means_of_batches_tell_what_all_draws_are_worth_for_means(batch_size):
+    draws = autoregressive(0.8, num_draws=20_480)
+    means = draws.reshape(4, -1, batch_size, 3).mean(2)
+    found = ess_mean(means, draws.var((0, 1), ddof=1))
+    tolerance = 1e-3 if batch_size == 1 else 0.2
+    np.testing.assert_allclose(found, array_stats.ess(draws, method="mean", **AXES), rtol=tolerance)
+    np.testing.assert_allclose(found, 4 * 20_480 / 9, rtol=0.25)  # the autocorrelation time is (1 + 0.8) / (1 - 0.8)
 
 
 def test_chains_that_stay_apart_are_worth_little():

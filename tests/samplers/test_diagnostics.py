@@ -110,4 +110,5 @@ def test_half_a_run_is_thinned_and_says_so():
     watch.add(normal(2, 3000, 1), statistics._replace(energy=normal(2, 3000), acceptance_rate=np.full((2, 3000), 0.8)))
     found = diagnose(watch, ["x"], KERNELS["hmc"], 0.8, ADAPTATION)
     assert found.is_thinned
-    assert "smallest ESS at least" in str(found)
+    assert "(tail at least" in str(found)
+    assert found.ess_mean > 2 * found.ess_tail

@@ -19,8 +19,7 @@ def watched(sizes: list[int]) -> Watch:
     path = np.arange(2 * sum(sizes) * 3.0).reshape(2, -1, 3)
     watch, first = Watch(2, 3), 0
     for size in sizes:
-        chosen = watch.chosen(first, size)
-        watch.add(path[:, first : first + size][:, chosen], statistics(size, first))
+        watch.add(path[:, first : first + size], statistics(size, first))
         first += size
     return watch
 
@@ -31,6 +30,11 @@ def test_segments_of_any_size_give_the_same(sizes):
     assert found.stride == expected.stride == 8
     np.testing.assert_array_equal(found.thinned, expected.thinned)
     assert found.thinned.shape == (2, 625, 3)
+    assert found.batch_size == expected.batch_size == 8
+    np.testing.assert_allclose(found.means, expected.means, rtol=1e-12)
+    path = np.arange(2 * 5000 * 3.0).reshape(2, -1, 3)
+    np.testing.assert_array_equal(found.thinned, path[:, 7::8])
+    np.testing.assert_allclose(found.means, path.reshape(2, 625, 8, 3).mean(2), rtol=1e-12)
     np.testing.assert_allclose(np.stack(found.totals), np.stack(expected.totals), rtol=1e-12)
 
 
@@ -53,10 +57,11 @@ def test_memory_is_bounded_in_any_dimension(monkeypatch):
 
 
 def test_a_watch_goes_on_from_its_arrays():
-    watch, path = watched([700]), np.ones((2, 100, 3))
+    watch, path = watched([1701]), np.ones((2, 100, 3))
     again = Watch(2, 3)
     again.restore(watch.as_arrays())
     for each in (watch, again):
-        each.add(path, statistics(100, 700))
+        each.add(path, statistics(100, 1701))
     np.testing.assert_array_equal(again.thinned, watch.thinned)
+    np.testing.assert_array_equal(again.means, watch.means)
     np.testing.assert_array_equal(np.stack(again.totals), np.stack(watch.totals))
