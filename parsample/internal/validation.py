@@ -79,12 +79,22 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree, *data: PyTree) -> None:
-    """Raise unless `logdensity_fn` maps the position, with the data, to one floating-point scalar."""
+def checked_program(logdensity_fn: Callable, position: PyTree, *data: PyTree) -> Any:
+    """The program of `logdensity_fn` as it is now, if it maps the position, with the data, to one scalar.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it cannot be evaluated, or returns anything but one floating-point scalar.
+    """
     if not callable(logdensity_fn):
         raise TypeError(f"logdensity_fn must be callable; got {logdensity_fn!r}.")
+
+    def logdensity(*arguments: PyTree) -> Any:  # a new function: JAX would remember the program of one that it has seen
+        return logdensity_fn(*arguments)
+
     try:
-        value = jax.eval_shape(logdensity_fn, position, *data)
+        program, value = jax.make_jaxpr(logdensity, return_shape=True)(position, *data)
     except Exception as error:
         raise ValueError(
             f"logdensity_fn cannot be evaluated at initial_position ({_shapes(position)}): {error}"
@@ -92,6 +102,7 @@ def checked_logdensity_shape(logdensity_fn: Callable, position: PyTree, *data: P
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
+    return program
 
 
 def checked_logdensity_value(value: float, gradient: PyTree | None, start: str = "initial_position") -> None:

@@ -17,7 +17,6 @@ from parsample.internal.trees import take
 from parsample.internal.validation import (
     checked_flag,
     checked_key,
-    checked_logdensity_shape,
     checked_position,
 )
 from parsample.kernels.base import LaneState, Statistics
@@ -26,6 +25,7 @@ from parsample.kernels.whitening import rounded_to
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
+from parsample.models.fingerprint import as_traced
 from parsample.models.model import Model
 from parsample.planning.plan import (
     Measured,
@@ -211,8 +211,7 @@ def _checked_model(
     """Key and model, checked and the same in all processes; and the flat positions at which lanes start."""
     positions = start.positions(model, settings.num_chains)
     rng_key, positions = broadcast_from_first(settings.mesh, (checked_key(rng_key), positions))
-    model = model.replace(initial_position=positions[0], data=jax.tree.map(jnp.asarray, model.data))
-    checked_logdensity_shape(model.logdensity, positions[0], *model.data_arguments)
+    model = as_traced(model.replace(initial_position=positions[0], data=jax.tree.map(jnp.asarray, model.data)))
     layout = Layout.of(positions[0])
     if start.adaptation is not None:
         _check_adaptation(start.adaptation, settings, layout)

@@ -15,7 +15,8 @@ from parsample.draws.reductions import Reductions
 from parsample.draws.run_store import RunStore, checkpoint_of
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first, is_first, on_first
-from parsample.internal.validation import checked_count, checked_logdensity_shape
+from parsample.internal.validation import checked_count
+from parsample.models.fingerprint import as_traced
 from parsample.models.model import Model, as_model
 from parsample.models.variables import Keep
 from parsample.samplers.checkpoint import FUNCTION, Beginning, identity, read, restore_records, restored
@@ -109,14 +110,14 @@ def resume(  # noqa: PLR0913
         start = Start(beginning.adaptation, arguments["starts_per_chain"])
         positions = start.positions(model, settings.num_chains)
         model = model.replace(data=jax.tree.map(jnp.asarray, model.data))
-        checked_logdensity_shape(model.logdensity, positions[0], *model.data_arguments)
         kept = _kept(path, model, positions[0], settings, arguments, keep, reduce)
         beginning.check(path, identity(model, kept))
         running = RunningStore(replace(beginning, arguments=arguments), opened, model)
         key = jax.random.wrap_key_data(jnp.asarray(beginning.key_data))
         if "keys" not in arrays:
             return begin(key, model, settings, kept, start, running, progress_bar=progress_bar)
-        prepared = restored(header, arrays, settings, model, kept.layout)
+        traced = as_traced(model.replace(initial_position=positions[0]))
+        prepared = restored(header, arrays, settings, traced, kept.layout)
         return _continued(prepared, header, arrays, model, kept, running, progress_bar)
     finally:
         if opened is not None:

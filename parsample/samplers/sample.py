@@ -61,8 +61,9 @@ def sample(  # noqa: PLR0913
         `method`.
     logdensity_fn
         ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. A proposal where it is NaN or infinite is
-        rejected. It is compiled once: values that it reads besides its argument are fixed at the first call. Or a
-        `Model`.
+        rejected. What else it reads (attributes, captured arrays, globals) counts as it is at the time of the call,
+        and a function that is defined anew alike compiles nothing; but functions inside it that are compiled by
+        ``jax.jit`` keep what they read first. Or a `Model`.
     initial_position
         Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1). None: that of the
         model.

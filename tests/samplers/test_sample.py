@@ -372,3 +372,29 @@ def test_an_adaptation_serves_any_number_of_lanes(num_lanes):
     result = small(adaptation=small().adaptation, num_warmup=0, num_lanes=num_lanes)
     assert result.adaptation.states.shape == (num_lanes, 3)
     assert abs(result.positions.std((0, 1)) / SCALES - 1).max() < 0.7
+
+
+def test_the_density_is_the_one_that_the_call_sees():
+    class Target:
+        mean = 0.0
+
+        def logdensity(self, x: jax.Array) -> jax.Array:
+            return -0.5 * jnp.sum((x - self.mean) ** 2)
+
+    target, settings = Target(), {"num_samples": 300, "num_warmup": 200, "num_chains": 2, "progress_bar": False}
+    found = []
+    for target.mean in (0.0, 10.0, 0.0):
+        found.append(sample(KEY, target.logdensity, jnp.zeros(2), **settings).positions)
+    assert abs(found[0].mean()) < 0.5
+    assert abs(found[1].mean() - 10) < 0.5
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+def test_a_function_defined_anew_compiles_nothing(caplog):
+    settings = {"num_samples": 300, "num_warmup": 200, "num_chains": 2, "progress_bar": False}
+    scale = 0.7306  # of no other test
+    first = sample(KEY, lambda x: -scale * jnp.sum(x**2), jnp.zeros(2), **settings)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        again = sample(KEY, lambda x: -scale * jnp.sum(x**2), jnp.zeros(2), **settings)
+    assert not [record for record in caplog.records if "advance_lanes" in record.getMessage()]
+    np.testing.assert_array_equal(again.positions, first.positions)
