@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 # Roles of BlackJAX's state fields. Fields that the position determines are recomputed by `init`; other fields that the
 # next step needs are exchanged between blocks; fields that advance independently of the position are precomputed.
 DETERMINED_FIELDS = frozenset({"logdensity", "logdensity_grad", "U_x", "U_grad_x"})
+
+# Largest difference of a recomputed field that counts as rounding, in roots of the unit of rounding.
+FIELD_TOLERANCE = 30
 
 EXCHANGED_FIELDS = frozenset({"position", "momentum", "slice"})
 
@@ -122,6 +126,39 @@ def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tupl
     state = dynamics.algorithm.init(position, init_key)
     _, start = from_algorithm(dynamics.algorithm, state, dynamics.transform)
     return chain_key, state, start
+
+
+@partial(jax.jit, static_argnums=0)
+def _restored(dynamics: AlgorithmDynamics, state: PyTree) -> PyTree:
+    transition, vector = from_algorithm(dynamics.algorithm, state, dynamics.transform)
+    return transition.restore(vector)
+
+
+def check_determined_fields(dynamics: AlgorithmDynamics, state: PyTree, where: str) -> None:
+    """Raise unless the fields that blocks recompute from a state's position are as the algorithm's ``init`` gives them.
+
+    Raises
+    ------
+    ValueError
+        If they differ by more than rounding: the state belongs to another target, or the kernel carries something that
+        its position does not determine, such as an estimate of a log density.
+    """
+    names = [name for name in getattr(state, "_fields", ()) if name in DETERMINED_FIELDS]
+    restored = _restored(dynamics, state) if names else None
+    for name in names:
+        pairs = zip(*(jax.tree.leaves(getattr(each, name)) for each in (state, restored)), strict=True)
+        for carried, again in ((np.asarray(one), np.asarray(other)) for one, other in pairs):
+            limit = FIELD_TOLERANCE * np.sqrt(np.finfo(again.dtype).eps) * (1 + np.abs(again).max(initial=0))
+            if (np.abs(carried - again) > limit).any():
+                raise ValueError(
+                    f"{where}: its {name} is {_short(carried)}, but the algorithm's init gives {_short(again)} at the "
+                    "same position. Blocks take it from init: use a state of the same target, and run a kernel whose "
+                    f"{name} is an estimate by blackjax.util.run_inference_algorithm."
+                )
+
+
+def _short(values: np.ndarray) -> str:
+    return f"{values:.6g}" if values.ndim == 0 else np.array2string(values, precision=4, threshold=6)
 
 
 def _known_fields(state: PyTree) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.chain.blackjax_chain import AlgorithmDynamics, begin, from_algorithm
+from parsample.chain.blackjax_chain import AlgorithmDynamics, begin, check_determined_fields, from_algorithm
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import ceil_div
 from parsample.internal.compilation import is_traced, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
-from parsample.samplers.chain_run import evaluate_chain
+from parsample.samplers.chain_run import AFTER_STEPS, evaluate_chain
 from parsample.solver.finish import completed, finish
 from parsample.solver.linearization import Zero
 from parsample.solver.method import DEER, Sequential
@@ -176,16 +176,8 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
     resolved = checked_method(method, num_steps)
     traced = is_traced((rng_key, initial_state, initial_position))
     mesh = None if traced and devices is None else mesh_of(devices)
-    if (initial_state is None) == (initial_position is None):
-        raise ValueError("Exactly one of initial_state and initial_position must be given.")
     dynamics = AlgorithmDynamics(inference_algorithm, transform)
-    if initial_state is None:
-        rng_key, initial_state, start = begin(dynamics, rng_key, checked_position(initial_position))
-    else:
-        if hasattr(initial_state, "position"):
-            checked_position(initial_state.position, "initial_state.position")
-        _, start = from_algorithm(inference_algorithm, initial_state, transform)
-    checked_start(initial_state)
+    rng_key, initial_state, start = _started(dynamics, rng_key, initial_state, initial_position, is_traced=traced)
     rng_key, initial_state, start = broadcast_from_first(mesh, (rng_key, initial_state, start))
     if resolved == "auto" and traced:
         resolved = Sequential()
@@ -199,9 +191,29 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
         solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
         finish_stalled = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         solution = completed(solution, mesh, finish_stalled)
+        if not is_traced(solution.status):
+            check_determined_fields(dynamics, solution.final, AFTER_STEPS)
     if not is_traced(solution.status):
         warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
     return solution
+
+
+def _started(
+    dynamics: AlgorithmDynamics, rng_key: Array, initial_state: PyTree, initial_position: PyTree, *, is_traced: bool
+) -> tuple[Array, PyTree, Vector]:
+    """Key of the chain, checked initial state and reduced initial state."""
+    if (initial_state is None) == (initial_position is None):
+        raise ValueError("Exactly one of initial_state and initial_position must be given.")
+    if initial_state is None:
+        rng_key, initial_state, start = begin(dynamics, rng_key, checked_position(initial_position))
+    else:
+        if hasattr(initial_state, "position"):
+            checked_position(initial_state.position, "initial_state.position")
+        _, start = from_algorithm(dynamics.algorithm, initial_state, dynamics.transform)
+        if not is_traced:
+            check_determined_fields(dynamics, initial_state, "initial_state")
+    checked_start(initial_state)
+    return rng_key, initial_state, start
 
 
 def checked_method(method: Any, num_steps: int) -> Method:

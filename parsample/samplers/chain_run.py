@@ -6,6 +6,7 @@ shows how soon lanes meet and how long a row takes, which is one step of every l
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from parsample.chain.blackjax_chain import AlgorithmDynamics, check_determined_fields
 from parsample.chain.transition import Dynamics
 from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.processes import broadcast_from_first
@@ -26,6 +28,9 @@ from parsample.lanes.segments import Run, Segment, evaluate_segment, step_by_ste
 from parsample.planning.plan import DEFAULT_SINGLE_STEP_COST, MAX_COST_RATIO, block_size_of
 from parsample.solver.solution import Solution
 from parsample.solver.status import ParallelStallWarning, Status
+
+# What is wrong if a state of the chain is not what its position determines.
+AFTER_STEPS = "a state after some steps"
 
 # Steps per block of the first segment, which shows how soon lanes meet.
 FIRST_BLOCK = 64
@@ -90,6 +95,12 @@ class Chain:
         """Number of steps T."""
         return len(jax.tree.leaves(self.sequence)[0])
 
+    def check_state(self, states: PyTree) -> None:
+        """Raise unless the recomputed fields of a state, with a leading axis of 1, are those that it carries."""
+        state = as_keys(jax.tree.map(lambda leaf: leaf[0], states), self.lanes.state_kinds)
+        if isinstance(self.lanes.dynamics, AlgorithmDynamics):
+            check_determined_fields(self.lanes.dynamics, state, AFTER_STEPS)
+
     def program(self, num_lanes: int) -> LaneProgram:
         """The compiled program for `num_lanes` lanes."""
         return LaneProgram(self.lanes, num_lanes, self.mesh if num_lanes > 1 else None, self.records)
@@ -119,15 +130,16 @@ class SolutionBuilder:
         The chain after the segments added so far: the next one starts there.
     """
 
-    def __init__(self, num_steps: int, run: Run) -> None:
-        self.run, self.num_steps = run, num_steps
+    def __init__(self, num_steps: int, run: Run, check: Callable[[PyTree], None]) -> None:
+        self.run, self.num_steps, self._check = run, num_steps, check
         self.exact_prefix, self.num_sweeps, self.num_evaluations = 0, 0, 0
         self.outputs: PyTree = None
         self.status, self.defect, self.block_defects = Status.CONVERGED, 0.0, np.zeros((0, 1))
         self.defect_history: list[float] = []
 
     def add(self, segment: Segment) -> None:
-        """Add the next segment; outputs beyond the last step are dropped."""
+        """Add the next segment, if its last state is what it should be; outputs beyond the last step are dropped."""
+        self._check(segment.final)
         if self.outputs is None:
             self.outputs = jax.tree.map(
                 lambda leaf: np.empty((self.num_steps, *leaf.shape[2:]), leaf.dtype), segment.outputs
@@ -180,7 +192,7 @@ def evaluate_chain(
     """Evaluate the chain in blocks; with `may_end_blocks`, step by step as soon as that is expected to be faster."""
     chain = Chain.of(dynamics, state, rng_key, num_steps, mesh)
     program, single_lane = chain.program(default_num_lanes()), chain.program(1)
-    builder = SolutionBuilder(num_steps, chain.run(program))
+    builder = SolutionBuilder(num_steps, chain.run(program), chain.check_state)
     if may_end_blocks:
         _add_timed_steps(builder, single_lane, chain)
     # Each process times the single lane by itself, so all processes use the times of the first.

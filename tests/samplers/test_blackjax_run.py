@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithms import KEY, TARGETS, assert_same, build, first_and_acceptance
+from blackjax.mcmc.random_walk import RWState
 from chains import gaussian, gaussian_start
 from marks import slow
 from warned import warns_here
@@ -229,3 +230,41 @@ def test_arguments_may_lie_anywhere(place):
         shared = parsample.run_inference_algorithm(*arguments, **settings)
     for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+def test_a_state_of_another_target_is_refused():
+    algorithm = blackjax.mala(gaussian, 0.3)
+    state = blackjax.mala(lambda position: 3 + gaussian(position), 0.3).init(gaussian_start())
+    for method in ("auto", "sequential", DEER(50, Zero())):
+        with pytest.raises(ValueError, match=r"initial_state: its logdensity is .*, but the algorithm's init gives"):
+            evaluate_inference_algorithm(KEY, algorithm, 400, initial_state=state, method=method)
+
+
+def noisy_walk() -> Any:
+    """Random-walk Metropolis whose log density is an estimate that the state carries (pseudo-marginal)."""
+
+    def init(position: jax.Array, rng_key: Any = None) -> RWState:
+        del rng_key
+        return RWState(position, -0.5 * jnp.sum(position**2))
+
+    def step(rng_key: jax.Array, state: RWState) -> tuple[RWState, None]:
+        key_move, key_noise, key_accept = jax.random.split(rng_key, 3)
+        proposal = state.position + jax.random.normal(key_move, state.position.shape)
+        estimate = -0.5 * jnp.sum(proposal**2) + jax.random.normal(key_noise)
+        accept = jnp.log(jax.random.uniform(key_accept)) < estimate - state.logdensity
+        return jax.tree.map(lambda new, old: jnp.where(accept, new, old), RWState(proposal, estimate), state), None
+
+    return blackjax.base.SamplingAlgorithm(init, step)
+
+
+@pytest.mark.parametrize("method", ["auto", "deer", DEER(50, Zero())])
+def test_a_carried_estimate_is_refused_in_blocks(method):
+    with pytest.raises(ValueError, match=r"a state after some steps: its logdensity is .*run_inference_algorithm"):
+        evaluate_inference_algorithm(KEY, noisy_walk(), 400, initial_position=jnp.zeros(2), method=method)
+
+
+def test_a_carried_estimate_runs_step_by_step():
+    algorithm = noisy_walk()
+    _, expected = blackjax.util.run_inference_algorithm(KEY, algorithm, 200, initial_position=jnp.zeros(2))
+    found = evaluate_inference_algorithm(KEY, algorithm, 200, initial_position=jnp.zeros(2), method="sequential")
+    np.testing.assert_allclose(found.outputs[0].position, expected[0].position, atol=1e-10)
