@@ -168,7 +168,7 @@ def test_sample_writes_draws_summary_and_pictures(capsys, tmp_path, model):
     assert (code, err) == (0, "")
     for words in ("x[left]", "x[right]", "y[0, 0]", "mean", "r_hat", "2 chains x 1000 draws, kernel hmc"):
         assert words in out
-    assert "certificate        certified: evaluated step by step" in out
+    assert "path               certified: evaluated step by step" in out
     assert f"draws: {out_file}" in out
     assert {path.name for path in pictures.iterdir()} == {"traces.png", "ranks.png"}
     with xarray.open_datatree(out_file, engine="h5netcdf") as tree:
@@ -210,19 +210,20 @@ def test_seed_and_zarr(capsys, tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("status", "interrupted", "code", "words"),
+    ("status", "interrupted", "problems", "code", "words"),
     [
-        (Status.CONVERGED, False, 0, "certified: every step"),
-        (Status.STALLED, False, 0, "in part step by step"),
-        (Status.NON_FINITE, False, 4, "NOT certified"),
-        (Status.CONVERGED, True, 130, "(interrupted)"),
+        (Status.CONVERGED, False, [], 0, "certified: every step"),
+        (Status.STALLED, False, [], 0, "in part step by step"),
+        (Status.NON_FINITE, False, ["chains disagree"], 4, "NOT certified"),
+        (Status.CONVERGED, False, ["chains disagree"], 5, "too few to judge; chains disagree"),
+        (Status.CONVERGED, True, ["chains disagree"], 130, "(interrupted)"),
     ],
-    ids=["converged", "stalled", "non_finite", "interrupted"],
+    ids=["converged", "stalled", "non_finite", "doubtful", "interrupted"],
 )
-def test_sample_says_in_its_exit_code_whether_the_draws_are_certified(
-    monkeypatch, capsys, model, status, interrupted, code, words
+def test_sample_says_in_its_exit_code_what_path_and_draws_are(
+    monkeypatch, capsys, model, status, interrupted, problems, code, words
 ):
-    result = fabricated(status, interrupted=interrupted)
+    result = fabricated(status, interrupted=interrupted, problems=problems)
     monkeypatch.setattr("parsample.cli.main.sample", lambda *_, **__: result)
     assert main(["sample", model, "--num-chains", "2", "--out", "draws.nc"]) == code
     out = capsys.readouterr().out
@@ -340,7 +341,7 @@ def test_a_disk_that_is_too_small_is_refused_before_sampling(monkeypatch, capsys
     monkeypatch.setattr("parsample.draws.outputs.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     arguments = ["--num-chains", "2", "--num-samples", "2000000", "--out", str(tmp_path / out)]
     assert main(["sample", model, *arguments, *option]) == 1
-    assert_one_line(capsys.readouterr().err, f"{out}': these draws take {needed} MiB on the disk; 1 MiB are free")
+    assert_one_line(capsys.readouterr().err, f"{out}: these draws take {needed} MiB on the disk; 1 MiB are free")
     assert not list(tmp_path.glob("*draws*"))
 
 
@@ -381,7 +382,7 @@ def test_a_run_on_disk_is_resumed_made_longer_and_replaced_only_if_asked(capsys,
     assert main([*command, "--resume"]) == 0
     assert main([*command, "--resume", "--num-samples", "300"]) == 0
     assert in_store(out) == 300
-    assert f"draws              {out}" in capsys.readouterr().out
+    assert f"stored in          {out}" in capsys.readouterr().out
     assert main([*begun, "--overwrite"]) == 0
     assert in_store(out) == 200
     for arguments, words in [

@@ -34,7 +34,7 @@ def test_new_paths_are_returned_and_nothing_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a.csv", r"a\.csv': the name must end in one of \.nc, \.zarr"),
+        ("a.csv", r"a\.csv: the name must end in one of \.nc, \.zarr"),
         ("a", "the name must end in one of"),
         ("missing/a.nc", "there is no directory .*missing; create it first"),
     ],
@@ -46,9 +46,7 @@ def test_paths_that_cannot_be_are_refused(tmp_path, name, words):
 
 def test_zarr_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(
-        ValueError, match=r"a\.zarr' needs zarr, which is not installed: pip install 'parsample\[zarr\]"
-    ):
+    with pytest.raises(ValueError, match=r"a\.zarr needs zarr, which is not installed: pip install 'parsample\[zarr\]"):
         checked_out(tmp_path / "a.zarr", overwrite=False)
     assert checked_out(tmp_path / "a.nc", overwrite=False) is not None
     with pytest.raises(ValueError, match=r"pictures needs matplotlib.*parsample\[plots\]"):
@@ -94,5 +92,5 @@ def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch)
         raise PermissionError(13, os.strerror(13))
 
     monkeypatch.setattr("pathlib.Path.touch", denied)
-    with pytest.raises(ValueError, match=r"out: cannot write to .*: Permission denied"):
+    with pytest.raises(ValueError, match=r"a.nc: cannot write to .*: Permission denied"):
         checked_out(tmp_path / "a.nc", overwrite=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+import zarr
 
 from parsample.draws.datatree import datatree
 from parsample.draws.outputs import ROOT_METADATA
@@ -49,10 +50,12 @@ def assert_holds(path: Path, num_draws: int) -> None:
     assert tree.attrs["num_draws"] == num_draws
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 200, 10**7])
-def test_segments_of_any_size_share_chunks_of_any_size(monkeypatch, path, chunk_bytes):
-    monkeypatch.setattr("parsample.draws.run_store.CHUNK_BYTES", chunk_bytes)
-    store = RunStore.create(path, invented("x", "flag"), b"begin")
+@pytest.mark.parametrize(("segment_size", "length"), [(1, 1), (5, 5), (16, 16), (1000, 10)])
+def test_segments_of_any_size_share_chunks_of_any_size(monkeypatch, path, segment_size, length):
+    monkeypatch.setattr("parsample.draws.run_store.MIN_CHUNK_BYTES", 0)
+    monkeypatch.setattr("parsample.draws.run_store.MAX_CHUNK_BYTES", 26 * (length if segment_size == 1000 else 100))
+    store = RunStore.create(path, invented("x", "flag"), b"begin", segment_size)
+    assert read(path)["posterior/x"].encoding["chunks"] == (2, length, 3)
     assert_holds(path, 0)
     ends = (0, 1, 5, 5, 16, 17)
     for first, end in itertools.pairwise(ends):
@@ -66,7 +69,7 @@ def test_segments_of_any_size_share_chunks_of_any_size(monkeypatch, path, chunk_
 
 
 def test_a_store_that_is_opened_again_goes_on(path):
-    RunStore.create(path, invented("x", "flag"), b"").close()
+    RunStore.create(path, invented("x", "flag"), b"", 10).close()
     for first, end in itertools.pairwise((0, 3, 10, 11)):
         store = RunStore(path)
         assert store.num_draws == first
@@ -75,8 +78,40 @@ def test_a_store_that_is_opened_again_goes_on(path):
     assert_holds(path, 11)
 
 
+@pytest.mark.parametrize("num_first", [1, 7, 8, 9])
+def test_a_chunk_is_completed_after_the_store_was_opened_again(monkeypatch, path, num_first):
+    monkeypatch.setattr("parsample.draws.run_store.MIN_CHUNK_BYTES", 0)
+    store = RunStore.create(path, invented("x", "flag"), b"", 8)
+    store.append(draws(0, num_first), num_first, LIBRARY, b"")
+    store.close()
+    store = RunStore(path)
+    store.append(draws(num_first, 20), 20 - num_first, LIBRARY, b"")
+    store.close()
+    assert_holds(path, 20)
+    # Also for readers that ignore the consolidated metadata.
+    node = zarr.open_group(path, mode="r", use_consolidated=False)
+    np.testing.assert_array_equal(node["posterior/x"][:], draws(0, 20)["posterior/x"])
+
+
+def test_what_a_killed_process_left_is_deleted(path):
+    store = RunStore.create(path, invented("x", "flag"), b"", 10)
+    store.append(draws(0, 3), 3, LIBRARY, b"three")
+    store.close()
+    left = [
+        path / "posterior/x/c/0/0/.0.unfinished",
+        path / ".parsample/checkpoint-9-a.npz",
+        path / ".zarr.unfinished.json",
+    ]
+    for file in left:
+        file.write_bytes(b"half")
+    RunStore(path).close()
+    assert not any(file.exists() for file in left)
+    assert checkpoint_of(path) == b"three"
+    assert_holds(path, 3)
+
+
 def test_one_checkpoint_is_kept_and_the_next_has_another_name(path):
-    store, names = RunStore.create(path, invented("x", "flag"), b""), []
+    store, names = RunStore.create(path, invented("x", "flag"), b"", 10), []
     for number in range(4):  # without new draws, names would be the same
         store.append({}, 0, LIBRARY, b"%d" % number)
         names.append(store.attributes["checkpoint"])
@@ -86,7 +121,7 @@ def test_one_checkpoint_is_kept_and_the_next_has_another_name(path):
 
 
 def test_a_store_is_locked_until_it_is_closed(path):
-    store = RunStore.create(path, invented("x"), b"")
+    store = RunStore.create(path, invented("x"), b"", 10)
     with pytest.raises(BlockingIOError, match="another process is writing to this run"):
         RunStore(path)
     store.close()
@@ -94,7 +129,7 @@ def test_a_store_is_locked_until_it_is_closed(path):
 
 
 def test_a_store_without_variables_counts_draws(path):
-    store = RunStore.create(path, invented(), b"")
+    store = RunStore.create(path, invented(), b"", 10)
     store.append({}, 5, LIBRARY, b"checkpoint")
     store.close()
     store = RunStore(path)
@@ -103,11 +138,11 @@ def test_a_store_without_variables_counts_draws(path):
 
 
 def test_a_store_is_replaced_once_the_new_one_has_draws(path):
-    first = RunStore.create(path, invented("x", "flag"), b"")
+    first = RunStore.create(path, invented("x", "flag"), b"", 10)
     first.append(draws(0, 5), 5, LIBRARY, b"old")
     first.close()
     for num_draws in (0, 2):
-        store = RunStore.create(path, invented("x", "flag"), b"")
+        store = RunStore.create(path, invented("x", "flag"), b"", 10)
         store.append(draws(0, num_draws), num_draws, LIBRARY, b"new")
         if num_draws:
             store.append(draws(2, 4), 2, LIBRARY, b"newer")
@@ -117,7 +152,7 @@ def test_a_store_is_replaced_once_the_new_one_has_draws(path):
 
 
 def test_draws_that_could_not_be_written_are_not_there(monkeypatch, path):
-    store = RunStore.create(path, invented("x", "flag"), b"begin")
+    store = RunStore.create(path, invented("x", "flag"), b"begin", 10)
     store.append(draws(0, 5), 5, LIBRARY, b"five")
     with monkeypatch.context() as patch:
 

@@ -1,5 +1,8 @@
 """Results and reports made up without a run."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from parsample import Model, Plan, Report, Status
@@ -22,7 +25,7 @@ def report(*, parallel: bool) -> Report:
     return Report(meeting, 64, Measured(1e-3, 2.0), plan, "another kernel", adaptation=ADAPTATION)
 
 
-def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
+def fabricated(status: Status, *, interrupted: bool = False, problems: Sequence[str] = ()) -> SampleResult:
     """A result in variables x and y, with any status, even one that runs rarely end with."""
     rng = np.random.default_rng(0)
     positions = {"x": rng.normal(size=(2, 100, 2)), "y": rng.normal(size=(2, 100, 1, 1))}
@@ -31,5 +34,5 @@ def fabricated(status: Status, *, interrupted: bool = False) -> SampleResult:
     stats = {"lp": rng.normal(size=(2, 100)), "diverging": np.arange(200).reshape(2, 100) < 7}
     model = Model(lambda position: 0.0, {"x": np.zeros(2), "y": np.zeros((1, 1))})
     settings, seconds = {"num_chains": 2, "kernel": "hmc"}, {"warmup": 1.0}
-    counts = {"num_draws": 100, "diagnostics": NO_DIAGNOSTICS}
+    counts = {"num_draws": 100, "diagnostics": replace(NO_DIAGNOSTICS, num_diverging=[3, 4], problems=list(problems))}
     return SampleResult(positions, stats, ADAPTATION, None, [segment], settings, seconds, model, interrupted, **counts)

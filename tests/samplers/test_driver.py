@@ -40,12 +40,12 @@ def path(found: list[Segment]) -> np.ndarray:
     return np.concatenate([each.path for each in found], axis=1)[:, :300]
 
 
-STEP_BY_STEP = Schedule(in_blocks=False, block_size=16, max_rows=np.inf)
+STEP_BY_STEP = Schedule(in_blocks=False, block_size=16, max_steps=2048, max_rows=np.inf)
 
 
 @pytest.mark.parametrize("block_size", [16, 32])
 def test_blocks_give_the_path_of_single_steps(block_size):
-    found = segments(Schedule(True, block_size, np.inf))
+    found = segments(Schedule(True, block_size, 2048, np.inf))
     assert [each.num_steps for each in found] == [4 * block_size] * -(-300 // (4 * block_size))
     assert {each.status for each in found} == {Status.CONVERGED}
     np.testing.assert_allclose(path(found), path(segments(STEP_BY_STEP)), rtol=0, atol=1e-12)
@@ -54,17 +54,17 @@ def test_blocks_give_the_path_of_single_steps(block_size):
 def test_a_segment_that_is_given_up_is_the_last_one_in_blocks(monkeypatch):
     phases: list[str] = []
     monkeypatch.setattr(Progress, "phase", lambda _, text: phases.append(text))
-    found = segments(Schedule(True, 16, 0.0))
+    found = segments(Schedule(True, 16, 2048, 0.0))
     assert [each.status for each in found[:2]] == [Status.STALLED, Status.SEQUENTIAL]
     assert {each.status for each in found[1:]} == {Status.SEQUENTIAL}
     assert phases == ["sampling in blocks", "sampling step by step"]
     np.testing.assert_allclose(path(found), path(segments(STEP_BY_STEP)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("max_rows", "sizes"), [(2048, [304]), (128, [128, 128, 48])])
-def test_single_steps_end_with_the_period_of_the_last_draw(monkeypatch, max_rows, sizes):
-    monkeypatch.setattr("parsample.samplers.driver.MAX_ROWS", max_rows)
-    assert [each.num_steps for each in segments(STEP_BY_STEP)] == sizes
+@pytest.mark.parametrize(("max_steps", "sizes"), [(2048, [304]), (128, [128, 128, 48])])
+def test_single_steps_end_with_the_period_of_the_last_draw(max_steps, sizes):
+    schedule = dataclasses.replace(STEP_BY_STEP, max_steps=max_steps)
+    assert [each.num_steps for each in segments(schedule)] == sizes
 
 
 def test_a_driver_leaves_what_was_prepared():

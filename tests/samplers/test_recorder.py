@@ -44,7 +44,8 @@ def recorder(num_samples: int, thin: int = 1, **arguments: Any) -> Recorder:
 def added(made: Recorder, ends: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Add segments; returns what is for the disk."""
     found = [made.add(segment(first, end)) for first, end in itertools.pairwise((0, *ends))]
-    return {name: np.concatenate([each[name] for each in found], axis=1) for name in found[0]}
+    found = [each for each in found if each]  # some segments have no step that is kept
+    return {name: np.concatenate([each[name] for each in found], axis=1) for name in (found or [{}])[0]}
 
 
 @pytest.mark.parametrize("ends", SIZES)
@@ -58,7 +59,7 @@ def test_every_thin_th_step_is_kept(tmp_path, ends, thin):
     np.testing.assert_array_equal(made.memory.arrays[POSITION][..., 0], expected)
     np.testing.assert_array_equal(made.memory.arrays["lp"], expected)
     # Divergences are counted in all steps up to the last draw.
-    assert made.num_diverging == 2 * (num_samples * thin // 4)
+    assert made.watch.totals.diverging.tolist() == [num_samples * thin // 4] * 2
     assert (made.num_draws, len(made.segments)) == (num_samples, len(ends))
     assert {each.path.shape for each in made.segments} == {(2, 0, 3)}
 
@@ -125,8 +126,11 @@ def test_stops_are_decided_by_the_draws_that_are_kept():
     made = recorder(1000, 4, stop_at=StopAt(mcse={"total": 1e9}))
     made.add(segment(0, 396))
     assert not made.is_met  # 99 draws are too few
-    made.add(segment(396, 400))
+    made.add(segment(396, 500))
     assert made.is_met
+    assert made.num_draws == 100
+    assert made.watch.totals.steps.tolist() == [400, 400]
+    np.testing.assert_array_equal(made.tail[0][..., 0], steps(400, 500))
     assert not recorder(1000).is_met
 
 

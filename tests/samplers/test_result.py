@@ -51,12 +51,15 @@ def test_a_printed_result_shows_everything_but_the_draws():
     result = run("hmc")
     lines = repr(result).splitlines()
     assert lines[0] == "2 chains x 1000 draws, kernel hmc"
-    assert "\n".join(lines[1:-2]) == str(result.report)
-    assert lines[-2].startswith("took")
-    assert "compilation" in lines[-2]
-    assert lines[-1].endswith(result.certificate)
-    diverging = dataclasses.replace(result, num_diverging=3)
-    assert "divergences        3 of 2000 steps: mistrust the tails" in repr(diverging)
+    assert "\n".join(lines[1:-3]) == str(result.report)
+    assert lines[-3].startswith("took")
+    assert "compilation" in lines[-3]
+    assert lines[-2] == f"path               {result.certificate}"
+    assert lines[-1] == f"draws              {result.diagnostics}"
+    diverging = dataclasses.replace(result.diagnostics, num_diverging=[1, 2])
+    assert "divergences        3 of 2000 steps: mistrust the tails" in repr(
+        dataclasses.replace(result, diagnostics=diverging)
+    )
     assert repr(dataclasses.replace(result, interrupted=True)).splitlines()[0].endswith("(interrupted)")
 
 
@@ -84,5 +87,5 @@ def test_a_result_saves_and_summarises_itself(tmp_path, name):
         assert tree["posterior"]["x"].dims == ("chain", "draw", "axis")
         np.testing.assert_array_equal(tree["posterior"]["y"], result.positions["y"])
     assert result.summary().count("\n") == 3  # a header, x[0], x[1] and y
-    with pytest.raises(ValueError, match=r"run\.csv': the name must end in one of \.nc, \.zarr"):
+    with pytest.raises(ValueError, match=r"run\.csv: the name must end in one of \.nc, \.zarr"):
         result.save(tmp_path / "run.csv")

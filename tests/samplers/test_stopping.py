@@ -1,13 +1,14 @@
 """When a run may stop early."""
 
-import itertools
-
 import arviz
 import numpy as np
 import pytest
 
 from parsample import StopAt
-from parsample.samplers.stopping import MIN_DRAWS, StopRule
+from parsample.samplers.stopping import StopRule
+
+# Numbers of draws per chain at which criteria are computed.
+CHECKED = [100, 120, 144, 173, 208, 250, 300, 360, 432, 518, 622, 746, 895]
 
 RNG = np.random.default_rng(0)
 DRAWS = {
@@ -18,30 +19,34 @@ DRAWS = {
 
 
 def first_met(stop_at: StopAt, length: int = 50) -> int | None:
-    """Number of draws at which a run with segments of this length stops."""
-    rule = StopRule(stop_at)
+    """Number of draws with which a run with segments of this length stops."""
+    rule, num_draws = StopRule(stop_at), 0
     for first in range(0, 1000, length):
-        rule.add({name: values[:, first : first + length] for name, values in DRAWS.items()})
-        if rule.is_met():
-            return first + length
+        num_draws += rule.add({name: values[:, first : first + length] for name, values in DRAWS.items()})
+        if rule.is_met:
+            return num_draws
+    assert num_draws == 1000
     return None
 
 
-def test_a_run_stops_once_all_components_have_the_effective_draws():
-    found = first_met(StopAt(ess=1500, variables=["x"]))
+@pytest.mark.parametrize("length", [1, 50, 333, 1000])
+def test_a_run_stops_once_all_components_have_the_effective_draws(length):
+    found = first_met(StopAt(ess=1500, variables=["x"]), length)
     assert found is not None
-    for size, reached in ((found, True), (found - 150, False)):
+    assert found in CHECKED
+    for size, reached in ((found, True), (CHECKED[CHECKED.index(found) - 1], False)):
         sizes = np.asarray(arviz.ess(DRAWS["x"][:, :size], method="bulk"))
         assert bool((sizes >= 1500).all()) is reached
-    assert first_met(StopAt(ess=1500)) is None  # of all variables, a random walk among them
-    assert first_met(StopAt(ess=1500, variables=["x", "flag"])) is not None
+    assert first_met(StopAt(ess=1500), length) is None  # of all variables, a random walk among them
+    assert first_met(StopAt(ess=1500, variables=["x", "flag"]), length) is not None
 
 
 def test_a_run_stops_once_the_errors_are_small_enough():
     found = first_met(StopAt(mcse={"flag": 0.02}))
     assert found is not None
-    # 0.5 / sqrt(draws of four chains) < 0.02 from 156 draws per chain on
-    assert 150 <= found <= 250
+    # 0.5 / sqrt(draws of four chains) is 0.02 at 156 draws per chain; estimates of it vary.
+    assert found in (144, 173)
+    assert 0.015 < float(arviz.mcse(DRAWS["flag"][:, :found].astype(float), method="mean")) <= 0.02
     assert first_met(StopAt(mcse={"flag": 0.001})) is None
 
 
@@ -53,25 +58,18 @@ def test_both_criteria_must_be_met():
 
 def test_few_draws_decide_nothing_and_it_is_computed_rarely(monkeypatch):
     rule, computed = StopRule(StopAt(ess=1e9, variables=["x"])), []
-    monkeypatch.setattr(StopRule, "_has_ess", lambda _, draws: bool(computed.append(draws["x"].shape[1])))
+    monkeypatch.setattr(StopRule, "_is_met_by", lambda _, size: bool(computed.append(size)))
     for first in range(0, 1000, 10):
-        rule.add({"x": DRAWS["x"][:, first : first + 10]})
-        assert not rule.is_met()
-    assert computed[0] == MIN_DRAWS
-    assert all(later >= 1.2 * earlier - 1 for earlier, later in itertools.pairwise(computed))
-    assert len(computed) < 15
-    assert not StopRule(StopAt(ess=1)).is_met()
+        assert rule.add({"x": DRAWS["x"][:, first : first + 10]}) == 10
+    assert computed == CHECKED
+    assert not rule.is_met
 
 
 def test_draws_of_a_former_run_count_at_once():
     stop_at = StopAt(ess=1500, variables=["x"])
     rule = StopRule(stop_at)
-    rule.add(DRAWS)
-    assert rule.is_met()
-    rule = StopRule(stop_at)
-    rule.next_size = 1001  # as in a checkpoint
-    rule.add(DRAWS)
-    assert not rule.is_met()
+    assert rule.add(DRAWS) == first_met(stop_at)
+    assert rule.is_met
 
 
 @pytest.mark.parametrize(
