@@ -56,6 +56,10 @@ OK, FAILED, NOT_PARALLEL, NOT_CERTIFIED, DOUBTFUL, INTERRUPTED = 0, 1, 3, 4, 5, 
 def main(arguments: Sequence[str] | None = None, *, owns_process: bool = False) -> int:
     """Run the command line; returns the exit code. With `owns_process`, compiled programs are cached on disk."""
     options = _parser().parse_args(arguments)
+    options.given = {name: getattr(options, name, None) for name in REMEMBERED}
+    for name, default in REMEMBERED.items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, default)
     if owns_process:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps its draws
     if owns_process and not options.no_compilation_cache:
@@ -97,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         samples_help = f"draws per chain (default: {NUM_SAMPLES}, or as many as a resumed run was begun with)"
         command.add_argument("--num-samples", type=int, help=samples_help)
         command.add_argument("--num-warmup", type=int, help="warm-up steps per chain (default: the model's, or 1000)")
-        command.add_argument("--num-chains", type=int, default=4, help="chains (default: %(default)s)")
+        command.add_argument("--num-chains", type=int, help="chains (default: 4)")
         one_or_more = command.add_mutually_exclusive_group()
-        one_or_more.add_argument("--kernel", choices=KERNELS, default="hmc", help="default: %(default)s")
+        one_or_more.add_argument("--kernel", choices=KERNELS, help="default: hmc")
         if command is check:
             help_text = "compare these kernels by predicted effective draws per second"
             one_or_more.add_argument("--kernels", choices=KERNELS, nargs="+", help=help_text)
@@ -130,7 +134,7 @@ def _add_sampling_options(sampling: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--resume", action="store_true", help="go on with the run in --out DIR.zarr, if there is one, or make it longer"
     )
-    sampling.add_argument("--thin", type=int, default=1, metavar="STEPS", help="steps per draw (default: %(default)s)")
+    sampling.add_argument("--thin", type=int, metavar="STEPS", help="steps per draw (default: 1)")
     sampling.add_argument("--keep", nargs="+", metavar="NAME", help="variables to keep (default: all)")
     sampling.add_argument("--statistics", nargs="*", metavar="NAME", help="statistics to keep (default: all)")
     sampling.add_argument("--stop-at-ess", type=float, metavar="ESS", help="stop once all variables have this bulk ESS")
@@ -221,9 +225,8 @@ def _resumed(model: Model, options: argparse.Namespace) -> SampleResult:
     """The run in ``--out``, whose arguments are in its store; only the number of draws may differ."""
     stop_at = None if options.stop_at_ess is None else StopAt(options.stop_at_ess)
     begun = arguments_of(options.out)
-    for name, default in REMEMBERED.items():
-        value = getattr(options, name)
-        if value not in (default, begun[name]):
+    for name, value in options.given.items():
+        if value is not None and value != begun[name]:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} {value}: the run in {options.out} was begun with {begun[name]}; leave it out.")
     return resume(

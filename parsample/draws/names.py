@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 # Names of the axes that all draws have.
 DRAW_AXES = ("chain", "draw")
 
@@ -89,6 +91,8 @@ def _check_label(name: str, label: str, size: int, coords: Mapping[str, Any]) ->
         raise ValueError(
             f"dims[{name!r}] names a dimension {label!r}, like an axis of all draws or the variable itself."
         )
+    if label in coords and np.ndim(coords[label]) != 1:
+        raise ValueError(f"coords[{label!r}] must be a sequence of labels; got {coords[label]!r}.")
     num_labels = len(coords[label]) if label in coords else size
     if num_labels != size:
         raise ValueError(f"coords[{label!r}] has {num_labels} labels; that dimension of {name} has size {size}.")

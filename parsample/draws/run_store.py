@@ -14,7 +14,7 @@ import numpy as np
 
 from parsample.draws.outputs import ROOT_METADATA, consolidating
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.files import UNFINISHED, beside_of, delete, move, write_atomically
+from parsample.internal.files import UNFINISHED, beside_of, delete, move, sync, write_atomically
 
 if TYPE_CHECKING:
     import xarray
@@ -39,6 +39,8 @@ class RunStore:
     ----------
     path
         The zarr directory.
+    target
+        Where it will be once it has draws; `path`, unless it replaces another store.
     num_draws
         Finished draws of each chain.
     attributes
@@ -46,7 +48,7 @@ class RunStore:
     """
 
     def __init__(self, path: Path, target: Path | None = None) -> None:
-        self.path, self._target = path, target or path
+        self.path, self.target = path, target or path
         self._lock = _locked(path)
         self._metadata = json.loads((path / ROOT_METADATA).read_text())
         arrays = [name for name, node in self._nodes.items() if node["node_type"] == "array"]
@@ -132,10 +134,10 @@ class RunStore:
         write_atomically(self.path / ROOT_METADATA, json.dumps(self._metadata, indent=1).encode())
         self.num_draws = num_draws
         delete(self.path / former)
-        if num_draws > 0 and self.path != self._target:
+        if num_draws > 0 and not self.is_in_place:
             # Now that there are draws, the former store can go.
-            move(self.path, self._target)
-            self.path = self._target
+            move(self.path, self.target)
+            self.path = self.target
 
     def _write(self, draws: dict[str, np.ndarray], first: int, end: int) -> None:
         """Write these draws of every variable; nobody reads them before the metadata are replaced."""
@@ -174,9 +176,14 @@ class RunStore:
 
         key = [str(number) if dimension == "draw" else "0" for dimension in self._dimensions(name)]
         file = self.path.joinpath(name, "c", *key)
+        is_new = not file.parent.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
         little_endian = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
         write_atomically(file, bytes(Zstd(ZSTD_LEVEL).encode(little_endian)))
+        for directory in file.parent.parents if is_new else ():
+            sync(directory)  # the names of new directories
+            if directory == self.path:
+                break
 
     def _read(self, name: str) -> Any:
         """A variable in zarr's hands."""
@@ -190,6 +197,11 @@ class RunStore:
         return {name.partition("/")[2]: self._read(name)[:] for name in names}
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether the store is where it was asked for: until it has draws, it may wait beside a former one."""
+        return self.path == self.target
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the root."""
         return self._metadata["attributes"]
@@ -197,7 +209,7 @@ class RunStore:
     def close(self, *, discard: bool = False) -> None:
         """Let other processes write; with `discard`, or before it has replaced another, the store is deleted."""
         try:
-            if discard or self.path != self._target:
+            if discard or not self.is_in_place:
                 delete(self.path)
             else:
                 self._write_nodes()

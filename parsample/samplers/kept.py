@@ -78,6 +78,7 @@ class Kept:
         log_likelihood: bool = False,
     ) -> "Kept":
         """Validate these arguments of `sample` for a model, with a checked position of one chain."""
+        keep = [keep] if isinstance(keep, str) else keep
         directory = out.parent if out is not None and scratch_dir is None else scratch_dir
         kept = cls(
             Layout.of(position),

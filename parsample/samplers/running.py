@@ -99,10 +99,13 @@ class RunningStore:
         try:
             store.append(draws, num_draws - store.num_draws, attributes, checkpoint)
         except OSError as error:
-            raise OSError(
-                f"{store.path}: {error.strerror or error}. The {store.num_draws} draws per chain that were finished "
-                "before are in it: make room, and go on by parsample.resume (--resume)."
-            ) from error
+            kept = "the former draws stay"
+            if store.is_in_place:
+                kept = (
+                    f"the {store.num_draws} draws per chain that were finished before are in it: make room, and go on "
+                )
+                kept += "by parsample.resume (--resume)"
+            raise OSError(f"{store.target}: {error.strerror or error}; {kept}.") from error
 
 
 @contextmanager

@@ -76,3 +76,9 @@ def test_what_passes_is_held_by_trees_and_files(tmp_path):
     with xarray.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
         assert set(tree["posterior"].data_vars) == set(shapes)
         assert tree["posterior"]["y"].dims == ("chain", "draw", "side", "y_dim_0")
+
+
+@pytest.mark.parametrize("labels", [3, "ab", np.zeros((2, 2))])
+def test_labels_must_be_a_sequence(labels):
+    with pytest.raises(ValueError, match=r"coords\['a'\] must be a sequence of labels"):
+        check_variables({"x": (2,)}, {"x": ["a"]}, {"a": labels})

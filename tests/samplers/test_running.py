@@ -99,13 +99,29 @@ def test_a_full_disk_leaves_what_was_finished_and_says_how_to_go_on(tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, place, full)
-        words = r"a\.zarr: No space left on device\. The 128 draws .* make room, and go on by parsample\.resume"
+        words = r"a\.zarr: No space left on device; the 128 draws .* make room, and go on by parsample\.resume"
         with pytest.raises(OSError, match=words):
             small(MODEL, out=out, **LONGER)
     expected = small(MODEL, **LONGER).positions
     np.testing.assert_array_equal(posterior(out)["x"], expected[:, :128])
     assert resume(out, MODEL, progress_bar=False).num_draws == 300
     np.testing.assert_array_equal(posterior(out)["x"], expected)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_a_full_disk_before_the_first_new_draws_leaves_the_former_ones(tmp_path, monkeypatch):
+    out = tmp_path / "a.zarr"
+    former = small(MODEL, out=out).to_arviz()["posterior"]["x"].to_numpy()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "append", full)
+        with pytest.raises(OSError, match=r"a\.zarr: No space left on device; the former draws stay"):
+            small(MODEL, out=out, overwrite=True, **LONGER)
+    np.testing.assert_array_equal(posterior(out)["x"], former)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.usefixtures("short_segments")
