@@ -1,8 +1,8 @@
 """Group "long_runs": memory, time and disk of long runs, by where their draws go.
 
 Every row is a process of its own, ``python -m benchmarks.long_runs CASE NUM_SAMPLES DIRECTORY``, which samples eight
-schools: of the models here the one whose steps take least beside what a draw takes on the disk (eleven variables, of
-which nine are computed from the position, and six statistics), so that writing weighs most.
+schools: of the models here the one whose steps take least beside what a draw takes on the disk (ten values in three
+variables, and six statistics), so that writing weighs most.
 """
 
 import json
