@@ -13,7 +13,7 @@ import pytest
 import xarray
 
 from parsample import Covariance, Model, Moments, StopAt, resume, sample
-from parsample.draws.run_store import PRIVATE, RunStore
+from parsample.draws.run_store import RunStore
 from parsample.internal import files
 
 SCALES = np.array([0.5, 1.0, 2.0])
@@ -121,18 +121,6 @@ def test_a_run_killed_before_any_file_operation_goes_on_bitwise(tmp_path, monkey
         number += 5  # of 13 operations per segment
     assert number > 60
     assert len(ends) >= 4
-
-
-def test_what_a_killed_process_left_is_deleted(tmp_path):
-    out = tmp_path / "run.zarr"
-    sample(jax.random.key(3), logdensity, start(), out=out, **{**RUN, "num_samples": 300})
-    names = ("posterior/x/c/0/0.1c.partial", "checkpoint-128-b.npz", ".checkpoint-256-a.unfinished.npz")
-    (out / "posterior" / "x" / "c" / "0").mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (out / (name if "/" in name else f"{PRIVATE}/{name}")).touch()
-    resume(out, logdensity, start(), progress_bar=False)
-    assert not list(out.rglob("*.partial"))
-    assert len(list((out / PRIVATE).glob("*checkpoint-*"))) == 1
 
 
 def test_a_finished_run_is_extended_bitwise(tmp_path, whole):
