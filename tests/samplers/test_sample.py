@@ -12,7 +12,7 @@ import xarray
 from chains import gaussian, gaussian_start, logistic_regression, logistic_regression_start
 from refusals import refused
 from runs import KERNELS_TESTED, KEY, assert_same_draws, first_draws, run
-from small import MODEL, SCALES, bell, small
+from small import MODEL, SCALES, SIZES, bell, small
 from warned import warns_here
 
 import parsample
@@ -270,6 +270,79 @@ def test_nan_on_the_way_is_rejected_and_counted_as_diverging_for_one_chain():
     assert all(np.isfinite(values).all() for values in result.sample_stats.values())
     # x exp(-x^2 / 2) is Rayleigh's: mean sqrt(pi / 2), variance 2 - pi / 2.
     assert abs(result.positions.mean() - math.sqrt(math.pi / 2)) < 0.1
+
+
+@jax.custom_jvp
+def without_gradient(x: jax.Array) -> jax.Array:
+    """A Gaussian, whose gradient is NaN away from zero."""
+    return -0.5 * jnp.sum(x**2)
+
+
+@without_gradient.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    (x,), (v,) = primals, tangents
+    return without_gradient(x), jnp.sum(jnp.where((x == 0).all(), -x, jnp.nan) * v)
+
+
+def wrong_sign(x: jax.Array) -> jax.Array:
+    """A log density that grows without bound."""
+    return 0.5 * jnp.sum(x**2) + jnp.sum(x**4)
+
+
+def far_apart(x: jax.Array) -> jax.Array:
+    """Two modes that no chain leaves."""
+    return jnp.logaddexp(-0.5 * jnp.sum((x - 6) ** 2), -0.5 * jnp.sum((x + 6) ** 2))
+
+
+def box(x: jax.Array) -> jax.Array:
+    """A Gaussian within hard walls."""
+    return jnp.where(jnp.all(jnp.abs(x) < 1), -0.5 * jnp.sum(x**2), -jnp.inf)
+
+
+def doubtful(logdensity: Any, position: Any, words: str, **settings: Any) -> parsample.SampleResult:
+    """A run that ends with exactly one warning, in these words, although every step is the kernel's own."""
+    with warns_here(SamplingWarning, match=f"Mistrust these draws: .*{words}") as caught:
+        result = sample(
+            jax.random.key(0), logdensity, position, **{**SIZES, "num_samples": 500, "num_warmup": 200}, **settings
+        )
+    assert [str(warning.message) for warning in caught] == [
+        f"Mistrust these draws: {'; '.join(result.diagnostics.problems)}."
+    ]
+    assert (result.status, result.num_draws) == (Status.SEQUENTIAL, 500)
+    assert all(problem in repr(result) for problem in result.diagnostics.problems)
+    return result
+
+
+def test_a_gradient_that_is_nan_is_named_by_what_it_does():
+    result = doubtful(without_gradient, jnp.zeros(2), r"chains \[0, 1\] never moved; 1000 of 1000 steps diverged")
+    assert (result.diagnostics.r_hat, result.diagnostics.ess_bulk) == (np.inf, 0)
+    assert np.ptp(result.positions, axis=1).max() == 0
+
+
+def test_a_log_density_of_the_wrong_sign_is_named_by_what_it_does():
+    found = doubtful(wrong_sign, jnp.zeros(2), "[0-9]+ of 1000 steps diverged").diagnostics
+    assert sum(found.num_diverging) > 500
+    for words in ("chains disagree, do not use them", "the acceptance rate is 0.0", "the warm-up has not settled"):
+        assert any(words in problem for problem in found.problems)
+
+
+def test_chains_in_different_modes_disagree():
+    starts = jnp.array([[6.0, 6.0], [-6.0, -6.0]])
+    result = doubtful(
+        far_apart, starts, r"R-hat of x\[[01]\] is 1\.8[0-9]: chains disagree, do not use", starts_per_chain=True
+    )
+    assert (np.sign(result.positions) == np.sign(starts)[:, None]).all()
+    assert result.diagnostics.r_hat > 1.8
+    assert min(result.diagnostics.acceptance_rate) > 0.6  # each chain alone looks well
+
+
+def test_steps_that_hit_a_wall_are_counted():
+    result = doubtful(box, jnp.zeros(2), "([0-9]+) of 1000 steps diverged")
+    num_diverging = int(result.sample_stats["diverging"].sum())
+    assert num_diverging > 100
+    assert sum(result.diagnostics.num_diverging) == num_diverging
+    assert result.diagnostics.problems[0].startswith(f"{num_diverging} of 1000 steps diverged: a transform of bounded")
+    assert np.abs(result.positions).max() < 1
 
 
 @pytest.mark.usefixtures("no_warmup")
