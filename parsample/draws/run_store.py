@@ -19,7 +19,7 @@ from parsample.internal.files import UNFINISHED, beside_of, delete, move, sync, 
 if TYPE_CHECKING:
     import xarray
 
-# Directory, inside that of the draws, of checkpoint and lock; zarr ignores it.
+# Directory, inside that of the draws, of checkpoint and lock; readers of consolidated metadata do not see it.
 PRIVATE = ".parsample"
 
 # Level of compression. zarr's default takes twice as long, and its files of draws are as large to within a percent.

@@ -83,6 +83,8 @@ def resume(  # noqa: PLR0913
         If the chains were not evaluated in parallel.
     UncertifiedChainWarning
         If a chain contains NaN or infinite states.
+    SamplingWarning
+        If the draws have problems; see `Diagnostics`.
 
     Examples
     --------

@@ -152,6 +152,8 @@ def sample(  # noqa: PLR0913
         If the chains will not be, or were not, evaluated in parallel.
     UncertifiedChainWarning
         If a chain contains NaN or infinite states.
+    SamplingWarning
+        If the draws have problems, such as chains that disagree; see `Diagnostics`.
 
     References
     ----------

@@ -232,6 +232,26 @@ def test_sample_says_in_its_exit_code_what_path_and_draws_are(
     assert "draws: draws.nc" in out
 
 
+TWO_MODES = """
+import jax.numpy as jnp
+def logdensity(x):
+    return jnp.logaddexp(-0.5 * jnp.sum((x - 6) ** 2), -0.5 * jnp.sum((x + 6) ** 2))
+initial_position = jnp.zeros(2)
+settings = {"num_lanes": 8}
+"""
+
+
+def test_chains_that_disagree_have_an_exit_code_and_no_warning(capsys, tmp_path):
+    path = tmp_path / "modes.py"
+    path.write_text(TWO_MODES)
+    command = ["sample", str(path), *SIZES, "--num-samples", "300", "--method", "sequential", "--no-progress"]
+    assert main([*command, "--seed", "4"]) == 5
+    out, err = capsys.readouterr()
+    assert "path               certified: evaluated step by step" in out
+    assert "chains disagree, do not use them" in out
+    assert err == ""
+
+
 def test_an_interrupt_before_any_draws_says_so(monkeypatch, capsys, model):
     def sample(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

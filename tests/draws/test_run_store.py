@@ -78,19 +78,27 @@ def test_a_store_that_is_opened_again_goes_on(path):
     assert_holds(path, 11)
 
 
-@pytest.mark.parametrize("num_first", [1, 7, 8, 9])
-def test_a_chunk_is_completed_after_the_store_was_opened_again(monkeypatch, path, num_first):
-    monkeypatch.setattr("parsample.draws.run_store.MIN_CHUNK_BYTES", 0)
-    store = RunStore.create(path, invented("x", "flag"), b"", 8)
-    store.append(draws(0, num_first), num_first, LIBRARY, b"")
-    store.close()
-    store = RunStore(path)
-    store.append(draws(num_first, 20), 20 - num_first, LIBRARY, b"")
-    store.close()
-    assert_holds(path, 20)
-    # Also for readers that ignore the consolidated metadata.
-    node = zarr.open_group(path, mode="r", use_consolidated=False)
-    np.testing.assert_array_equal(node["posterior/x"][:], draws(0, 20)["posterior/x"])
+@pytest.mark.parametrize("length", [1, 3, 4, 1000])
+def test_a_partly_filled_chunk_is_completed_after_the_store_was_opened_anew(monkeypatch, path, length):
+    monkeypatch.setattr("parsample.draws.run_store.MIN_CHUNK_BYTES", 1)
+    monkeypatch.setattr("parsample.draws.run_store.MAX_CHUNK_BYTES", 10**6)
+    RunStore.create(path, invented("x", "flag"), b"", length).close()
+    assert read(path)["posterior/x"].encoding["chunks"] == (2, length, 3)
+    rng = np.random.default_rng(0)
+    # Any bits, also those of NaN, infinities and negative zeros.
+    bits = rng.integers(0, 2**32, (2, 11, 3), np.uint32)
+    bits[0, :3, 0] = np.array([np.nan, -np.inf, -0.0], np.float32).view(np.uint32)
+    whole = {"posterior/x": bits.view(np.float32), "posterior/flag": rng.random((2, 11)) < 0.5}
+    for first, end in itertools.pairwise((0, 2, 5, 6, 11)):
+        store = RunStore(path)
+        store.append({name: values[:, first:end] for name, values in whole.items()}, end - first, LIBRARY, b"")
+        store.close()
+        tree = read(path)
+        found = tree["posterior/x"].to_numpy()
+        assert (found.dtype, found.shape) == (np.float32, (2, end, 3))
+        np.testing.assert_array_equal(found.view(np.uint32), bits[:, :end])
+        assert tree["posterior/flag"].dtype == bool
+        np.testing.assert_array_equal(tree["posterior/flag"], whole["posterior/flag"][:, :end])
 
 
 def test_what_a_killed_process_left_is_deleted(path):
@@ -99,6 +107,9 @@ def test_what_a_killed_process_left_is_deleted(path):
     store.close()
     left = [
         path / "posterior/x/c/0/0/.0.unfinished",
+        path / "posterior/x/c/0/0/.1.unfinished",
+        path / "posterior/x/.zarr.unfinished.json",
+        path / "posterior/flag/c/0/.0.unfinished",
         path / ".parsample/checkpoint-9-a.npz",
         path / ".zarr.unfinished.json",
     ]
@@ -108,6 +119,33 @@ def test_what_a_killed_process_left_is_deleted(path):
     assert not any(file.exists() for file in left)
     assert checkpoint_of(path) == b"three"
     assert_holds(path, 3)
+
+
+def test_readers_that_ignore_consolidated_metadata_see_all_draws_after_close(path):
+    store = RunStore.create(path, invented("x", "flag"), b"", 5)
+    for first, end in itertools.pairwise((0, 3, 7)):
+        store.append(draws(first, end), end - first, LIBRARY, b"")
+    store.close()
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    for name, values in draws(0, 7).items():
+        np.testing.assert_array_equal(group[name][:], values)
+    np.testing.assert_array_equal(group["posterior/draw"][:], np.arange(7))
+    with xarray.open_dataset(path, engine="zarr", group="posterior", consolidated=False) as posterior:
+        assert posterior.sizes["draw"] == 7
+
+
+@pytest.mark.parametrize("num_draws", [0, 4])
+def test_a_discarded_store_is_deleted_and_leaves_the_one_before(path, num_draws):
+    store = RunStore.create(path, invented("x", "flag"), b"", 5)
+    store.append(draws(0, num_draws), num_draws, LIBRARY, b"")
+    store.close(discard=True)
+    assert list(path.parent.iterdir()) == []
+    store = RunStore.create(path, invented("x", "flag"), b"", 5)
+    store.append(draws(0, 4), 4, LIBRARY, b"")
+    store.close()
+    RunStore.create(path, invented("x", "flag"), b"", 5).close(discard=True)
+    assert [entry.name for entry in path.parent.iterdir()] == ["run.zarr"]
+    assert_holds(path, 4)
 
 
 def test_one_checkpoint_is_kept_and_the_next_has_another_name(path):

@@ -118,7 +118,7 @@ def test_a_run_killed_before_any_file_operation_goes_on_bitwise(tmp_path, monkey
             assert result.num_draws == 700
             assert_same(draws_in(out), whole)
             shutil.rmtree(out)
-        number += 5  # of 13 operations per segment
+        number += 7  # of 13 operations per segment
     assert number > 60
     assert len(ends) >= 4
 
@@ -175,7 +175,9 @@ def test_an_interrupt_before_any_draws_leaves_a_run_to_begin(tmp_path, monkeypat
     assert_same(draws_in(out), whole)
 
 
-@pytest.mark.parametrize("kernel", ["nuts", "mala", "metropolis"])
+@pytest.mark.parametrize(
+    "kernel", ["metropolis", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nuts", "mala"))]
+)
 def test_every_kernel_goes_on_bitwise(tmp_path, monkeypatch, kernel):
     settings = {**RUN, "kernel": kernel, "num_samples": 300}
     expected = sample(jax.random.key(1), logdensity, start(), **settings).positions

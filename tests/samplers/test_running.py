@@ -83,7 +83,7 @@ def test_results_say_that_their_draws_are_in_a_store(tmp_path):
     assert result.summary().count("\n") == 7  # a header and seven components
     with pytest.raises(ValueError, match="draws in a store have the variables and labels of the model"):
         result.to_arviz(dims={"x": ["row"]})
-    assert "stored in" in repr(result)
+    assert [row.split()[:2] for row in repr(result).splitlines()[-3:-1]] == [["stored", "in"], ["path", "certified:"]]
     assert "stored in" not in repr(small())
 
 
