@@ -1,5 +1,7 @@
 """Devices that evaluate lanes side by side, and the collectives through which they exchange results."""
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,3 +90,11 @@ def _from_bytes(part: UInt8[Array, "N B"], leaf: Array) -> Array:
     width = leaf.dtype.itemsize
     words = part.reshape(part.shape[0], *leaf.shape, *([width] if width > 1 else []))
     return words.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(words, leaf.dtype)
+
+
+def physical_memory() -> float:
+    """Bytes of memory of this machine; inf if the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf

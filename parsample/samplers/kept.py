@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import PyTree
@@ -12,6 +13,7 @@ from parsample.draws.mapping import DrawFunction
 from parsample.draws.outputs import check_space
 from parsample.draws.reductions import Reductions, RunningReductions, checked_reductions
 from parsample.draws.store import MAX_BYTES_IN_MEMORY, checked_scratch_dir
+from parsample.internal.devices import physical_memory
 from parsample.internal.validation import checked_flag
 from parsample.kernels.base import Kernel
 from parsample.models.model import Model
@@ -138,17 +140,25 @@ class Kept:
         return {name: np.zeros((num_chains, 2), kinds.get(name, self.layout.dtype)) for name in names}
 
     def check_space(self, num_chains: int, num_samples: int) -> None:
-        """Raise unless the disk has room for the draws."""
-        if self.out is None:
+        """Raise unless the disk, or the memory, has room for the draws."""
+        if self.only_reduced:
             return
         num_draws = num_chains * num_samples
-        statistics = sum(values.itemsize for values in self.invented_statistics(1).values())
-        likelihoods = sum(values[0, 0].nbytes for values in self.invented_log_likelihood(1).values())
-        needed = num_draws * (self.variables.bytes_per_draw + statistics + likelihoods)
+        statistics = num_draws * sum(values.itemsize for values in self.invented_statistics(1).values())
+        likelihoods = num_draws * sum(values[0, 0].nbytes for values in self.invented_log_likelihood(1).values())
+        variables = num_draws * self.variables.bytes_per_draw
         positions = num_draws * self.layout.dimension * np.dtype(self.layout.dtype).itemsize
-        if not self.in_store and positions > MAX_BYTES_IN_MEMORY:
-            needed += positions + num_draws * statistics  # scratch files, while the file is written
-        check_space(self.out, needed)
+        held = (positions if self.keeps_positions else variables) + statistics
+        if self.in_store:
+            check_space(cast(Path, self.out), variables + statistics + likelihoods)
+        elif self.out is not None:
+            # Large draws lie in scratch files while the file is written.
+            check_space(self.out, variables + statistics + (held if held > MAX_BYTES_IN_MEMORY else 0))
+        elif self.scratch_dir is None and held > (memory := physical_memory()):
+            raise ValueError(
+                f"these draws take {held / 2**30:,.1f} GiB; this machine has {memory / 2**30:,.1f} GiB of memory. Keep "
+                "them on disk (out=), or keep fewer (thin=, keep=, reduce=)."
+            )
 
 
 def _invented(function: DrawFunction, num_chains: int) -> dict[str, np.ndarray]:

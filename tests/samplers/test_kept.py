@@ -84,7 +84,7 @@ def test_space_is_that_of_draws_and_scratch_files(tmp_path, monkeypatch):
     kept(statistics=["lp"], out=tmp_path / "a.zarr").check_space(2, 1000)
     with pytest.raises(ValueError, match="these draws take"):
         kept(statistics=["lp"], out=tmp_path / "a.nc").check_space(2, 1000)
-    kept().check_space(2, 10**12)  # in memory
+    kept().check_space(2, 1000)  # in memory
 
 
 class Fails:
@@ -112,3 +112,26 @@ class Fails:
 def test_what_cannot_be_is_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         kept(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        (
+            {},
+            r"these draws take [0-9.]+ GiB; this machine has 1\.0 GiB of memory\. Keep them on disk \(out=\)",
+        ),
+        ({"keep": ["total"], "statistics": []}, r"these draws take 3\.0 GiB"),
+        ({"reduce": Moments()}, None),
+    ],
+)
+def test_draws_that_exceed_the_memory_are_refused(monkeypatch, tmp_path, arguments, refusal):
+    monkeypatch.setattr("parsample.samplers.kept.physical_memory", lambda: 2.0**30)
+    kept = Kept.of(MODEL, jnp.zeros(3), KERNELS["hmc"], **arguments)
+    kept.check_space(4, 1000)
+    if refusal is None:
+        kept.check_space(4, 10**8)
+    else:
+        with pytest.raises(ValueError, match=refusal):
+            kept.check_space(4, 10**8)
+    Kept.of(MODEL, jnp.zeros(3), KERNELS["hmc"], scratch_dir=tmp_path, **arguments).check_space(4, 10**8)
