@@ -81,7 +81,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Findings:
-    """What the signals of one kind did; `last_words` is the end of stderr of one process per exit code."""
+    """What the signals of one kind did; `last_words` is the last line of stderr of one process per exit code."""
 
     phases: Counter = field(default_factory=Counter)
     exit_codes: Counter = field(default_factory=Counter)
@@ -244,7 +244,7 @@ def one_run(trial: Trial, kind: str, whole: Whole, rng: np.random.Generator, fin
         if was_signalled:
             findings.phases[trial.state().phase(before)] += 1
             findings.exit_codes[code] += 1
-            findings.last_words[str(code)] = trial.errors()
+            findings.last_words[str(code)] = (trial.errors().splitlines() or [""])[-1]  # without paths
         if trial.store.exists():
             number = _look(trial, whole, number, findings)
         if not was_signalled:
