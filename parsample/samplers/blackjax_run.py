@@ -177,7 +177,7 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
     traced = is_traced((rng_key, initial_state, initial_position))
     mesh = None if traced and devices is None else mesh_of(devices)
     dynamics = AlgorithmDynamics(inference_algorithm, transform)
-    rng_key, initial_state, start = _started(dynamics, rng_key, initial_state, initial_position, is_traced=traced)
+    rng_key, initial_state, start = _started(dynamics, rng_key, initial_state, initial_position, may_check=not traced)
     rng_key, initial_state, start = broadcast_from_first(mesh, (rng_key, initial_state, start))
     if resolved == "auto" and traced:
         resolved = Sequential()
@@ -199,7 +199,7 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
 
 
 def _started(
-    dynamics: AlgorithmDynamics, rng_key: Array, initial_state: PyTree, initial_position: PyTree, *, is_traced: bool
+    dynamics: AlgorithmDynamics, rng_key: Array, initial_state: PyTree, initial_position: PyTree, *, may_check: bool
 ) -> tuple[Array, PyTree, Vector]:
     """Key of the chain, checked initial state and reduced initial state."""
     if (initial_state is None) == (initial_position is None):
@@ -210,7 +210,7 @@ def _started(
         if hasattr(initial_state, "position"):
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(dynamics.algorithm, initial_state, dynamics.transform)
-        if not is_traced:
+        if may_check:
             check_determined_fields(dynamics, initial_state, "initial_state")
     checked_start(initial_state)
     return rng_key, initial_state, start

@@ -1,9 +1,9 @@
 """What the draws of a run are worth: convergence, divergences, energies, and what is wrong, each in one sentence."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -112,9 +112,9 @@ class Diagnostics:
         if self.problems:
             warn_user(f"Mistrust these draws: {'; '.join(self.problems)}.", SamplingWarning)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for files."""
-        return asdict(self)
+    def as_attributes(self, num_draws: int) -> dict[str, str]:
+        """Attributes of a DataTree; `num_draws` is the number of draws per chain that these diagnostics describe."""
+        return {"draws": str(self), "diagnostics": json.dumps({**asdict(self), "num_draws": num_draws})}
 
 
 # Of a result without draws.

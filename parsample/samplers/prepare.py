@@ -156,7 +156,7 @@ def chain_inputs(keys: UInt32[np.ndarray, "K two"]) -> Callable[[np.ndarray, np.
 
 def meeting_distance(settings: SamplerSettings, program: LaneProgram) -> float:
     """Tolerance in whitened coordinates within which lanes meet; 0 for kernels whose lanes meet exactly."""
-    if settings.exact_meeting or not settings.kernel.uses_gradient:
+    if settings.meets_exactly:
         return 0.0
     return MEETING_DISTANCE[str(np.dtype(program.dynamics.layout.dtype))]
 

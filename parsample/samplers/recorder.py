@@ -67,7 +67,8 @@ class Recorder:
         # Step t, counted from 0, is kept if t + 1 is a multiple of `thin`.
         chosen = slice((-first - 1) % thin, num_steps, thin)
         num_new = len(range(num_steps)[chosen])
-        draws = self._variables(path[:, chosen]) if num_new and self._needs_variables else {}
+        positions = self._coordinates.position(path[:, :num_steps])
+        draws = self._variables(positions[:, chosen]) if num_new and self._needs_variables else {}
         if self.rule is not None and draws:
             num_new = self.rule.add(draws)
             if self.rule.is_met:
@@ -76,26 +77,26 @@ class Recorder:
                 draws = {name: values[:, :num_new] for name, values in draws.items()}
         if num_steps < path.shape[1]:
             self.tail = path[:, num_steps:], Statistics(*(values[:, num_steps:] for values in outputs))
-        positions = self._positions(path[:, :num_steps])
+        positions = positions[:, :num_steps]
         self.watch.add(positions, Statistics(*(values[:, :num_steps] for values in outputs)))
         if self.reductions is not None and num_steps:
-            self.reductions.add(draws if thin == 1 else self._variables(path[:, :num_steps]))
+            self.reductions.add(draws if thin == 1 else self._variables(positions))
         statistics = {name: getattr(outputs, name)[:, chosen] for name in self._kept.statistics}
         if self.memory is not None and num_new:
             kept = {POSITION: positions[:, chosen]} if self._kept.keeps_positions else draws
             self.memory.put(self.num_draws, {**kept, **statistics})
         self.num_draws += num_new
-        return self._for_store(path[:, chosen], draws, statistics) if self._kept.in_store and num_new else {}
+        return self._for_store(positions[:, chosen], draws, statistics) if self._kept.in_store and num_new else {}
 
     def _for_store(
-        self, path: Float[np.ndarray, "K n D"], draws: dict[str, np.ndarray], statistics: dict[str, np.ndarray]
+        self, positions: Float[np.ndarray, "K n D"], draws: dict[str, np.ndarray], statistics: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Kept draws as ``group/variable`` arrays."""
         likelihoods: dict[str, np.ndarray] = {}
         if self._kept.log_likelihood is not None:
-            likelihoods = self._kept.log_likelihood(self._kept.layout.unravel(self._positions(path)))
+            likelihoods = self._kept.log_likelihood(self._kept.layout.unravel(positions))
         if statistics:
-            statistics = {**statistics, STEP_SIZE: np.full(path.shape[:2], self._step_size)}
+            statistics = {**statistics, STEP_SIZE: np.full(positions.shape[:2], self._step_size)}
         groups = {"posterior": draws, "log_likelihood": likelihoods, "sample_stats": statistics}
         return {f"{group}/{name}": values for group, found in groups.items() for name, values in found.items()}
 
@@ -110,11 +111,8 @@ class Recorder:
     def _needs_variables(self) -> bool:
         return not self._kept.keeps_positions or self.reductions is not None or self.rule is not None
 
-    def _variables(self, path: Float[np.ndarray, "K n D"]) -> dict[str, np.ndarray]:
-        return self._kept.variables.function(self._kept.layout.unravel(self._positions(path)))
-
-    def _positions(self, path: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, "K n D"]:
-        return self._coordinates.position(path)
+    def _variables(self, positions: Float[np.ndarray, "K n D"]) -> dict[str, np.ndarray]:
+        return self._kept.variables.function(self._kept.layout.unravel(positions))
 
     def close(self) -> None:
         """Give up the memory of draws that were not reached."""

@@ -293,8 +293,7 @@ class SampleResult:
     def _attributes(self) -> dict[str, str | float]:
         """Attributes of the DataTree."""
         own = attributes_of(self.segments, self.report, self.adaptation, self.settings, self.seconds)
-        found = self.diagnostics
-        return {**own, "draws": str(found), "diagnostics": json.dumps({**found.as_dict(), "num_draws": self.num_draws})}
+        return {**own, **self.diagnostics.as_attributes(self.num_draws)}
 
 
 def attributes_of(

@@ -1,6 +1,5 @@
 """Run the chains of `sample` from their beginning or from a checkpoint, and keep what they draw."""
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from parsample.internal.processes import is_first, on_first
 from parsample.internal.records import from_bytes
 from parsample.models.model import Model
 from parsample.samplers.checkpoint import Beginning, moment, restore_records
-from parsample.samplers.diagnostics import Diagnostics, diagnose
+from parsample.samplers.diagnostics import NO_DIAGNOSTICS, Diagnostics, diagnose
 from parsample.samplers.driver import Driver
 from parsample.samplers.kept import Kept
 from parsample.samplers.prepare import Prepared, Start, prepare
@@ -35,7 +34,7 @@ class Diagnosis(NamedTuple):
     """Diagnostics, and the number of draws per chain that they are of."""
 
     num_draws: int
-    found: Diagnostics | None
+    found: Diagnostics
 
 
 @dataclass
@@ -57,7 +56,7 @@ class RunningStore:
     beginning: Beginning
     store: RunStore | None
     model: Model
-    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis(0, None))
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis(0, NO_DIAGNOSTICS))
 
     def close(self, *, discard: bool = False) -> None:
         """Let other processes write to the store; with `discard`, delete it."""
@@ -88,8 +87,7 @@ class RunningStore:
         if is_complete or recorder.num_draws >= DIAGNOSIS_GROWTH * self.diagnosis.num_draws:
             found = diagnosed(prepared, recorder, self.model)
             self.diagnosis = Diagnosis(recorder.num_draws, found)
-        record = {**cast(Diagnostics, self.diagnosis.found).as_dict(), "num_draws": self.diagnosis.num_draws}
-        return {"draws": str(self.diagnosis.found), "diagnostics": json.dumps(record)}
+        return self.diagnosis.found.as_attributes(self.diagnosis.num_draws)
 
     def _append(
         self, draws: dict[str, np.ndarray], num_draws: int, attributes: dict[str, Any], checkpoint: bytes

@@ -78,8 +78,7 @@ class Schedule:
 
 def _max_steps(settings: SamplerSettings, program: LaneProgram) -> int:
     """Steps of a segment, so few that it does not take long, if the draws do not depend on where segments end."""
-    is_exact = settings.exact_meeting or not settings.kernel.uses_gradient
-    if not is_exact or not math.isfinite(program.seconds_per_row):
+    if not settings.meets_exactly or not math.isfinite(program.seconds_per_row):
         return MAX_ROWS
     return int(np.clip(MAX_SEGMENT_SECONDS / program.seconds_per_row // PERIOD * PERIOD, PERIOD, MAX_ROWS))
 

@@ -58,6 +58,11 @@ class SamplerSettings:
     thin: int = 1
 
     @property
+    def meets_exactly(self) -> bool:
+        """Whether lanes meet bitwise; otherwise, they meet within a tolerance."""
+        return self.exact_meeting or not self.kernel.uses_gradient
+
+    @property
     def num_steps(self) -> int:
         """Steps of each chain."""
         return self.num_samples * self.thin
