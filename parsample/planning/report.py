@@ -2,14 +2,15 @@
 
 import html
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from parsample.internal.user_warnings import warn_user
 from parsample.lanes.meeting import MeetingTimes
-from parsample.planning.plan import Measured, Plan, late_meeting_cause
+from parsample.lanes.program import PERIOD
+from parsample.planning.plan import Measured, Plan, block_size_of, late_meeting_cause, make_plan
 from parsample.solver.status import ParallelStallWarning
 from parsample.warmup.adaptation import Adaptation
 
@@ -145,6 +146,13 @@ class Report:
         if self.cause:
             rows += [("because", self.cause), ("try", self.remedy)]
         return rows
+
+    def planned_for(self, num_steps: int, num_rows: int) -> "Report":
+        """The report with a plan for `num_steps` steps per chain, in blocks of at most `num_rows` steps."""
+        num_chains = self.plan.num_chains
+        block_size = block_size_of(num_steps, self.num_lanes // num_chains, num_rows, PERIOD)
+        plan = make_plan(self.meeting, self.num_lanes, num_chains, num_steps, block_size, self.measured)
+        return replace(self, plan=plan)
 
     def as_record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Plain values and arrays by name, without the adaptation."""

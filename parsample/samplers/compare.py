@@ -7,7 +7,7 @@ from a plan of the long run, made from the check of the pilot.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -17,9 +17,8 @@ from parsample.draws.layout import Layout
 from parsample.internal.validation import checked_count, checked_position, checked_rate
 from parsample.kernels import KERNELS
 from parsample.kernels.kernel_lanes import KernelLanes
-from parsample.lanes.program import PERIOD, num_rows_kept
+from parsample.lanes.program import num_rows_kept
 from parsample.models.model import Model, as_model
-from parsample.planning.plan import block_size_of, make_plan
 from parsample.planning.report import Report
 from parsample.samplers.diagnostics import SamplingWarning
 from parsample.samplers.result import SampleResult
@@ -275,7 +274,7 @@ def _forecast(dynamics: KernelLanes, pilot: SampleResult, num_samples: int) -> K
     has_plan = bool(failure) or pilot.report is not None
     return KernelForecast(
         kernel=dynamics.kernel.name,
-        report=None if failure or pilot.report is None else _planned(pilot.report, num_rows, num_samples),
+        report=None if failure or pilot.report is None else pilot.report.planned_for(num_samples, num_rows),
         num_draws=stats["lp"].shape[0] * num_samples,
         num_pilot_draws=stats["lp"].size,
         ess_per_draw=math.nan if failure else float(ess[slowest]) / stats["lp"].size,
@@ -285,14 +284,6 @@ def _forecast(dynamics: KernelLanes, pilot: SampleResult, num_samples: int) -> K
         failure=failure,
         sequential_seconds=math.nan if has_plan else pilot.seconds["sampling"] * num_samples / pilot.num_draws,
     )
-
-
-def _planned(report: Report, num_rows: int, num_samples: int) -> Report:
-    """The report of a pilot, with a plan for `num_samples` draws per chain in blocks of at most `num_rows` steps."""
-    num_chains, num_lanes = report.plan.num_chains, report.num_lanes
-    block_size = block_size_of(num_samples, num_lanes // num_chains, num_rows, PERIOD)
-    plan = make_plan(report.meeting, num_lanes, num_chains, num_samples, block_size, report.measured)
-    return replace(report, plan=plan)
 
 
 def _failure(draws: Float[np.ndarray, "K n D"], ess: Float[np.ndarray, " D"]) -> str:

@@ -10,7 +10,7 @@ from parsample.draws.layout import Layout
 from parsample.internal.arithmetic import round_up
 from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram, num_rows_kept
-from parsample.planning.plan import MAX_COST_RATIO, block_size_of, make_plan
+from parsample.planning.plan import MAX_COST_RATIO, block_size_of
 from parsample.planning.report import Report
 from parsample.samplers.settings import SamplerSettings
 
@@ -67,11 +67,7 @@ class Schedule:
         num_left = settings.num_steps - num_steps_done
         was_given_up = report is not None and report.parallelizable and not self.in_blocks
         if report is not None and num_left > 0:
-            block_size = block_size_of(num_left, settings.num_blocks, program.num_rows, PERIOD)
-            plan = make_plan(
-                report.meeting, settings.num_lanes, settings.num_chains, num_left, block_size, report.measured
-            )
-            report = dataclasses.replace(report, plan=plan)
+            report = report.planned_for(num_left, program.num_rows)
         new = Schedule.of(settings, program, report, num_left)
         return dataclasses.replace(new, in_blocks=False) if was_given_up else new
 

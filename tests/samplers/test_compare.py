@@ -19,7 +19,7 @@ from parsample.draws.layout import Layout
 from parsample.kernels import KERNELS
 from parsample.lanes.meeting import MeetingTimes
 from parsample.planning.plan import Measured
-from parsample.samplers.compare import MIN_PILOT_LENGTH, _planned
+from parsample.samplers.compare import MIN_PILOT_LENGTH
 
 KEY = jax.random.key(0)
 SETTINGS: dict[str, Any] = {"num_samples": 6000, "num_warmup": 300, "num_chains": 2}
@@ -71,11 +71,11 @@ def test_a_short_pilot_does_not_decide_how_a_long_run_is_evaluated():
     # Lanes meet within two steps, so a long run in blocks takes little more than its share of the steps.
     meeting = MeetingTimes(np.full(64, 2.0), np.zeros((50, 64)))
     pilot = replace(report(2.1), meeting=meeting)
-    longer = _planned(pilot, 1024, 1_000_000)
+    longer = pilot.planned_for(1_000_000, 1024)
     assert (longer.parallelizable, longer.plan.num_steps, longer.plan.num_blocks) == (True, 1_000_000, 16)
     assert longer.plan.seconds == pytest.approx(1e-3 * 1_000_000 / 16, rel=0.05)
     never = replace(pilot, meeting=MeetingTimes(np.full(64, np.inf), np.ones((50, 64))))
-    never = _planned(never, 1024, 1_000_000)
+    never = never.planned_for(1_000_000, 1024)
     assert (never.parallelizable, never.plan.num_steps) == (False, 1_000_000)
     assert never.plan.seconds == pytest.approx(2.0 + 1_000_000 * 1e-3 / 4)  # compilation is paid once
     assert "did not meet" in never.cause
