@@ -95,7 +95,7 @@ def _first(one: Callable) -> Callable:
     return of_one
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _sequential(
     dynamics: AlgorithmDynamics, num_steps: int, states: Any, starts: jax.Array, keys: jax.Array
 ) -> parsample.Solution:
@@ -108,7 +108,7 @@ def _sequential(
     return jax.vmap(one)(states, starts, keys)
 
 
-@jit_with_xla_options(0, 1, 2, 3)
+@jit_with_xla_options(4)
 def _in_blocks(  # noqa: PLR0913
     dynamics: AlgorithmDynamics,
     num_steps: int,
@@ -132,7 +132,7 @@ def _in_blocks(  # noqa: PLR0913
     return jax.vmap(one)(states, starts, keys)
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def _finish(
     dynamics: AlgorithmDynamics,
     num_steps: int,

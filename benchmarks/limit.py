@@ -146,7 +146,7 @@ def _with_chain_axis(tree: Any, chains: Chains) -> Any:
     return tree if chains.problem.num_chains > 1 else jax.tree.map(lambda leaf: leaf[None], tree)
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _step_all(dynamics: AlgorithmDynamics, keys: jax.Array, states: Any) -> Any:
     def one(key: jax.Array, state: Any) -> Any:
         return dynamics.transform(*dynamics.algorithm.step(key, state))

@@ -75,7 +75,7 @@ def lanes_row(make: Any, lanes: int, options: Options) -> Row:
     }
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def _lanes(dynamics: AlgorithmDynamics, num_steps: int, unroll: int, states: Any, keys: jax.Array) -> Any:
     def one(key: jax.Array, state: Any) -> Any:
         new_state, info = dynamics.algorithm.step(key, state)
@@ -121,6 +121,6 @@ def affine_row(num_steps: int, dimension: int, options: Options) -> Row:
     }
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _solved(solve: Any, operators: Operator, defects: jax.Array) -> jax.Array:
     return solve(operators, defects)

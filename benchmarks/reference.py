@@ -179,6 +179,6 @@ def _rollouts(chains: list[Recursion]) -> Any:
     return _roll_all(chains[0].step, starts, inputs)
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _roll_all(step: Callable, states: Any, inputs: Any) -> Any:
     return jax.vmap(partial(parsample.rollout, step))(states, inputs)

@@ -4,6 +4,7 @@ from parsample.chain.gibbs import Conditional, Gibbs
 from parsample.chain.multishift import ExactMeetingInfo, multishift_random_walk, with_exact_meeting
 from parsample.chain.recursion import Recursion, as_recursion
 from parsample.draws.reductions import Covariance, Moments, Quantiles, Reduction
+from parsample.internal.compilation import clear_caches
 from parsample.models import transforms
 from parsample.models.model import Model
 from parsample.models.numpyro_model import from_numpyro
@@ -65,6 +66,7 @@ __all__ = [
     "as_recursion",
     "check",
     "check_sampler",
+    "clear_caches",
     "coalescence_times",
     "compare_kernels",
     "deer",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -11,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.threefry import unrolled
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class AlgorithmDynamics:
         return transition, algorithm_inputs(self.algorithm, parameters, jax.random.split(unrolled(rng_key), num_steps))
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_with_xla_options(1)
 def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tuple[Array, PyTree, Vector]:
     """Key of the chain, initial state and reduced initial state, with the key split as BlackJAX splits it."""
     chain_key, init_key = jax.random.split(rng_key, 2)
@@ -128,7 +128,7 @@ def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tupl
     return chain_key, state, start
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_with_xla_options(1)
 def _restored(dynamics: AlgorithmDynamics, state: PyTree) -> PyTree:
     transition, vector = from_algorithm(dynamics.algorithm, state, dynamics.transform)
     return transition.restore(vector)

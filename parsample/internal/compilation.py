@@ -1,8 +1,9 @@
 """Compilation of this library's programs: XLA options, and the cache on disk."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache, update_wrapper
+from functools import cache, partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +18,85 @@ from jaxtyping import PyTree
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
+# Entries that a `BoundedCache` keeps. An entry keeps users' functions alive, with all data in their closures.
+MAX_ENTRIES = 16
+
+_caches: list["BoundedCache"] = []
+
+
+class BoundedCache[Value]:
+    """The values of the last `MAX_ENTRIES` keys, until `clear_caches`."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[Any, Value] = OrderedDict()
+        _caches.append(self)
+
+    def get_or_make(self, key: Any, make: Callable[[], Value]) -> Value:
+        """The value of this key, made anew if it is not among the last."""
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        if len(self._values) > MAX_ENTRIES:
+            self._values.popitem(last=False)
+        return self._values[key]
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+
+    def get(self, key: Any, default: Value) -> Value:
+        """The value of this key, or `default`."""
+        return self._values.get(key, default)
+
+
+def clear_caches() -> None:
+    """Forget the programs that this library has compiled in this process, and the functions and data in them.
+
+    The last sixteen programs of each kind are kept, so that a run with the same log density or algorithm compiles
+    nothing. Log densities of `sample` hold no data there; BlackJAX algorithms and steps of `deer` keep what is in their
+    closures. JAX's own caches are not affected; ``jax.clear_caches()`` clears those.
+
+    Examples
+    --------
+    >>> import parsample
+    >>> parsample.clear_caches()
+    """
+    for each in _caches:
+        each.clear()
+
+
 class CompiledFunction:
-    """A function under ``jax.jit`` with options for this device.
+    """A function under ``jax.jit`` with options for this device, and a program for each of the last static arguments.
 
     Inside another ``jax.jit``, which permits no options, the function is traced as a part of the outer program.
     """
 
-    def __init__(self, function: Callable, static_argnums: tuple[int, ...], donated: tuple[int, ...]) -> None:
+    def __init__(self, function: Callable, num_static: int, donated: tuple[int, ...]) -> None:
         update_wrapper(self, function)
         self._function = function
-        self._static_argnums, self._donated = static_argnums, donated
-        self._compiled: dict[str, Any] = {}
+        self._num_static, self._donated = num_static, tuple(number - num_static for number in donated)
+        self._compiled: BoundedCache[Any] = BoundedCache()
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function, through ``jax.jit`` unless an outer one is tracing it."""
-        return self._function(*arguments) if is_being_compiled() else self._jit(*arguments)
+        if is_being_compiled():
+            return self._function(*arguments)
+        return self._jit(*arguments)(*arguments[self._num_static :])
 
     def traced(self, *arguments: Any) -> Any:
         """The program as `jax.stages.Traced`; compiled from that, it can run in threads with other JAX settings."""
-        return self._jit.trace(*arguments)
+        return self._jit(*arguments).trace(*arguments[self._num_static :])
 
-    @property
-    def _jit(self) -> Any:
-        backend = jax.default_backend()
-        if backend not in self._compiled:
+    def _jit(self, *arguments: Any) -> Any:
+        backend, static = jax.default_backend(), arguments[: self._num_static]
+
+        def make() -> Any:
+            # A function of its own: when it is forgotten, JAX forgets its programs.
             options = _cpu_options() if backend == "cpu" else None
-            self._compiled[backend] = jax.jit(
-                self._function,
-                static_argnums=self._static_argnums,
-                donate_argnums=self._donated,
-                compiler_options=options,
-            )
-        return self._compiled[backend]
+            bound = update_wrapper(partial(self._function, *static), self._function)
+            return jax.jit(bound, donate_argnums=self._donated, compiler_options=options)
+
+        return self._compiled.get_or_make((backend, static), make)
 
 
 @cache
@@ -67,9 +115,12 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def jit_with_xla_options(*static_argnums: int, donated: tuple[int, ...] = ()) -> Callable[[Callable], CompiledFunction]:
-    """Decorator that makes a `CompiledFunction`, which may write its result over the `donated` arguments."""
-    return lambda function: CompiledFunction(function, static_argnums, donated)
+def jit_with_xla_options(num_static: int = 0, donated: tuple[int, ...] = ()) -> Callable[[Callable], CompiledFunction]:
+    """Decorator that makes a `CompiledFunction`.
+
+    Its first `num_static` arguments are static; it may write its result over the `donated` ones.
+    """
+    return lambda function: CompiledFunction(function, num_static, donated)
 
 
 def num_cores() -> int:

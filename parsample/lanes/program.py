@@ -7,7 +7,6 @@ trajectory length or step size needs no new compilation.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import round_up
-from parsample.internal.compilation import jit_with_xla_options, num_cores
+from parsample.internal.compilation import BoundedCache, jit_with_xla_options, num_cores
 from parsample.internal.devices import SPLIT, SPLIT_SECOND, WHOLE, Collectives
 from parsample.internal.processes import broadcast_from_first, replicated
 from parsample.internal.trees import entry, write
@@ -43,10 +42,8 @@ MIN_ROWS, MAX_ROWS = 4 * PERIOD, 128 * PERIOD
 # Minimum number of lanes per CPU thread: fewer would not fill its vector units.
 MIN_LANES_PER_THREAD = 16
 
-# Seconds of the first calls of the last programs in this process, by dynamics, devices and number of lanes. There is a
-# maximum, because an entry keeps the user's log density alive, with all data in its closure.
-_first_calls: OrderedDict[tuple, float] = OrderedDict()
-MAX_FIRST_CALLS = 32
+# Seconds of the first calls of the last programs in this process, by dynamics, devices and number of lanes.
+_first_calls: BoundedCache[float] = BoundedCache()
 
 # Target duration of one call of the program, in seconds.
 SECONDS_PER_CALL = 0.5
@@ -62,15 +59,6 @@ def default_num_threads(num_lanes: int) -> int:
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return 1
     return max(1, min(num_cores(), num_lanes // MIN_LANES_PER_THREAD))
-
-
-def _first_call(program: tuple, seconds: float) -> float:
-    """Seconds of the first call of this program, which are `seconds` if it is not among the last programs."""
-    seconds = _first_calls.setdefault(program, seconds)
-    _first_calls.move_to_end(program)
-    if len(_first_calls) > MAX_FIRST_CALLS:
-        _first_calls.popitem(last=False)
-    return seconds
 
 
 @cache
@@ -118,7 +106,7 @@ class Request(NamedTuple):
     atol: Float[Any, ""]
 
 
-@jit_with_xla_options(0, 1, donated=(5,))
+@jit_with_xla_options(2, donated=(5,))
 def advance_lanes(
     dynamics: LaneDynamics,
     mesh: Mesh | None,
@@ -316,7 +304,8 @@ class LaneProgram[Dynamics: LaneDynamics]:
         seconds, num_rows = np.float64(time.perf_counter() - started), int((ends - request.begins).max())
         if self._is_new:
             self._is_new = False
-            self._seconds_to_compile = _first_call(self._key, float(broadcast_from_first(self.mesh, seconds)))
+            of_first = float(broadcast_from_first(self.mesh, seconds))
+            self._seconds_to_compile = _first_calls.get_or_make(self._key, lambda: of_first)
         elif num_rows >= max(PERIOD, self._most_timed // 2):
             # In short calls, the fixed cost of a call dominates.
             self._most_timed = max(num_rows, self._most_timed)

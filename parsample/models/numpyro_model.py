@@ -3,13 +3,13 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.models.model import Model, all_dims
 
 # NumPyro starts chains uniformly within this distance of 0 on the unconstrained space (`init_to_uniform`).
@@ -221,7 +221,7 @@ class _Program:
         }
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_with_xla_options(1)
 def _observed(program: _Program, data: list[Any]) -> dict[str, Any]:
     """Values of the observed sites."""
     return {name: site["value"] for name, site in program._sample_sites(data).items() if site["is_observed"]}

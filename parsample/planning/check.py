@@ -177,7 +177,7 @@ def examine(
     return Report(meeting, num_lanes, measured, plan, remedies, float(atol), float(lle), float(lle_se))
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def _pilot_inputs(
     dynamics: Dynamics, num_lanes: int, num_rows: int, parameters: Any, rng_key: Array, number: Any
 ) -> PyTree:

@@ -121,7 +121,7 @@ def lyapunov_exponent(  # noqa: PLR0913
     return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
     transition, start = from_step(step, initial_state)
     return log_growth(transition, start, inputs, rng_key, num_probes)[0]

@@ -103,7 +103,7 @@ def aligned_growth(
     return Alignment(growth, bias)
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def growth_of_chains(
     dynamics: Family,
     num_growth: int,

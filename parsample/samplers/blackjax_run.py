@@ -228,7 +228,7 @@ def checked_method(method: Any, num_steps: int) -> Method:
     return Sequential() if method == "sequential" else method
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _run_sequentially(
     dynamics: AlgorithmDynamics, num_steps: int, state: PyTree, start: Vector, rng_key: Array
 ) -> Solution:
@@ -236,7 +236,7 @@ def _run_sequentially(
     return rolled_out(transition, start, inputs)
 
 
-@jit_with_xla_options(0, 1, 2, 3)
+@jit_with_xla_options(4)
 def _run_in_blocks(
     dynamics: AlgorithmDynamics,
     num_steps: int,
@@ -250,7 +250,7 @@ def _run_in_blocks(
     return solve(transition, start, inputs, method, mesh=mesh)._replace(states=None)
 
 
-@jit_with_xla_options(0, 1, 2, donated=(5,))
+@jit_with_xla_options(3, donated=(5,))
 def _finish(
     dynamics: AlgorithmDynamics, num_steps: int, block_size: int, state: PyTree, rng_key: Array, solution: Solution
 ) -> Solution:

@@ -116,7 +116,7 @@ class Chain:
         return Run(np.ones(self.records[0].shape, program.dtype), inputs, self.state)
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array) -> PyTree:
     return dynamics(state, rng_key, num_steps)[1].sequence
 

@@ -25,8 +25,8 @@ from parsample.kernels.whitening import rounded_to
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times
 from parsample.lanes.program import PERIOD, LaneProgram
 from parsample.lanes.segments import Run, step_by_step
-from parsample.models.fingerprint import as_traced
 from parsample.models.model import Model
+from parsample.models.traced import as_traced
 from parsample.planning.plan import (
     Measured,
     Plan,

@@ -16,8 +16,8 @@ from parsample.draws.run_store import RunStore, checkpoint_of
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first, is_first, on_first
 from parsample.internal.validation import checked_count
-from parsample.models.fingerprint import as_traced
 from parsample.models.model import Model, as_model
+from parsample.models.traced import as_traced
 from parsample.models.variables import Keep
 from parsample.samplers.checkpoint import FUNCTION, Beginning, identity, read, restore_records, restored
 from parsample.samplers.kept import Kept

@@ -124,7 +124,7 @@ def deer(  # noqa: PLR0913
     return solution
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def _deer(  # noqa: PLR0913
     step: Callable,
     method: DEER,
@@ -143,7 +143,7 @@ def _deer(  # noqa: PLR0913
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
-@jit_with_xla_options(0, 1, donated=(4,))
+@jit_with_xla_options(2, donated=(4,))
 def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
     transition, _ = from_step(step, initial_state)
     solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
@@ -180,7 +180,7 @@ def rollout(step: Callable, initial_state: PyTree, inputs: PyTree) -> PyTree:
     return _rollout(step, initial_state, entries)
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _rollout(step: Callable, initial_state: PyTree, inputs: Inputs) -> PyTree:
     transition, start = from_step(step, initial_state)
     _, path, _ = sequential_rollout(transition, start, inputs)

@@ -1,14 +1,25 @@
 """Compiled functions, called alone and inside jit and vmap, and the cache of compiled programs."""
 
+import gc
+import weakref
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parsample.internal.compilation import is_being_compiled, jit_with_xla_options, keep_compiled_programs
+from parsample.internal.compilation import (
+    MAX_ENTRIES,
+    BoundedCache,
+    clear_caches,
+    is_being_compiled,
+    jit_with_xla_options,
+    keep_compiled_programs,
+)
 
 
 @jit_with_xla_options(1)
-def power(x: jax.Array, exponent: int) -> jax.Array:
+def power(exponent: int, x: jax.Array) -> jax.Array:
     """A power."""
     assert is_being_compiled()
     return x**exponent
@@ -16,9 +27,9 @@ def power(x: jax.Array, exponent: int) -> jax.Array:
 
 def test_a_program_runs_alone_and_inside_another():
     assert not is_being_compiled()
-    assert float(power(jnp.asarray(3.0), 2)) == 9.0
-    assert float(jax.jit(lambda x: 1 + power(x, 2))(3.0)) == 10.0
-    np.testing.assert_array_equal(jax.vmap(lambda x: power(x, 2))(jnp.arange(3.0)), [0, 1, 4])
+    assert float(power(2, jnp.asarray(3.0))) == 9.0
+    assert float(jax.jit(lambda x: 1 + power(2, x))(3.0)) == 10.0
+    np.testing.assert_array_equal(jax.vmap(lambda x: power(2, x))(jnp.arange(3.0)), [0, 1, 4])
     assert power.__doc__ == "A power."
 
 
@@ -33,6 +44,46 @@ def test_it_is_compiled_once():
     traced(jnp.ones(2))
     traced(jnp.zeros(2))
     assert len(traces) == 1
+
+
+def test_only_the_last_programs_are_kept():
+    traces = []
+
+    @jit_with_xla_options(1)
+    def applied(function: Callable, x: jax.Array) -> jax.Array:
+        traces.append(function)
+        return function(x)
+
+    def adding(values: jax.Array) -> Callable:
+        return lambda x: x + values
+
+    values = jnp.arange(1000.0)
+    first = adding(values)
+    released = weakref.ref(first)
+    applied(first, values)
+    applied(first, values)
+    assert len(traces) == 1
+    traces.clear()
+    del first, values
+    gc.collect()
+    assert released() is not None
+    for number in range(MAX_ENTRIES):
+        applied(adding(jnp.full(1000, number)), jnp.zeros(1000))
+    traces.clear()
+    gc.collect()
+    assert released() is None
+
+
+def test_a_cache_keeps_what_was_used_last():
+    cache: BoundedCache[int] = BoundedCache()
+    assert [cache.get_or_make("a", lambda: 3), cache.get_or_make("a", lambda: 9), cache.get("a", 5)] == [3, 3, 3]
+    for number in range(MAX_ENTRIES - 1):
+        cache.get_or_make(number, lambda: 1)
+    cache.get_or_make("a", lambda: 9)
+    cache.get_or_make("another", lambda: 1)
+    assert [cache.get("a", 5), cache.get(0, 5)] == [3, 5]
+    clear_caches()
+    assert cache.get("a", 5) == 5
 
 
 def test_what_is_donated_is_written_over():

@@ -1,7 +1,5 @@
 """The compiled program: CPU threads share its lanes without changing the results."""
 
-import weakref
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +9,12 @@ import numpy as np
 import pytest
 from chains import gaussian, gaussian_start
 
-from parsample import Status, check_sampler, sample
+from parsample import Status, check_sampler, clear_caches, sample
 from parsample.lanes.dynamics import LaneDynamics
 from parsample.lanes.program import (
-    MAX_FIRST_CALLS,
     MIN_LANES_PER_THREAD,
     LaneProgram,
     Rows,
-    _first_call,
     default_num_threads,
 )
 
@@ -114,21 +110,6 @@ def test_there_are_no_more_threads_than_cores_or_than_lanes_keep_busy(monkeypatc
         assert default_num_threads(512) == 1
 
 
-def test_only_the_last_programs_are_remembered(monkeypatch):
-    remembered: OrderedDict = OrderedDict()
-    monkeypatch.setattr("parsample.lanes.program._first_calls", remembered)
-    density = Halving("a")
-    released = weakref.ref(density)
-    assert [_first_call((density, 2), seconds) for seconds in (3.0, 9.0)] == [3, 3]
-    del density
-    for number in range(MAX_FIRST_CALLS - 1):
-        _first_call((number, 2), 1.0)
-    assert released() is not None
-    _first_call((-1, 2), 1.0)
-    assert released() is None
-    assert len(remembered) == MAX_FIRST_CALLS
-
-
 def test_an_equal_program_knows_how_long_the_first_call_took():
     states, rows = np.ones((2, 1)), Rows(0, 4, False, False, 0.0)
     first, second = halving("b"), halving("b")
@@ -136,7 +117,6 @@ def test_an_equal_program_knows_how_long_the_first_call_took():
     first.advance(None, np.zeros(2), states, rows)
     seconds = first.seconds_to_compile
     assert second.seconds_to_compile == seconds > 0
-    for number in range(MAX_FIRST_CALLS):
-        _first_call((number, 2), 1.0)
+    clear_caches()
     assert first.seconds_to_compile == seconds
     assert np.isnan(halving("b").seconds_to_compile)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from parsample import Model
-from parsample.models.fingerprint import TracedDensity, fingerprint
+from parsample.models.fingerprint import fingerprint
 
 # All that programs are made of: data, closed-over arrays, loops, branches, derivatives of their own, and callbacks.
 PROGRAM = """
@@ -136,54 +136,3 @@ def test_code_behind_callbacks_does_not_count():
         return call
 
     assert of(density(1.0)) == of(density(2.0))
-
-
-def traced(function: Any) -> TracedDensity:
-    return TracedDensity.of(function, jnp.zeros(2))
-
-
-def test_functions_with_the_same_program_are_one():
-    def make(scale: float, table: list[float]) -> Any:
-        values = np.array(table)
-        return lambda x: -scale * jnp.sum(values * x**2)
-
-    same = traced(make(0.1, [1, 2])), traced(make(0.1, [1, 2]))
-    assert same[0] == same[1]
-    assert hash(same[0]) == hash(same[1])
-    assert traced(make(np.nextafter(0.1, 1), [1, 2])) != same[0]
-    assert traced(make(0.1, [1, 2.5])) != same[0]
-    assert same[0] != "another thing"
-
-
-def test_a_function_whose_attributes_change_is_another():
-    class Target:
-        mean = 0.0
-
-        def logdensity(self, x: jax.Array) -> jax.Array:
-            return -jnp.sum((x - self.mean) ** 2)
-
-    target = Target()
-    before = traced(target.logdensity)
-    assert traced(target.logdensity) == before
-    target.mean = 1.0
-    assert traced(target.logdensity) != before
-
-
-def test_functions_with_derivatives_of_their_own_or_callbacks_are_not_compared_by_program():
-    def make(slope: float) -> Any:
-        @jax.custom_jvp
-        def square(x: jax.Array) -> jax.Array:
-            return -jnp.sum(x**2)
-
-        @square.defjvp
-        def derivative(primals: Any, tangents: Any) -> Any:
-            return square(*primals), -slope * jnp.sum(primals[0] * tangents[0])
-
-        return square
-
-    right, wrong = make(2.0), make(3.0)
-    assert traced(right) == traced(right)
-    assert traced(right) != traced(wrong)
-    nested = traced(jax.jit(lambda x: jax.lax.cond(x[0] > 0, right, wrong, x)))
-    assert not nested.is_whole
-    assert traced(lambda x: -jnp.sum(x**2)).is_whole

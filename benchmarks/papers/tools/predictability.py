@@ -109,7 +109,7 @@ def merit(step: Callable, initial_state: PyTree, inputs: PyTree, states: PyTree)
     return _merit(step, initial_state, entries.sequence, states)
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _merit(step: Callable, initial_state: PyTree, inputs: PyTree, states: PyTree) -> Array:
     before = jax.tree.map(lambda first, path: jnp.concatenate([first[None], path[:-1]]), initial_state, states)
     residuals = jax.tree.map(jnp.subtract, states, jax.vmap(step)(before, inputs))
@@ -277,7 +277,7 @@ def spectral_norms(step: Callable, initial_state: PyTree, inputs: PyTree) -> Flo
     return _spectral_norms(step, initial_state, entries)
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs) -> Float[Array, "T K"]:
     transition, start = from_step(step, initial_state)
 
@@ -294,7 +294,7 @@ def _spectrum(step: Callable, number: int, initial_state: PyTree, inputs: Inputs
     return jax.lax.scan(advance, (start, jnp.linalg.qr(general)[0].T), jnp.arange(inputs.num_steps))[1]
 
 
-@jit_with_xla_options(0)
+@jit_with_xla_options(1)
 def _spectral_norms(step: Callable, initial_state: PyTree, inputs: Inputs) -> Float[Array, " T"]:
     transition, start = from_step(step, initial_state)
     _, path, _ = rollout(transition, start, inputs)

@@ -49,7 +49,7 @@ def deer_in_windows(
     return solution
 
 
-@jit_with_xla_options(0, 1, 2)
+@jit_with_xla_options(3)
 def _deer_in_windows(
     step: Callable,
     method: DEER,
@@ -65,7 +65,7 @@ def _deer_in_windows(
     return solution._replace(states=jax.vmap(transition.restore)(solution.states))
 
 
-@jit_with_xla_options(0, 1)
+@jit_with_xla_options(2)
 def _finish(step: Callable, block_size: int, initial_state: PyTree, inputs: Inputs, solution: Solution) -> Solution:
     transition, _ = from_step(step, initial_state)
     solution = solution._replace(states=jax.vmap(transition.reduce)(solution.states))
