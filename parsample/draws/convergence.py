@@ -67,15 +67,17 @@ def _split(draws: Float[np.ndarray, "K n D"]) -> Float[np.ndarray, "H m D"]:
 
 def _normal_scores(draws: Float[np.ndarray, "H m D"]) -> Float[np.ndarray, "H m D"]:
     """Normal quantiles of the ranks of all draws of each component; equal draws share their mean rank."""
-    flat = draws.reshape(-1, draws.shape[-1])
-    scores = np.empty_like(flat)
-    table = _quantiles_of_half_ranks(len(flat))
-    for number, values in enumerate(flat.T):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ends = np.cumsum(counts)
-        # Twice the mean rank of a group of equal draws: the sum of its first and its last rank.
-        scores[:, number] = table[2 * ends - counts + 1][inverse]
-    return scores.reshape(draws.shape)
+    columns = np.ascontiguousarray(draws.reshape(-1, draws.shape[-1]).T)
+    order = np.argsort(columns, axis=1)
+    ordered = np.take_along_axis(columns, order, axis=1)
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    border, ranks = np.ones((len(columns), 1), bool), np.arange(columns.shape[1])
+    first = np.maximum.accumulate(np.where(np.concatenate([border, differs], axis=1), ranks, 0), axis=1)
+    from_last = np.where(np.concatenate([differs, border], axis=1), ranks, len(ranks))[:, ::-1]
+    last = np.minimum.accumulate(from_last, axis=1)[:, ::-1]
+    # Twice the mean rank of a group of equal draws: the sum of its first and its last rank, which count from 1.
+    np.put_along_axis(columns, order, _quantiles_of_half_ranks(len(ranks))[first + last + 2], axis=1)
+    return columns.T.reshape(draws.shape)
 
 
 @functools.cache
