@@ -1,6 +1,7 @@
 """Checks of users' arguments: one clear error naming argument, value and remedy, before anything long runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -116,6 +117,22 @@ def checked_logdensity_value(value: float, gradient: PyTree | None, start: str =
                 f"logdensity_fn has gradient {np.asarray(leaf)} with respect to {where} at {start}; start "
                 "where it is finite, or guard branches with the double-where trick."
             )
+
+
+# What to do about a callback to Python that cannot be evaluated for several lanes at once.
+BATCHING_REMEDY = "jax.pure_callback(..., vmap_method='expand_dims') and a function that takes leading axes"
+
+
+@contextmanager
+def batching_needed(what: str) -> Iterator[None]:
+    """Explain the error of a callback to Python without a batching rule, which `what` needs."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"{what} evaluates several steps at once, which a callback to Python without a batching rule does not "
+            f"permit ({error}). Evaluate the chain step by step, or try: {BATCHING_REMEDY}."
+        ) from error
 
 
 def lacks_batching(logdensity_fn: Callable, position: PyTree, *data: PyTree) -> bool:

@@ -57,7 +57,7 @@ class KernelLanes:
         def evaluate(position: Vector) -> Float[Array, ""]:
             return jnp.asarray(self.logdensity_fn(self.layout.unravel(position), *data), position.dtype)
 
-        value = evaluate(position) if self.is_batched else sequential_vmap(evaluate)(position)
+        value = evaluate(position) if self.is_batched else _one_by_one(evaluate)(position)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
     def _whitened_logdensity(self, parameters: KernelParameters) -> LogDensity:
@@ -118,3 +118,14 @@ class KernelLanes:
         """The parameters, unchanged: whitened coordinates are in standard deviations."""
         del path
         return parameters
+
+
+def _one_by_one(function: LogDensity) -> LogDensity:
+    """A function, and its gradient if it has one, that ``jax.vmap`` evaluates for one lane after another."""
+    evaluate = jax.custom_vjp(sequential_vmap(function))
+
+    def forward(position: Vector) -> tuple[Float[Array, ""], Vector]:
+        return sequential_vmap(jax.value_and_grad(function))(position)
+
+    evaluate.defvjp(forward, lambda gradient, cotangent: (cotangent * gradient,))
+    return evaluate

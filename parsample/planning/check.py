@@ -24,7 +24,14 @@ from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
-from parsample.internal.validation import checked_count, checked_key, checked_position, checked_recursion, checked_start
+from parsample.internal.validation import (
+    batching_needed,
+    checked_count,
+    checked_key,
+    checked_position,
+    checked_recursion,
+    checked_start,
+)
 from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, MeetingTimes, Stretch, meeting_times, stretch_of
 from parsample.lanes.program import MAX_ROWS, PERIOD, LaneProgram, default_num_lanes
@@ -136,7 +143,8 @@ def check(
         dynamics, state = RecursionDynamics(inference_algorithm), initial_position
         parameters = (initial_position, entries.sequence)
     rng_key, parameters, state = broadcast_from_first(mesh, (rng_key, parameters, state))
-    report = examine(dynamics, parameters, state, rng_key, num_steps, mesh)
+    with batching_needed("check"):
+        report = examine(dynamics, parameters, state, rng_key, num_steps, mesh)
     report.warn()
     return report
 

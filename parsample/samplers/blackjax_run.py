@@ -14,7 +14,14 @@ from parsample.internal.arithmetic import ceil_div
 from parsample.internal.compilation import is_traced, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
-from parsample.internal.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
+from parsample.internal.validation import (
+    batching_needed,
+    checked_choice,
+    checked_count,
+    checked_key,
+    checked_position,
+    checked_start,
+)
 from parsample.samplers.chain_run import AFTER_STEPS, evaluate_chain
 from parsample.solver.finish import completed, finish
 from parsample.solver.linearization import Zero
@@ -188,7 +195,8 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
     elif isinstance(resolved, Sequential):
         solution = _run_sequentially(dynamics, num_steps, initial_state, start, rng_key)
     else:
-        solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
+        with batching_needed("method=DEER(...)"):
+            solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
         finish_stalled = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         solution = completed(solution, mesh, finish_stalled)
         if not is_traced(solution.status):

@@ -21,6 +21,7 @@ from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import Kinds, as_keys, as_words
 from parsample.internal.user_warnings import warn_user
+from parsample.internal.validation import BATCHING_REMEDY
 from parsample.lanes.chain_lanes import ChainLanes
 from parsample.lanes.meeting import MEETING_DISTANCE, meeting_times, stretch_of
 from parsample.lanes.program import PERIOD, LaneProgram, default_num_lanes
@@ -54,7 +55,7 @@ NOISE_ROWS = 64
 # The warning for an algorithm whose steps cannot be batched over lanes.
 WITHOUT_BATCHING = (
     "This chain will be evaluated sequentially: its log density calls back to Python and has no batching rule. Try: "
-    "jax.pure_callback(..., vmap_method='expand_dims') and a function that takes leading axes"
+    f"{BATCHING_REMEDY}"
 )
 
 

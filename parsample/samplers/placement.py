@@ -10,7 +10,12 @@ from jaxtyping import Float
 from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.user_warnings import warn_user
-from parsample.internal.validation import checked_logdensity_value, gradient_failure, lacks_batching
+from parsample.internal.validation import (
+    BATCHING_REMEDY,
+    checked_logdensity_value,
+    gradient_failure,
+    lacks_batching,
+)
 from parsample.kernels.kernel_lanes import KernelLanes
 from parsample.lanes.program import LaneProgram
 from parsample.models.model import Model
@@ -110,7 +115,6 @@ def _explanation(model: Model, settings: SamplerSettings, error: Exception) -> E
 def _warn_of_single_evaluations(error: Exception) -> None:
     warn_user(
         "logdensity_fn calls back to Python and cannot be evaluated for several lanes at once, so chains are evaluated "
-        f"step by step, one after another ({error}). Try: jax.pure_callback(..., vmap_method='expand_dims') and a "
-        "function that takes leading axes.",
+        f"step by step, one after another ({error}). Try: {BATCHING_REMEDY}.",
         ParallelStallWarning,
     )

@@ -15,7 +15,7 @@ from parsample.chain.transition import rollout as sequential_rollout
 from parsample.internal.compilation import is_being_compiled, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
-from parsample.internal.validation import checked_recursion
+from parsample.internal.validation import batching_needed, checked_recursion
 from parsample.solver.corrections import Correction, Newton
 from parsample.solver.finish import completed, finish
 from parsample.solver.grid import Grid
@@ -117,7 +117,8 @@ def deer(  # noqa: PLR0913
     key = jax.random.key(0) if rng_key is None else rng_key
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     initial_state, entries, guess, units, key = broadcast_from_first(mesh, (initial_state, entries, guess, units, key))
-    solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
+    with batching_needed("deer"):
+        solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
     if not isinstance(solution.status, jax.core.Tracer):
         warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")

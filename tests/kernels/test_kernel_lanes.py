@@ -1,12 +1,13 @@
 """Lanes of a kernel: the log density that they evaluate, and when two of them have met."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import gaussian, gaussian_start
+from chains import black_box, gaussian, gaussian_start
 from results import PARAMETERS
 
 from parsample.draws.layout import Layout
@@ -32,6 +33,19 @@ def test_a_log_density_that_is_not_finite_is_minus_infinity(value):
     dynamics = lanes(density, jnp.zeros(2))
     assert float(dynamics.logdensity(jnp.array([1.0, 0.0]))) == -np.inf
     assert float(dynamics.logdensity(jnp.array([-1.0, 0.0]))) == 3.0
+
+
+def test_a_callback_with_a_gradient_of_its_own_is_evaluated_for_one_lane_after_another():
+    @jax.custom_vjp
+    def density(position: jax.Array) -> jax.Array:
+        return black_box(position, vmap_method=None)
+
+    density.defvjp(lambda x: (density(x), x), lambda x, cotangent: (-cotangent * x,))
+    dynamics = replace(lanes(density, jnp.zeros(2)), is_batched=False)
+    positions = jnp.array([[1.0, -0.5], [0.0, 2.0], [3.0, 0.25]])
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(dynamics.logdensity)))(positions)
+    np.testing.assert_allclose(values, [float(density(each)) for each in positions])
+    np.testing.assert_allclose(gradients, -positions)
 
 
 ONE = LaneState(np.ones((4, 2)), np.zeros(4), np.zeros((4, 2)))

@@ -11,9 +11,13 @@ from blackjax.mcmc.random_walk import RWState
 from warned import warns_here
 
 from parsample import (
+    DEER,
     ParallelStallWarning,
     Status,
     UncertifiedChainWarning,
+    Zero,
+    check,
+    deer,
     evaluate_inference_algorithm,
     run_inference_algorithm,
 )
@@ -110,6 +114,13 @@ def test_a_callback_without_a_batching_rule_runs_step_by_step_with_one_warning(m
     assert len(caught) == 1
     _, expected = run_inference_algorithm(KEY, walk, 5000, method="sequential", **kwargs)
     np.testing.assert_array_equal(found, expected)
+    for call in (
+        lambda: run_inference_algorithm(KEY, walk, 100, method=DEER(10, Zero()), **kwargs),
+        lambda: check(KEY, walk, jnp.zeros(2), num_steps=100),
+        lambda: deer(lambda state, x: state * density(x), jnp.ones(()), jnp.ones((100, 2)), linearization=Zero()),
+    ):
+        with pytest.raises(NotImplementedError, match=r"several steps at once.*vmap_method='expand_dims'"):
+            call()
 
 
 def breaking(share: float) -> blackjax.base.SamplingAlgorithm:
