@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, PyTree
 
 from parsample.internal.random_keys import is_key
@@ -156,7 +157,8 @@ def checked_program(logdensity_fn: Callable, position: PyTree, *data: PyTree) ->
     Raises
     ------
     ValueError, TypeError
-        If it cannot be evaluated, or returns anything but one floating-point scalar.
+        If it cannot be evaluated, returns anything but one floating-point scalar, or does not depend on the whole
+        position.
     """
     checked_function("logdensity_fn", logdensity_fn)
 
@@ -173,7 +175,19 @@ def checked_program(logdensity_fn: Callable, position: PyTree, *data: PyTree) ->
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"logdensity_fn must return one floating-point scalar; it returns {value}. Sum its terms.")
     _check_precision(leaves[0].dtype)
+    _check_dependence(program, position)
     return program
+
+
+def _check_dependence(program: Any, position: PyTree) -> None:
+    """Raise if a leaf of the position, the first arguments of a program, does not occur in its result."""
+    _, is_used = dce_jaxpr(program.jaxpr, [True])
+    for (path, leaf), occurs in zip(jax.tree_util.tree_leaves_with_path(position), is_used, strict=False):
+        if np.size(leaf) and not occurs:
+            raise ValueError(
+                f"logdensity_fn does not depend on initial_position{jax.tree_util.keystr(path)}, which no density of "
+                "finite mass allows: leave it out of the position, or add a prior of it."
+            )
 
 
 def _check_precision(dtype: Any) -> None:

@@ -29,7 +29,7 @@ from parsample import (
     sample,
     with_exact_meeting,
 )
-from parsample.internal.validation import checked_position, checked_scale
+from parsample.internal.validation import checked_position, checked_program, checked_scale
 
 KEY = jax.random.key(0)
 INPUTS = noise(12)
@@ -201,6 +201,22 @@ LOGDENSITIES = [
 def test_log_densities(logdensity_fn, error, words):
     with refuses(error, *words):
         quietly(logdensity_fn, np.zeros(2))
+
+
+def inside(position: dict) -> jax.Array:
+    """A log density of which one leaf occurs in the support only, and another not at all."""
+    total = jax.jit(lambda p: -0.5 * p["x"] ** 2 + 0.0 * p["weight"].sum())(position)
+    return jnp.where(position["bounded"] > 0, total, -jnp.inf)
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "metropolis"])
+def test_parameters_that_do_not_occur(kernel):
+    start = {"x": 0.0, "bounded": 0.5, "weight": np.zeros(2), "unused": np.zeros(3)}
+    with refuses(ValueError, "logdensity_fn does not depend on initial_position['unused']", "leave it out", "prior"):
+        quietly(inside, start, kernel=kernel)
+    del start["unused"]
+    checked_program(inside, start)
+    checked_program(inside, {**start, "empty": np.zeros((3, 0))})
 
 
 @pytest.mark.parametrize("function", ["check", "run"])
