@@ -129,8 +129,8 @@ def checked_position(position: PyTree, name: str = "initial_position") -> PyTree
             raise TypeError(f"{where} is {short(leaf)}; positions must be floating-point numbers or arrays of them.")
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"{where} has dtype {dtype}; positions must be floating point: write a parameter as 0.0, not 0, and "
-                "let the log density close over counts and other constants."
+                f"{where} has dtype {dtype}; positions must be floating point: convert parameters, such as 0 to 0.0, "
+                "and let the log density close over counts and other constants."
             )
         if isinstance(leaf, jax.Array) and dtype != default:
             raise TypeError(
