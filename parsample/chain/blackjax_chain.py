@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from parsample.chain.transition import Inputs, Transition, Vector
 from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.threefry import unrolled
+from parsample.internal.validation import checked_function, shapes_of, short
 
 if TYPE_CHECKING:
     import blackjax.base
@@ -65,10 +66,46 @@ def from_algorithm(
 
     def step(carry: Any, driven: tuple) -> tuple[Any, Any]:
         key, arguments = driven
-        new_state, info = algorithm.step(key, carry._replace(**arguments))
-        return new_state, transform(new_state, info)
+        new_state, info = _stepped(algorithm, key, carry._replace(**arguments))
+        return new_state, _transformed(transform, new_state, info)
 
     return Transition(restore, step, reduce), vector
+
+
+def _stepped(algorithm: "blackjax.base.SamplingAlgorithm", rng_key: Array, state: Any) -> tuple[Any, Any]:
+    try:
+        return algorithm.step(rng_key, state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"inference_algorithm cannot step from a position of {shapes_of(state.position)}: {error}"
+        ) from error
+
+
+def _transformed(transform: Callable, state: Any, info: Any) -> Any:
+    try:
+        return transform(state, info)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"transform(state, info) cannot be evaluated: {error}") from error
+
+
+def checked_algorithm(algorithm: Any) -> "blackjax.base.SamplingAlgorithm":
+    """The algorithm, if it has the two functions of a BlackJAX sampling algorithm."""
+    if not all(callable(getattr(algorithm, name, None)) for name in ("init", "step")):
+        raise TypeError(
+            "inference_algorithm must be a BlackJAX sampling algorithm, as blackjax.hmc(logdensity_fn, ...) returns "
+            f"it; got {short(algorithm)}."
+        )
+    return algorithm
+
+
+def check_state(algorithm: "blackjax.base.SamplingAlgorithm", state: Any) -> None:
+    """Raise unless `state` has the fields of the algorithm's states."""
+    wanted = jax.eval_shape(algorithm.init, state.position, jax.random.key_data(jax.random.key(0)))
+    if state._fields != wanted._fields:
+        raise TypeError(
+            f"initial_state has the fields {state._fields}; states of inference_algorithm have {wanted._fields}: make "
+            "it by inference_algorithm.init."
+        )
 
 
 def exchanged_fields(state: PyTree) -> dict[str, PyTree]:
@@ -105,6 +142,10 @@ class AlgorithmDynamics:
     algorithm: "blackjax.base.SamplingAlgorithm"
     transform: Callable
 
+    def __post_init__(self) -> None:
+        checked_algorithm(self.algorithm)
+        checked_function("transform", self.transform)
+
     def transition(self, state: PyTree) -> Transition:
         """One step of the algorithm as a `Transition`."""
         return from_algorithm(self.algorithm, state, self.transform)[0]
@@ -123,7 +164,12 @@ class AlgorithmDynamics:
 def begin(dynamics: AlgorithmDynamics, rng_key: Array, position: PyTree) -> tuple[Array, PyTree, Vector]:
     """Key of the chain, initial state and reduced initial state, with the key split as BlackJAX splits it."""
     chain_key, init_key = jax.random.split(rng_key, 2)
-    state = dynamics.algorithm.init(position, init_key)
+    try:
+        state = dynamics.algorithm.init(position, init_key)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"inference_algorithm cannot start at initial_position ({shapes_of(position)}): {error}"
+        ) from error
     _, start = from_algorithm(dynamics.algorithm, state, dynamics.transform)
     return chain_key, state, start
 

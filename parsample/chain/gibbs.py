@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
-from parsample.internal.validation import checked_count
+from parsample.internal.validation import checked_count, checked_key
 
 State = dict[str, Any]
 
@@ -121,7 +121,7 @@ class Gibbs:
         -------
         Variates by name of the block, with leading axis T.
         """
-        keys = jax.random.split(rng_key, checked_count("num_steps", num_steps))
+        keys = jax.random.split(checked_key(rng_key), checked_count("num_steps", num_steps))
 
         def draw(key: Array) -> State:
             of_blocks = jax.random.split(key, len(self.conditionals))

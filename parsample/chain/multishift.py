@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from parsample.chain.blackjax_chain import DETERMINED_FIELDS
+from parsample.chain.blackjax_chain import DETERMINED_FIELDS, checked_algorithm
 from parsample.internal.trees import select
+from parsample.internal.validation import checked_function, dtype_of
 
 if TYPE_CHECKING:
     import blackjax.base
@@ -97,6 +99,8 @@ def multishift_random_walk(logdensity_fn: Callable, scale: PyTree) -> "blackjax.
     >>> state.position.shape
     (2,)
     """
+    checked_function("logdensity_fn", logdensity_fn)
+    _check_scale(scale)
     # Imported late: BlackJAX takes a second, and `parsample.sample` does not need it.
     from blackjax.base import SamplingAlgorithm  # noqa: PLC0415
     from blackjax.mcmc.random_walk import RWInfo, RWState  # noqa: PLC0415
@@ -176,6 +180,9 @@ def with_exact_meeting(
     >>> history.shape
     (100, 2)
     """
+    checked_algorithm(algorithm)
+    checked_function("logdensity_fn", logdensity_fn)
+    _check_scale(scale)
 
     def step(rng_key: Array, state: Any) -> tuple[Any, ExactMeetingInfo]:
         key_step, key_choice, key_move = jax.random.split(rng_key, 3)
@@ -196,6 +203,13 @@ def with_exact_meeting(
         return select(accept, state._replace(position=position, **determined), state), accept
 
     return algorithm._replace(step=step)
+
+
+def _check_scale(scale: PyTree) -> None:
+    leaves = jax.tree.leaves(scale)
+    known = [leaf for leaf in leaves if not isinstance(leaf, jax.core.Tracer)]
+    if not leaves or any(dtype_of(leaf) is None or not (np.asarray(leaf) > 0).all() for leaf in known):
+        raise ValueError(f"scale must be a positive number, or a pytree of them like the position; got {scale!r}.")
 
 
 def _proposal(rng_key: Array, position: PyTree, scale: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.store import allocate, release
+from parsample.internal.validation import shapes_of
 
 # Bytes of results that are computed at once, so that little memory is needed beyond the results; and at most this many
 # draws per chain.
@@ -39,8 +40,8 @@ class DrawFunction:
 
     Raises
     ------
-    TypeError
-        If the function does not return a dict.
+    ValueError, TypeError
+        If the function cannot be evaluated, or does not return a dict of arrays.
     """
 
     def __init__(
@@ -60,9 +61,20 @@ class DrawFunction:
         # As it will be applied, over chains and draws, so that a function that cannot be batched fails here.
         batched = jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))
         two_draws = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, 2, *leaf.shape), leaf.dtype), one_draw)
-        found = jax.eval_shape(batched, two_draws, jax.ShapeDtypeStruct((1, 2), np.uint32), data)
+        try:
+            found = jax.eval_shape(batched, two_draws, jax.ShapeDtypeStruct((1, 2), np.uint32), data)
+        except Exception as error:
+            raise ValueError(
+                f"{name} cannot be evaluated at a position ({shapes_of(one_draw)}): {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, dict):
             raise TypeError(f"{name} must return a dict of arrays by name; it returned {type(found).__name__}.")
+        for key, leaf in found.items():
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                raise TypeError(
+                    f"{name} must return a dict of arrays by name; it returned {type(leaf).__name__} as {key!r}: give "
+                    "each array in it a name of its own."
+                )
         self.example = {key: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype) for key, leaf in found.items()}
         self._apply = jax.jit(batched)
 

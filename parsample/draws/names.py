@@ -39,9 +39,6 @@ def check_variables(
         Shapes of variables without draws, which `dims` may name too.
     """
     check_names(list(shapes))
-    for name, shape in shapes.items():
-        if 0 in shape:
-            raise ValueError(f"variable {name!r} has shape {shape}, so no elements: leave it out, by keep=.")
     for label in DRAW_AXES:
         if label in coords:
             raise ValueError(f"coords names {label!r}, an axis of all draws, which is numbered from 0: leave it out.")
@@ -60,6 +57,13 @@ def check_variables(
                 raise ValueError(f"dims gives the name {label!r} to dimensions of sizes {sizes[label]} and {size}.")
 
 
+def check_elements(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise if a variable of these has no elements, of which files hold none."""
+    for name, shape in shapes.items():
+        if 0 in shape:
+            raise ValueError(f"variable {name!r} has shape {shape}, so no elements: leave it out, by keep=.")
+
+
 def _check_default_labels(shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, Sequence[str]]) -> None:
     """Raise if ArviZ would name a dimension like a variable, which would then be missing from the tree."""
     for name, shape in shapes.items():
@@ -73,6 +77,8 @@ def _check_default_labels(shapes: Mapping[str, tuple[int, ...]], dims: Mapping[s
 
 def _check_labels(name: str, labels: Sequence[str | None], shape: tuple[int, ...], coords: Mapping[str, Any]) -> None:
     """Raise unless the dimensions of a variable may have these names; ArviZ finds one for None."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise TypeError(f"dims[{name!r}] must be a sequence of names, one per dimension; got {labels!r}.")
     if len(labels) != len(shape):
         raise ValueError(f"dims[{name!r}] = {list(labels)} names {len(labels)} dimensions; {name} has {len(shape)}.")
     named = [label for label in labels if label is not None]

@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from parsample.internal.arithmetic import ceil_div
+from parsample.internal.validation import checked_path
 
 # Arrays whose total size exceeds this go to files, if a scratch directory is given.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
@@ -53,13 +54,14 @@ def checked_scratch_dir(directory: str | Path | None) -> Path | None:
     """The path of a directory in which files can be created; None for None."""
     if directory is None:
         return None
+    directory = checked_path("scratch_dir", directory)
     try:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise ValueError(
             f"scratch_dir must be a directory that can be written to; got {str(directory)!r}: {error.strerror}."
         ) from error
-    return Path(directory)
+    return directory
 
 
 def allocate(one_draw: dict[str, Any], lead: tuple[int, int], scratch_dir: Path | None) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
 """A model: a log density with an initial position, and the functions and labels that present its draws."""
 
+import difflib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +13,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.mapping import DrawFunction, map_draws
+from parsample.internal.validation import checked_instance, checked_number, dtype_of, short
+
+# Arguments of `sample` that a model may set.
+SETTINGS = ("num_warmup", "target_acceptance_rate", "num_lanes", "method", "exact_meeting")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,8 @@ class Model:
     dims, coords
         Names of the dimensions of each variable, and labels along them, as in ArviZ.
     settings
-        Keyword arguments of `sample` that the model sets; used by the command line.
+        Keyword arguments of `sample` that the model sets, of those in `SETTINGS`; used by the command line. How much
+        is drawn is left to each run.
 
     Examples
     --------
@@ -85,7 +92,21 @@ class Model:
                 raise TypeError(f"{name} must be a function or None; got {function!r}.")
         if not callable(self.logdensity):
             raise TypeError(f"logdensity must be a function of the position; got {self.logdensity!r}.")
+        for name in ("observed_data", "constant_data", "dims", "coords", "settings"):
+            checked_instance(name, getattr(self, name), Mapping, "a dict by name")
+        for setting in self.settings:
+            _check_setting(setting)
+        if self.initial_spread is not None and not math.isfinite(checked_number("initial_spread", self.initial_spread)):
+            raise ValueError(f"initial_spread must be finite; got {self.initial_spread!r}.")
+        for leaf in jax.tree.leaves(self.data):
+            if dtype_of(leaf) is None:
+                raise TypeError(f"data must be a pytree of numbers and arrays; got {short(leaf)} among them.")
+        self._check_names()
+
+    def _check_names(self) -> None:
         num_leaves = len(jax.tree.leaves(self.initial_position))
+        if isinstance(self.names, str):
+            raise TypeError(f"names must be a sequence, one name per leaf of the position; got {self.names!r}.")
         if self.names is not None and len(self.names) != num_leaves:
             raise ValueError(f"names has {len(self.names)} entries; the position has {num_leaves} leaves.")
 
@@ -181,6 +202,13 @@ class Model:
             scratch_dir=scratch_dir,
             name="posterior_predictive",
         )
+
+
+def _check_setting(name: Any) -> None:
+    if name not in SETTINGS:
+        near = difflib.get_close_matches(str(name), SETTINGS, 1, cutoff=0.8)
+        guess = f"Did you mean {near[0]!r}?" if near else "Pass others to the run."
+        raise ValueError(f"settings names {name!r}; a model can set {', '.join(SETTINGS)}. {guess}")
 
 
 def as_model(logdensity_fn: "Callable | Model", initial_position: PyTree) -> Model:

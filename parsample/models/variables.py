@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from parsample.draws.mapping import DrawFunction
-from parsample.draws.names import check_names, check_variables
+from parsample.draws.names import check_elements, check_names, check_variables
 from parsample.internal.trees import leaf_names
 from parsample.models.model import Model
 
@@ -52,6 +52,8 @@ class Variables:
         function = DrawFunction(everything, one_draw, data=model.data_arguments)
         others = {**model.observed_data, **model.constant_data}
         without_draws = {name: np.shape(values) for name, values in others.items()}
+        if keep is None:
+            check_elements(_shapes(function))
         check_variables(_shapes(function), model.dims, model.coords, without_draws)
         if keep is None:
             return cls(function, {name: list(labels) for name, labels in model.dims.items()}, dict(model.coords))
@@ -59,6 +61,7 @@ class Variables:
         function = DrawFunction(_composed(everything, chosen), one_draw, data=model.data_arguments, name="keep")
         known = {*function.example, *others}
         dims = {name: list(labels) for name, labels in model.dims.items() if name in known}
+        check_elements(_shapes(function))
         check_variables(_shapes(function), dims, model.coords, without_draws)
         return cls(function, dims, dict(model.coords))
 
@@ -89,6 +92,8 @@ def _all_variables(model: Model) -> Callable[..., dict[str, Any]]:
 
 
 def _selection(keep: Sequence[str], example: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    if not isinstance(keep, Sequence):
+        raise TypeError(f"keep must be names of variables, or a function of a dict of variables; got {keep!r}.")
     names = [keep] if isinstance(keep, str) else list(keep)
     unknown = [name for name in names if name not in example]
     if unknown:

@@ -123,7 +123,7 @@ def check(
     mesh = mesh_of(devices)
     rng_key = checked_key(rng_key)
     dynamics: Dynamics
-    if hasattr(inference_algorithm, "init") and hasattr(inference_algorithm, "step"):
+    if hasattr(inference_algorithm, "init"):
         if inputs is not None:
             raise ValueError("inputs drive a function step(state, input); a BlackJAX algorithm draws its own.")
         num_steps = checked_count("num_steps", 100_000 if num_steps is None else num_steps)

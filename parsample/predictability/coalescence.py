@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout
-from parsample.internal.validation import checked_recursion
+from parsample.internal.validation import checked_number, checked_recursion, checked_scale
 from parsample.solver.tolerance import Tolerance, default_tolerance
 
 
@@ -91,13 +91,16 @@ def coalescence_times(
         )
     first_state = jax.tree.map(lambda leaf: leaf[0], initial_states)
     checked_recursion(step, first_state, entries.sequence)
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if value is not None:
+            checked_number(name, value)
     transition, first = from_step(step, first_state)
     starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
     if scale is None:
         _, path, _ = rollout(transition, first, entries)
         units = unit_of(path)
     else:
-        units = ravel_pytree(scale)[0]
+        units = checked_scale(scale, first_state, "one state")
     tolerance = default_tolerance(units, atol, rtol)
     return _coalesce(transition, starts, entries, tolerance)
 

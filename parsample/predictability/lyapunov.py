@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step
 from parsample.internal.compilation import jit_with_xla_options
-from parsample.internal.validation import checked_count, checked_recursion
+from parsample.internal.validation import as_number, checked_count, checked_key, checked_recursion
 from parsample.solver.linearization import push_forward
 
 
@@ -113,7 +113,8 @@ def lyapunov_exponent(  # noqa: PLR0913
     checked_count("num_probes", num_probes)
     check_batches(entries.num_steps, num_discarded, num_batches)
     check_dt(dt)
-    growth = _growth(step, num_probes, initial_state, entries, jax.random.key(0) if rng_key is None else rng_key)
+    rng_key = jax.random.key(0) if rng_key is None else checked_key(rng_key)
+    growth = _growth(step, num_probes, initial_state, entries, rng_key)
     counted = growth[:, num_discarded:]
     # All tangents of one path turn into the same direction, so they are not independent measurements.
     lle, se = batch_means(counted.mean(0), num_batches)
@@ -129,16 +130,17 @@ def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inpu
 
 def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:
     """Raise ValueError unless every batch gets at least one step."""
-    if not 0 <= num_discarded <= num_steps - num_batches or num_batches < 2:
+    checked_count("num_discarded", num_discarded, 0)
+    if num_discarded > num_steps - checked_count("num_batches", num_batches, 2):
         raise ValueError(
             f"num_discarded={num_discarded} of T={num_steps} steps leaves too few for "
-            f"num_batches={num_batches} batches (at least 2): give more steps or discard fewer."
+            f"num_batches={num_batches} batches: give more steps or discard fewer."
         )
 
 
 def check_dt(dt: float) -> None:
     """Raise ValueError unless `dt` is positive and finite."""
-    if not 0 < dt < np.inf:
+    if not 0 < as_number(dt) < np.inf:
         raise ValueError(f"dt must be positive and finite; got {dt!r}.")
 
 

@@ -8,7 +8,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from parsample.chain.blackjax_chain import AlgorithmDynamics, begin, check_determined_fields, from_algorithm
+from parsample.chain.blackjax_chain import (
+    AlgorithmDynamics,
+    begin,
+    check_determined_fields,
+    check_state,
+    from_algorithm,
+)
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import ceil_div
 from parsample.internal.compilation import is_traced, jit_with_xla_options
@@ -218,6 +224,7 @@ def _started(
         if hasattr(initial_state, "position"):
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(dynamics.algorithm, initial_state, dynamics.transform)
+        check_state(dynamics.algorithm, initial_state)
         if may_check:
             check_determined_fields(dynamics, initial_state, "initial_state")
     checked_start(initial_state)

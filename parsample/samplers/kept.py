@@ -14,7 +14,7 @@ from parsample.draws.outputs import check_space
 from parsample.draws.reductions import Reductions, RunningReductions, checked_reductions
 from parsample.draws.store import MAX_BYTES_IN_MEMORY, checked_scratch_dir
 from parsample.internal.devices import physical_memory
-from parsample.internal.validation import checked_flag
+from parsample.internal.validation import checked_flag, checked_instance
 from parsample.kernels.base import Kernel
 from parsample.models.model import Model
 from parsample.models.variables import Keep, Variables
@@ -81,6 +81,8 @@ class Kept:
     ) -> "Kept":
         """Validate these arguments of `sample` for a model, with a checked position of one chain."""
         keep = [keep] if isinstance(keep, str) else keep
+        if stop_at is not None:
+            checked_instance("stop_at", stop_at, StopAt, "a StopAt, such as parsample.StopAt(ess=400)")
         directory = out.parent if out is not None and scratch_dir is None else scratch_dir
         kept = cls(
             Layout.of(position),
@@ -168,6 +170,7 @@ def _invented(function: DrawFunction, num_chains: int) -> dict[str, np.ndarray]:
 def _checked_statistics(statistics: Sequence[str] | None, kernel: Kernel) -> tuple[str, ...]:
     if statistics is None:
         return kernel.statistics
+    checked_instance("statistics", statistics, Sequence, "a sequence of names")
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     unknown = [name for name in names if name not in kernel.statistics]
     if unknown:

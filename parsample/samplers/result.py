@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.mapping import map_draws
+from parsample.internal.validation import checked_key
 from parsample.lanes.segments import Segment
 from parsample.models.model import Model
 from parsample.planning.report import Report, html_table, text_lines
@@ -245,7 +246,8 @@ class SampleResult:
         if log_likelihood:
             groups["log_likelihood"] = model.log_likelihoods(self._positions, self.scratch_dir)
         if posterior_predictive is not None:
-            groups["posterior_predictive"] = model.predictions(posterior_predictive, self._positions, self.scratch_dir)
+            key = checked_key(posterior_predictive, "posterior_predictive")
+            groups["posterior_predictive"] = model.predictions(key, self._positions, self.scratch_dir)
         for name, arrays in (("observed_data", model.observed_data), ("constant_data", model.constant_data)):
             if arrays:
                 groups[name] = {key: np.asarray(values) for key, values in arrays.items()}

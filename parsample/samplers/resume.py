@@ -15,7 +15,7 @@ from parsample.draws.reductions import Reductions
 from parsample.draws.run_store import RunStore, checkpoint_of
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first, is_first, on_first
-from parsample.internal.validation import checked_count
+from parsample.internal.validation import checked_count, checked_path
 from parsample.models.model import Model, as_model
 from parsample.models.traced import as_traced
 from parsample.models.variables import Keep
@@ -100,7 +100,7 @@ def resume(  # noqa: PLR0913
     ...     longer.to_arviz()["posterior"]["x"].shape
     (4, 800, 2)
     """
-    path, mesh = Path(store), mesh_of(devices)
+    path, mesh = checked_path("store", store), mesh_of(devices)
     check_extra("zarr", "zarr", f"resume({str(path)!r})")
     opened = on_first(mesh, lambda: _opened(path))
     try:

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from parsample.draws.outputs import checked_out
 from parsample.draws.reductions import Reductions
 from parsample.internal.processes import on_first
-from parsample.internal.validation import checked_flag
+from parsample.internal.validation import checked_flag, checked_path
 from parsample.models.model import Model, as_model
 from parsample.models.variables import Keep
 from parsample.planning.report import Report
@@ -183,7 +183,9 @@ def sample(  # noqa: PLR0913
         thin=thin,
         adaptation=adaptation,
     )
-    path = None if out is None else Path(out)
+    path = None if out is None else checked_path("out", out)
+    checked_flag("overwrite", overwrite)
+    checked_flag("progress_bar", progress_bar)
     on_first(settings.mesh, lambda: checked_out(path, overwrite=overwrite))
     kept = Kept.of(
         model,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from parsample.internal.devices import Collectives, mesh_of
-from parsample.internal.validation import checked_choice, checked_count, checked_flag, checked_rate
+from parsample.internal.validation import checked_choice, checked_count, checked_flag, checked_instance, checked_rate
 from parsample.kernels import KERNELS, Kernel
 from parsample.lanes.program import default_num_lanes
 from parsample.solver.method import Sequential
@@ -136,5 +136,8 @@ def _check_warmup(num_warmup: int, adaptation: Adaptation | None) -> None:
     """Raise unless there are enough warm-up steps: with an adaptation none, or enough for a round that tests it."""
     if adaptation is None:
         checked_count("num_warmup", num_warmup, MIN_WARMUP)
-    elif num_warmup != 0:
+        return
+    remedy = "an Adaptation, such as that of a former result or Adaptation.load(path)"
+    checked_instance("adaptation", adaptation, Adaptation, remedy)
+    if num_warmup != 0:
         checked_count("num_warmup (0, or with an adaptation)", num_warmup, REFERENCE_STEPS)

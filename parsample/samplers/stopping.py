@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from parsample.draws.convergence import ess_bulk, mcse
+from parsample.internal.validation import as_number, checked_instance
 
 # Numbers of draws per chain at which the criterion is computed: the first of them, below which estimates are not
 # reliable, and the factor from one to the next, so that all of them take a small share of the time of the run.
@@ -55,8 +56,10 @@ class StopAt:
     def __post_init__(self) -> None:
         if self.ess is None and not self.mcse:
             raise ValueError("StopAt needs ess= or mcse=.")
+        if self.mcse is not None:
+            checked_instance("StopAt: mcse", self.mcse, Mapping, "a dict of errors by variable")
         for name, value in (("ess", self.ess), *(self.mcse or {}).items()):
-            if value is not None and not value > 0:
+            if value is not None and not as_number(value) > 0:
                 raise ValueError(f"StopAt: {name} must be positive; got {value!r}.")
 
     def check(self, variables: Mapping[str, Any]) -> None:

@@ -5,8 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -15,7 +13,7 @@ from parsample.chain.transition import rollout as sequential_rollout
 from parsample.internal.compilation import is_being_compiled, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
-from parsample.internal.validation import batching_needed, checked_recursion
+from parsample.internal.validation import batching_needed, checked_key, checked_recursion, checked_scale
 from parsample.solver.corrections import Correction, Newton
 from parsample.solver.finish import completed, finish
 from parsample.solver.grid import Grid
@@ -113,8 +111,8 @@ def deer(  # noqa: PLR0913
     if block_size > num_steps:
         raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
     guess = None if initial_guess is None else _checked_guess(initial_guess, initial_state, num_steps)
-    units = None if scale is None else _checked_scale(scale, initial_state)
-    key = jax.random.key(0) if rng_key is None else rng_key
+    units = None if scale is None else checked_scale(scale, initial_state)
+    key = jax.random.key(0) if rng_key is None else checked_key(rng_key)
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     initial_state, entries, guess, units, key = broadcast_from_first(mesh, (initial_state, entries, guess, units, key))
     with batching_needed("deer"):
@@ -194,13 +192,3 @@ def _checked_guess(guess: PyTree, initial_state: PyTree, num_steps: int) -> PyTr
     if paths != wanted:
         raise ValueError(f"initial_guess has shapes {paths}; it must have those of the path, {wanted}.")
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, jnp.result_type(like)), guess, initial_state)
-
-
-def _checked_scale(scale: PyTree, initial_state: PyTree) -> Array:
-    shapes, wanted = jax.tree.map(jnp.shape, scale), jax.tree.map(jnp.shape, initial_state)
-    if shapes != wanted:
-        raise ValueError(f"scale has shapes {shapes}; it must have those of initial_state, {wanted}.")
-    vector = ravel_pytree(scale)[0]
-    if not isinstance(vector, jax.core.Tracer) and not (np.isfinite(vector) & (np.asarray(vector) > 0)).all():
-        raise ValueError(f"scale must be positive and finite; got {scale}. Leave it out to have it estimated.")
-    return vector

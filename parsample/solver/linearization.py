@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from parsample.internal.validation import checked_count
 from parsample.solver.operators import DenseOperator, DiagonalOperator, Operator
 
 Tangents = Float[Array, "P D"]
@@ -104,10 +105,10 @@ class Diagonal:
         return DiagonalOperator(jnp.sum(tangent_seeds * output_tangents, axis=0) / scale)
 
 
-def check_probes(num_probes: int | None) -> None:
-    """Raise ValueError for fewer than one probe."""
-    if num_probes is not None and num_probes < 1:
-        raise ValueError(f"num_probes must be at least 1, or None for the exact entries; got {num_probes}.")
+def check_probes(num_probes: Any) -> None:
+    """Raise unless this is a number of probes, or None for the exact entries."""
+    if num_probes is not None:
+        checked_count("num_probes (None for the exact entries)", num_probes)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from parsample.chain.transition import Vector
-from parsample.internal.validation import checked_count
+from parsample.internal.validation import checked_count, checked_number
 from parsample.solver.corrections import Correction, Newton
 from parsample.solver.linearization import Dense, Linearization, Zero
 from parsample.solver.tolerance import Tolerance, default_tolerance
@@ -55,12 +55,11 @@ class DEER:
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_iters", "stall_after"):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None or name == "block_size":
                 object.__setattr__(self, name, checked_count(name, value))
         for name in ("atol", "rtol", "clip", "max_step"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative; got {value!r}.")
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked_number(name, value))
         if isinstance(self.linearization, type) or not isinstance(self.linearization, Linearization):
             raise TypeError(
                 f"linearization must be Dense(), Diagonal(), Identity() or Zero(); got {self.linearization!r}."

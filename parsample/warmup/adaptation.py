@@ -1,5 +1,6 @@
 """Results of a warm-up: the parameters of the chains, and the round that shows whether the warm-up has settled."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,13 @@ from jaxtyping import Float
 from parsample.draws.run_store import checkpoint_of
 from parsample.internal.files import write_atomically
 from parsample.internal.records import from_bytes, to_bytes
+from parsample.kernels.tuning import lane_rates
 from parsample.kernels.whitening import Coordinates, KernelParameters
 from parsample.lanes.meeting import Stretch
+
+# The warm-up has settled if, in a round with fixed parameters, R-hat is at most `MAX_R_HAT`, the acceptance rate is at
+# most `MAX_ACCEPTANCE_ERROR` below its target, and at most the share `MAX_DIVERGING` of transitions diverges.
+MAX_R_HAT, MAX_ACCEPTANCE_ERROR, MAX_DIVERGING = 1.2, 0.1, 0.001
 
 
 class Adaptation(NamedTuple):
@@ -146,6 +152,42 @@ class Reference(NamedTuple):
     r_hat: float
     num_diverging: int
     unsettled: str
+
+    @classmethod
+    def of(
+        cls, stretch: Stretch, coordinates: Coordinates, target: float, *, has_walls: bool, flat: Sequence[str]
+    ) -> "Reference":
+        """Judge a round against the target acceptance rate; at walls, divergent transitions do not count.
+
+        `flat` names coordinates without a gradient at the starts, which may explain why lanes disagree.
+        """
+        path, found = stretch.records
+        rates = [lane_rates(found.acceptance_rate, found.diverging, at_walls=walls).mean() for walls in (False, True)]
+        r_hat, num_diverging, reasons = r_hat_of_lanes(path), int(found.diverging.sum()), []
+        if not r_hat <= MAX_R_HAT:
+            reasons.append(f"lanes disagree, R-hat {r_hat:.2f}")
+            reasons += [f"the log density does not change with {', '.join(flat[:3])} near the starts"] if flat else []
+        if num_diverging > MAX_DIVERGING * found.diverging.size and not has_walls:
+            reasons.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
+        if rates[has_walls] < target - MAX_ACCEPTANCE_ERROR:
+            reasons.append(f"acceptance rate {rates[has_walls]:.2f}, target {target:.2f}")
+        return cls(stretch, coordinates, float(rates[0]), r_hat, num_diverging, "; ".join(reasons))
+
+    @property
+    def diverges(self) -> bool:
+        """Whether too many transitions diverge."""
+        return self.num_diverging > MAX_DIVERGING * self.stretch.records[1].diverging.size
+
+    @property
+    def num_stops(self) -> int:
+        """Number of divergent transitions without those of lanes that have diverged in the step before, too."""
+        diverging = self.stretch.records[1].diverging
+        return int(diverging[0].sum() + (diverging[1:] & ~diverging[:-1]).sum())
+
+    def others_accept(self, target: float) -> bool:
+        """Whether transitions that do not diverge are accepted as often as all should be."""
+        found = self.stretch.records[1]
+        return bool(lane_rates(found.acceptance_rate, found.diverging, at_walls=True).mean() >= target)
 
 
 def r_hat_of_lanes(path: Float[np.ndarray, "n L D"]) -> float:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from parsample.kernels.base import MOVE_STEPS, Kernel, LaneState, Statistics
 from parsample.kernels.kernel_lanes import KernelLanes
-from parsample.kernels.tuning import StepSize
+from parsample.kernels.tuning import StepSize, are_walls, lane_rates
 from parsample.kernels.whitening import (
     Coordinates,
     KernelParameters,
@@ -28,7 +28,7 @@ from parsample.kernels.whitening import (
 )
 from parsample.lanes.meeting import Stretch
 from parsample.lanes.program import PERIOD, AdvanceResult, LaneProgram, Rows
-from parsample.warmup.adaptation import Adaptation, Reference, r_hat_of_lanes
+from parsample.warmup.adaptation import Adaptation, Reference
 
 # Steps per round, and the longest trajectories in it: while coordinates are poor, long trajectories are wasted.
 ROUNDS = (8, 8, 16, 16, 32, 32)
@@ -67,11 +67,8 @@ MIN_ACCEPTANCE, LOST_DEPTH, LOST_SPREADS = 0.02, 10, 5
 # `STEEP_RISE` plus `STEEP_RISE_PER_DIMENSION` times D in half a round. Only the first two rounds are repeated then.
 STEEP_RISE, STEEP_RISE_PER_DIMENSION = 2, 0.2
 
-# The warm-up has settled if, in a round with fixed parameters, R-hat is at most `MAX_R_HAT`, the acceptance rate is at
-# most `MAX_ACCEPTANCE_ERROR` below its target, and at most the share `MAX_DIVERGING` of transitions diverges. If more
-# diverge, the step size is multiplied by `STEP_REDUCTION`.
-MAX_R_HAT, MAX_ACCEPTANCE_ERROR = 1.2, 0.1
-MAX_DIVERGING, STEP_REDUCTION = 0.001, 0.7
+# Factor of the step size if more transitions diverge than `MAX_DIVERGING`.
+STEP_REDUCTION = 0.7
 
 
 @dataclass(frozen=True)
@@ -144,9 +141,10 @@ class Ensemble:
         self.num_steps, self._num_steps_before, self.num_replaced = 0, 0, 0
         self.history: list[tuple[np.ndarray, Statistics]] | None = None
         self.seconds_per_row = math.nan  # measured with a tiny step size
+        self._flat: list[str] = []  # coordinates in which the gradient was 0 at all starts
         step_size = 1e-8 if self.kernel.uses_gradient else np.full(self.dimension, 1e-6)
         self.settings = TunedValues(identity(self.positions[0]), np.asarray(step_size), 0.0)
-        self._makes_moves = exact_meeting and self.kernel.uses_gradient
+        self._makes_moves, self._has_walls = exact_meeting and self.kernel.uses_gradient, False
         self.state = self._state(self.settings.coordinates.whiten(self.positions))
 
     def disperse(self, spread: float | None = None) -> tuple[np.ndarray, Float[np.ndarray, "S D"] | None]:
@@ -177,6 +175,8 @@ class Ensemble:
             self._start(identity(np.median(self.positions, 0)), np.full(self.dimension, 0.5))
             return logdensity, None
         good = np.isfinite(gradient).all(1) & ~bad
+        names = self.program.dynamics.layout.coordinate_names()
+        self._flat = [names[index] for index in np.flatnonzero(~gradient[good].any(0))]
         if good.sum() > 1:
             gradients = gradient[good].astype(float)
             self._start(from_gradients(self.positions[good], gradients, self.positions[good].mean(0)))
@@ -201,9 +201,13 @@ class Ensemble:
 
     def _start(self, coordinates: Coordinates, step_size: Float[Any, "..."] | float | None = None) -> None:
         if step_size is None:
-            step_size = min(INITIAL_STEP * self.dimension**-0.25, 1.0)
+            step_size = self._initial_step
         move_scale = INITIAL_MOVE / math.sqrt(self.dimension) if self._makes_moves else 0.0
         self.settings = TunedValues(coordinates, np.asarray(step_size, float), move_scale)
+
+    @property
+    def _initial_step(self) -> float:
+        return min(INITIAL_STEP * self.dimension**-0.25, 1.0)
 
     def tune(self, num_warmup: int, report: Callable[[str], None]) -> None:
         """Adapt in rounds, as many as `num_warmup` steps allow; `report` is called with a line after each round."""
@@ -225,7 +229,9 @@ class Ensemble:
     def _round(self, size: int, cap: int | None) -> bool:
         """Run one round; returns whether log densities still rise steeply."""
         kernel, coordinates = self.kernel, self.settings.coordinates
-        tuning = StepSize(self.target, self.settings.step_size, kernel.uses_gradient)
+        # At walls only trajectories inside count, and these may be accepted at any step size.
+        maximum = self._initial_step if self._has_walls else math.inf
+        tuning = StepSize(self.target, self.settings.step_size, kernel.uses_gradient, maximum)
         self.state = self._state(coordinates.whiten(self.positions))
         paths, statistics, gradients = [], [], []
         num_steps = TUNING_STEPS if size > MIN_ROUND else TUNING_STEPS // 2
@@ -257,7 +263,7 @@ class Ensemble:
         self, before: np.ndarray, path: Float[np.ndarray, "n L D"], found: Statistics
     ) -> Float[np.ndarray, " rates"]:
         if self.kernel.uses_gradient:
-            return np.nan_to_num(found.acceptance_rate.astype(float)).mean(0)
+            return lane_rates(found.acceptance_rate, found.diverging, at_walls=self._has_walls)
         # A coordinate has moved if its proposal was accepted.
         return (np.diff(np.concatenate([before[None], path]), axis=0) != 0).mean((0, 1))
 
@@ -312,16 +318,21 @@ class Ensemble:
     def settle(self, num_warmup: int, report: Callable[[str], None]) -> Reference:
         """Run rounds with fixed parameters until the warm-up has settled or runs out of steps; returns the last one.
 
-        Between them, the step size is reduced or a longer tuning round is run. After each of them, `report` is called
-        with a line.
+        Between them, the step size is reduced or a longer tuning round is run. If reductions show that transitions
+        diverge at walls of the log density, the step size is tuned on the other transitions instead. After each round
+        with fixed parameters, `report` is called with a line.
         """
         size = 2 * REFERENCE_STEPS
+        trials: list[tuple[float, int]] = []
         while True:
             reference = self._reference()
             report(f"warm-up, {reference.unsettled or 'settled'}")
             if not reference.unsettled or self.num_steps + REFERENCE_STEPS > num_warmup:
                 return reference
-            if reference.num_diverging > MAX_DIVERGING * REFERENCE_STEPS * self.program.num_lanes:
+            if reference.diverges and not self._has_walls:
+                trials.append((float(np.mean(self.settings.step_size)), reference.num_stops))
+                self._has_walls = reference.others_accept(self.target) and are_walls(trials)
+            if reference.diverges and not self._has_walls:
                 # Stuck chains would cost more than the extra leapfrog steps of a smaller step size.
                 self.settings = replace(self.settings, step_size=STEP_REDUCTION * self.settings.step_size)
                 self.positions = reference.coordinates.position(reference.stretch.records[0][-1].astype(float))
@@ -348,23 +359,9 @@ class Ensemble:
         result = self._rows(parameters, 0, REFERENCE_STEPS, needs_evaluation=True)
         path, found = self.program.recorded(0, REFERENCE_STEPS)
         self._record(self.settings.coordinates.position(path.astype(float)), found)
-        acceptance_rate, r_hat = float(np.nan_to_num(found.acceptance_rate).mean()), r_hat_of_lanes(path)
-        num_diverging = int(found.diverging.sum())
-        reasons = []
-        if not r_hat <= MAX_R_HAT:
-            reasons.append(f"lanes disagree, R-hat {r_hat:.2f}")
-        if num_diverging > MAX_DIVERGING * found.diverging.size:
-            reasons.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
-        if acceptance_rate < self.target - MAX_ACCEPTANCE_ERROR:
-            reasons.append(f"acceptance rate {acceptance_rate:.2f}, target {self.target:.2f}")
-        return Reference(
-            stretch=Stretch(parameters, inputs, starts, result.state, (path, found)),
-            coordinates=self.settings.coordinates,
-            acceptance_rate=acceptance_rate,
-            r_hat=r_hat,
-            num_diverging=num_diverging,
-            unsettled="; ".join(reasons),
-        )
+        stretch = Stretch(parameters, inputs, starts, result.state, (path, found))
+        walls, flat = self._has_walls, self._flat
+        return Reference.of(stretch, self.settings.coordinates, self.target, has_walls=walls, flat=flat)
 
     def adaptation(self, reference: Reference) -> Adaptation:
         """The result of the warm-up, from its last round with fixed parameters."""

@@ -336,11 +336,13 @@ def assert_one_line(err: str, words: str) -> None:
         ("--out", "missing/draws.nc", "there is no directory"),
         ("--out", "missing/draws.zarr", "there is no directory"),
         ("--out", "directory.nc", "is a directory that parsample did not write"),
+        ("--out", "a_file.zarr", "is not a directory of draws, so it is not replaced"),
         ("--plots", "a_gaussian.py", "a_gaussian.py"),  # a file, not a directory
     ],
 )
 def test_outputs_that_cannot_be_written_are_refused_before_sampling(capsys, tmp_path, model, option, value, words):
     (tmp_path / "directory.nc").mkdir()
+    (tmp_path / "a_file.zarr").touch()
     assert main(["sample", model, option, str(tmp_path / value)]) == 1
     out, err = capsys.readouterr()
     assert out == ""

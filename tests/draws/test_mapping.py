@@ -40,6 +40,23 @@ def test_large_results_lie_in_files(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found["x"], POSITIONS["x"])
 
 
-def test_results_must_be_a_dict():
-    with pytest.raises(TypeError, match="log_likelihood must return a dict of arrays by name; it returned"):
-        map_draws(lambda position: position["x"], POSITIONS, name="log_likelihood")
+RESULTS = {
+    "an array": (lambda position: position["x"], TypeError, "must return a dict of arrays by name; it returned"),
+    "a dict in a dict": (lambda position: {"a": position}, TypeError, "it returned dict as 'a': give each array"),
+    "a list in a dict": (lambda position: {"a": [position["x"]]}, TypeError, "it returned list as 'a'"),
+    "nothing in a dict": (lambda position: {"a": None}, TypeError, "it returned NoneType as 'a'"),
+    "text": (lambda position: {"a": "text"}, ValueError, "cannot be evaluated at a position .*'text'"),
+    "an error": (
+        lambda position: position["y"],
+        ValueError,
+        r"cannot be evaluated at a position .*\[3\].*KeyError: 'y'",
+    ),
+}
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("case", RESULTS)
+def test_results_must_be_a_dict_of_arrays(case):
+    function, error, words = RESULTS[case]
+    with pytest.raises(error, match=f"log_likelihood .*{words}"):
+        map_draws(function, POSITIONS, name="log_likelihood")

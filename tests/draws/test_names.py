@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray
 
-from parsample.draws.names import check_names, check_variables
+from parsample.draws.names import check_elements, check_names, check_variables
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,20 @@ OTHERS = {"data": (5,)}
         ({"y": ["a", "a"]}, {}, "names two dimensions alike"),
         ({"x": ["a"], "y": ["b", "a"]}, {}, "dims gives the name 'a' to dimensions of sizes 2 and 3"),
         ({"x": ["a"]}, {"a": [1, 2, 3]}, r"coords\['a'\] has 3 labels; that dimension of x has size 2"),
+        ({"x": ["a"]}, {"a": 3}, r"coords\['a'\] must be a sequence of labels; got 3"),
         ({}, {"chain": [1, 2]}, "coords names 'chain', an axis of all draws"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(dims, coords, words):
     with pytest.raises(ValueError, match=words):
         check_variables(SHAPES, dims, coords, OTHERS)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("labels", ["ab", 3])
+def test_dims_are_sequences_of_names(labels):
+    with pytest.raises(TypeError, match=r"dims\['x'\] must be a sequence of names, one per dimension; got"):
+        check_variables(SHAPES, {"x": labels}, {})
 
 
 def test_variables_named_like_the_dimensions_of_others_are_refused():
@@ -60,7 +68,7 @@ def test_variables_named_like_the_dimensions_of_others_are_refused():
 
 def test_variables_without_elements_are_refused():
     with pytest.raises(ValueError, match=r"variable 'x' has shape \(2, 0\), so no elements"):
-        check_variables({"x": (2, 0)}, {}, {})
+        check_elements({"y": (), "x": (2, 0)})
 
 
 def test_what_passes_is_held_by_trees_and_files(tmp_path):

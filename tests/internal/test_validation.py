@@ -13,6 +13,9 @@ from refusals import COUNTS, quietly, refuses
 
 from parsample import (
     DEER,
+    Conditional,
+    Gibbs,
+    Zero,
     as_recursion,
     check,
     check_sampler,
@@ -20,11 +23,13 @@ from parsample import (
     compare_kernels,
     deer,
     lyapunov_exponent,
+    multishift_random_walk,
     rollout,
     run_inference_algorithm,
     sample,
+    with_exact_meeting,
 )
-from parsample.internal.validation import checked_position
+from parsample.internal.validation import checked_position, checked_program, checked_scale
 
 KEY = jax.random.key(0)
 INPUTS = noise(12)
@@ -44,18 +49,24 @@ TAKES_A_KEY: dict[str, Callable] = {
     "check_sampler": lambda key: check_sampler(key, isotropic, jnp.ones(2)),
     "compare_kernels": lambda key: compare_kernels(key, isotropic, jnp.ones(2)),
     "as_recursion": lambda key: as_recursion(key, MALA, jnp.ones(2), 100),
+    "deer": lambda key: deer(fade, START, INPUTS, rng_key=key),
+    "lyapunov_exponent": lambda key: lyapunov_exponent(fade, START, noise(40), rng_key=key),
+    "variates": lambda key: Gibbs({"x": Conditional(jax.random.normal, lambda _, z: z)}).variates(key, 10),
 }
 
 
 @pytest.mark.parametrize("name", TAKES_A_KEY)
 def test_keys_must_give_every_lane_its_own_numbers(name):
     for kind in ("rbg", "unsafe_rbg"):
-        with refuses(ValueError, f"rng_key is of kind '{kind}'", "jax.random.key(seed, impl='threefry2x32')"):
+        with refuses(ValueError, f"rng_key: keys of kind '{kind}'", "jax.random.key(seed, impl='threefry2x32')"):
             TAKES_A_KEY[name](jax.random.key(0, impl=kind))
     with refuses(TypeError, "rng_key must be a key, such as jax.random.key(0)", "got 0"):
         TAKES_A_KEY[name](0)
     with refuses(ValueError, "rng_key must be one key", "shape (3,)"):
         TAKES_A_KEY[name](jax.random.split(KEY, 3))
+    for shape in ((3,), (4,), (2, 2)):
+        with refuses(ValueError, "rng_key must be one key", f"shape {shape}"):
+            TAKES_A_KEY[name](np.zeros(shape, np.uint32))
 
 
 def test_keys_as_plain_arrays_are_keys():
@@ -133,8 +144,20 @@ POSITIONS = {
         (3, TypeError, ["initial_position has dtype", "floating point"]),
         (jnp.zeros(2, jnp.float32), TypeError, ["has dtype float32", "float64", ".astype(float64)", "jax_enable_x64"]),
         ({}, ValueError, ["initial_position holds no arrays", "{}"]),
+        (np.zeros(0), ValueError, ["initial_position has no elements (float64[0])"]),
+        ("abc", TypeError, ["initial_position is 'abc'; positions must be floating-point"]),
+        ({"a": np.array(["b"])}, TypeError, ["initial_position['a'] is array(['b']", "must be floating-point"]),
+        (np.array([None]), TypeError, ["initial_position is array([None]", "must be floating-point"]),
+        (
+            {"n": 5},
+            TypeError,
+            ["initial_position['n'] has dtype int64", "convert parameters, such as 0 to 0.0", "close over counts"],
+        ),
     ],
-    ids=["nan", "inf", "integers", "numpy-integers", "whole", "float32", "empty"],
+    ids=[
+        *("nan", "inf", "integers", "numpy-integers", "whole", "float32", "empty"),
+        *("no-elements", "text", "texts", "objects", "count"),
+    ],
 )
 def test_positions(function, position, error, words):
     with refuses(error, *words):
@@ -168,6 +191,8 @@ LOGDENSITIES = [
     ("vector", lambda x: -(x**2), ValueError, ["logdensity_fn must return one floating-point scalar", "Sum"]),
     ("pair", lambda x: (x.sum(), x), ValueError, ["logdensity_fn must return one floating-point scalar"]),
     ("integer", lambda x: x.sum().astype(int), ValueError, ["logdensity_fn must return one floating-point scalar"]),
+    ("float16", lambda x: isotropic(x).astype(jnp.float16), ValueError, ["returns float16", "too coarse", "float64"]),
+    ("bfloat16", lambda x: isotropic(x).astype(jnp.bfloat16), ValueError, ["returns bfloat16", "too coarse"]),
     ("opaque", opaque, ValueError, ["logdensity_fn has no gradient at initial_position"]),
     ("kink", lambda x: -jnp.sum(jnp.sqrt(jnp.abs(x))), ValueError, ["logdensity_fn has gradient", "initial_position"]),
     ("uncallable", 3.0, TypeError, ["logdensity_fn must be callable; got 3.0"]),
@@ -180,6 +205,22 @@ LOGDENSITIES = [
 def test_log_densities(logdensity_fn, error, words):
     with refuses(error, *words):
         quietly(logdensity_fn, np.zeros(2))
+
+
+def inside(position: dict) -> jax.Array:
+    """A log density of which one leaf occurs in the support only, and another not at all."""
+    total = jax.jit(lambda p: -0.5 * p["x"] ** 2 + 0.0 * p["weight"].sum())(position)
+    return jnp.where(position["bounded"] > 0, total, -jnp.inf)
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "metropolis"])
+def test_parameters_that_do_not_occur(kernel):
+    start = {"x": 0.0, "bounded": 0.5, "weight": np.zeros(2), "unused": np.zeros(3)}
+    with refuses(ValueError, "logdensity_fn does not depend on initial_position['unused']", "leave it out", "prior"):
+        quietly(inside, start, kernel=kernel)
+    del start["unused"]
+    checked_program(inside, start)
+    checked_program(inside, {**start, "empty": np.zeros((3, 0))})
 
 
 @pytest.mark.parametrize("function", ["check", "run"])
@@ -246,3 +287,69 @@ def test_a_kernel_that_cannot_be_reduced():
         arguments = {} if function.func is check else {"initial_position": jnp.zeros(2)}
         with refuses(TypeError, "inference_algorithm", "'positions', 'weights'", "parsample.deer"):
             function(**arguments)
+
+
+# Algorithms
+
+TAKES_AN_ALGORITHM: dict[str, Callable] = {
+    "run_inference_algorithm": lambda algorithm: run_inference_algorithm(
+        KEY, algorithm, 10, initial_position=jnp.ones(2)
+    ),
+    "check": lambda algorithm: check(KEY, algorithm, jnp.ones(2)),
+    "as_recursion": lambda algorithm: as_recursion(KEY, algorithm, jnp.ones(2), 100),
+    "with_exact_meeting": lambda algorithm: with_exact_meeting(algorithm, isotropic, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_AN_ALGORITHM)
+@pytest.mark.parametrize("value", [None, 3, blackjax.hmc], ids=["none", "number", "not-called"])
+def test_algorithms(name, value):
+    with refuses(TypeError, "inference_algorithm must be a BlackJAX", "algorithm", "got", repr(value)[:20]):
+        TAKES_AN_ALGORITHM[name](value)
+
+
+def test_a_state_of_another_kernel():
+    state = blackjax.additive_step_random_walk(isotropic, blackjax.mcmc.random_walk.normal(jnp.ones(2))).init(
+        jnp.zeros(2)
+    )
+    with refuses(TypeError, "initial_state has the fields ('position', 'logdensity')", "inference_algorithm.init"):
+        run_inference_algorithm(KEY, MALA, 10, initial_state=state)
+
+
+def test_an_algorithm_of_another_dimension():
+    algorithm = blackjax.mala(wants_three, 0.2)
+    with refuses(ValueError, "inference_algorithm cannot start at initial_position (float64[2])", "shape"):
+        run_inference_algorithm(KEY, algorithm, 10, initial_position=jnp.zeros(2))
+
+
+def test_a_log_density_of_half_precision_in_an_algorithm():
+    algorithm = blackjax.mala(lambda x: isotropic(x).astype(jnp.float16), 0.2)
+    with refuses(ValueError, "returns float16", "too coarse"):
+        run_inference_algorithm(KEY, algorithm, 10, initial_position=jnp.zeros(2))
+
+
+@pytest.mark.parametrize("method", ["sequential", DEER(5, Zero())], ids=["sequential", "blocks"])
+def test_a_transform_is_a_function_of_state_and_info(method):
+    arguments = {"initial_position": jnp.zeros(2), "method": method}
+    with refuses(TypeError, "transform must be callable; got 3"):
+        run_inference_algorithm(KEY, MALA, 10, transform=3, **arguments)
+    with refuses(ValueError, "transform(state, info) cannot be evaluated", "argument"):
+        run_inference_algorithm(KEY, MALA, 10, transform=lambda state: state, **arguments)
+
+
+@pytest.mark.parametrize("scale", ["x", -1.0, 0.0, np.nan, np.array([1.0, -1.0])], ids=str)
+def test_scales_of_multishift_moves(scale):
+    for make in (partial(multishift_random_walk, isotropic), partial(with_exact_meeting, MALA, isotropic)):
+        with refuses(ValueError, "scale must be a positive number", "got"):
+            make(scale)
+    with refuses(TypeError, "logdensity_fn must be callable; got 3"):
+        multishift_random_walk(3, 1.0)
+
+
+def test_scales_of_states_are_positive_numbers_in_the_dtype_of_the_state():
+    state = {"a": np.zeros(2, np.float32), "b": 0.0}
+    scale = checked_scale({"a": np.array([1, 2]), "b": 3}, state)
+    assert scale.tolist() == [1, 2, 3]
+    assert scale.dtype == np.float64
+    with refuses(TypeError, "scale must hold numbers; got 'x'"):
+        deer(fade, START, INPUTS, scale="x")

@@ -60,6 +60,14 @@ def test_model_of_a_module_in_a_package_is_called_by_its_own_name(tmp_path, monk
 BROKEN = {
     "no log density": ("initial_position = 0.0", r"some_model\.py defines no logdensity: add logdensity, "),
     "no start": ("def logdensity(x): return x", r"some_model\.py defines no initial_position: add initial_position, "),
+    "misspelt setting": (
+        MINIMAL + 'settings = {"num_warmups": 500}',
+        r"some_model\.py: settings names 'num_warmups'; .* Did you mean 'num_warmup'",
+    ),
+    "size of the run": (
+        MINIMAL + 'settings = {"num_samples": 5}',
+        r"some_model\.py: settings names 'num_samples'; a model can set num_warmup, .* Pass others to the run",
+    ),
     "not callable": ("initial_position = logdensity = 0.0", r"logdensity must be a function of the position; got 0\.0"),
     "syntax error": ("def logdensity(x:", r"some_model\.py cannot be loaded: SyntaxError: "),
     "failing": ("1 / 0", r"some_model\.py cannot be loaded: ZeroDivisionError: division by zero"),

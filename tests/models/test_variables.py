@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Model, Any, type[Exception], str]] = {
     "a computed axis": (MODEL, lambda all_: {"draw": all_["x"]}, ValueError, "cannot be named 'draw'"),
     "dims of another shape": (MODEL, lambda all_: {"x": all_["total"]}, ValueError, "names 1 dimensions; x has 0"),
     "nothing left": (MODEL, lambda all_: {"x": all_["x"][:0]}, ValueError, "no elements: leave it out, by keep="),
-    "an unknown key": (MODEL, lambda all_: {"z": all_["z"]}, KeyError, "z"),
+    "an unknown key": (MODEL, lambda all_: {"z": all_["z"]}, ValueError, "keep cannot be evaluated.*KeyError: 'z'"),
 }
 
 

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def test_hutchinson_needs_a_probe():
-    with pytest.raises(ValueError, match=r"num_probes must be at least 1.*got 0"):
+    with pytest.raises(ValueError, match=r"num_probes .* must be a whole number of at least 1; got 0"):
         BlockDiagonal(2, 0)
 
 

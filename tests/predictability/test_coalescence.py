@@ -61,3 +61,20 @@ def test_distances_are_in_units_of_the_scale():
 def test_meeting_takes_two():
     with refuses(ValueError, "initial_states", "at least 2 starts", "(1,)"):
         coalescence_times(fade, jnp.zeros(1), INPUTS)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"scale": -1.0}, ValueError, "scale must be positive and finite; got -1.0"),
+        ({"scale": jnp.ones(3)}, ValueError, "scale has shapes (3,); it must have those of one state, ()"),
+        ({"scale": "x"}, TypeError, "scale must hold numbers; got 'x'"),
+        ({"atol": "x"}, ValueError, "atol must be a number of at least 0; got 'x'"),
+        ({"rtol": -1.0}, ValueError, "rtol must be a number of at least 0; got -1.0"),
+    ],
+    ids=str,
+)
+def test_settings_of_coalescence_times(settings, error, words):
+    with refuses(error, words):
+        coalescence_times(fade, jnp.zeros(2), INPUTS, **settings)

@@ -166,9 +166,13 @@ def test_settings_out_of_range(as_users_have_it, settings, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_discarded": -1}, "num_discarded=-1"),
+        ({"num_discarded": -1}, "num_discarded must be a whole number of at least 0; got -1"),
+        ({"num_discarded": 1.5}, "num_discarded must be a whole number of at least 0; got 1.5"),
         ({"num_discarded": 12}, "num_discarded=12 of T=12 steps leaves too few for num_batches=20"),
-        ({"num_batches": 1}, "num_batches=1"),
+        ({"num_batches": 1}, "num_batches must be a whole number of at least 2; got 1"),
+        ({"num_batches": 5.5}, "num_batches must be a whole number of at least 2; got 5.5"),
+        ({"num_batches": "5"}, "num_batches must be a whole number of at least 2; got '5'"),
+        ({"dt": "x", "num_batches": 2}, "dt must be positive and finite; got 'x'"),
     ],
 )
 def test_settings_of_lyapunov_exponent(settings, words):

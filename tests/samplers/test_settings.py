@@ -1,6 +1,7 @@
 """Settings of `sample`: each bad one is refused, by name and value, before a warm-up starts."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -36,12 +37,15 @@ def test_sequential_settings_are_the_method_of_that_name():
         ("method", 3, "one of 'auto', 'deer', 'sequential'"),
         ("target_acceptance_rate", 0.0, "between 0 and 1"),
         ("target_acceptance_rate", 1.0, "between 0 and 1"),
+        ("target_acceptance_rate", "0.8", "between 0 and 1"),
+        ("target_acceptance_rate", [0.8], "between 0 and 1"),
+        ("method", ["auto"], "one of 'auto', 'deer', 'sequential'"),
         ("target_acceptance_rate", 80, "between 0 and 1"),
         ("target_acceptance_rate", math.nan, "between 0 and 1"),
     ],
 )
 def test_a_bad_setting_is_refused_with_name_value_and_remedy(name, value, remedy):
-    with pytest.raises(ValueError, match=rf"{name} must .*{remedy}.*; got {value!r}\.$"):
+    with pytest.raises(ValueError, match=rf"{name} must .*{remedy}.*; got {re.escape(repr(value))}\.$"):
         refused(**{name: value})
 
 
@@ -74,6 +78,25 @@ def test_exact_meeting_is_a_flag(value):
         quietly(isotropic, np.zeros(2), exact_meeting=value)
     with refuses(TypeError, f"exact_meeting must be True or False; got {value!r}"):
         check_sampler(KEY, isotropic, np.zeros(2), exact_meeting=value)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("adaptation", "run.zarr", "adaptation must be an Adaptation, .*Adaptation.load"),
+        ("stop_at", 100, r"stop_at must be a StopAt, such as parsample.StopAt\(ess=400\); got 100"),
+        ("keep", 3, "keep must be names of variables, or a function of a dict of variables; got 3"),
+        ("statistics", 3, "statistics must be a sequence of names; got 3"),
+        ("out", 3, "out must be a path, as str or pathlib.Path; got 3"),
+        ("scratch_dir", 3, "scratch_dir must be a path, as str or pathlib.Path; got 3"),
+        ("overwrite", "yes", "overwrite must be True or False; got 'yes'"),
+        ("progress_bar", "no", "progress_bar must be True or False; got 'no'"),
+    ],
+)
+def test_objects_of_another_type(name, value, words):
+    with pytest.raises(TypeError, match=words):
+        quietly(isotropic, np.zeros(2), **{name: value})
 
 
 @pytest.mark.usefixtures("as_users_have_it")

@@ -72,18 +72,21 @@ def test_draws_of_a_former_run_count_at_once():
     assert rule.is_met
 
 
+@pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({}, "StopAt needs ess= or mcse="),
         ({"mcse": {}}, "StopAt needs ess= or mcse="),
+        ({"ess": "100"}, "StopAt: ess must be positive; got '100'"),
+        ({"mcse": 0.1}, "StopAt: mcse must be a dict of errors by variable; got 0.1"),
         ({"ess": 0}, "StopAt: ess must be positive; got 0"),
         ({"ess": np.nan}, "StopAt: ess must be positive; got nan"),
         ({"mcse": {"x": -1.0}}, r"StopAt: x must be positive; got -1\.0"),
     ],
 )
 def test_criteria_that_cannot_be_are_refused(arguments, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         StopAt(**arguments)
 
 

@@ -16,6 +16,7 @@ from parsample import Dense, Diagonal, Status, Zero, deer, rollout
 DEVICES = jax.devices()
 INPUTS = noise(12)
 START = jnp.array(0.5)
+RBG_KEYS = jax.random.split(jax.random.key(0, impl="rbg"), 12)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +36,18 @@ def truth(chain):
         ({"block_size": 0}, "block_size must be a whole number of at least 1; got 0"),
         ({"block_size": -3}, "block_size must be a whole number of at least 1; got -3"),
         ({"block_size": 2.0}, "block_size must be a whole number of at least 1; got 2.0"),
+        ({"block_size": None}, "block_size must be a whole number of at least 1; got None"),
         ({"block_size": True}, "block_size must be a whole number of at least 1; got True"),
         ({"block_size": 13}, "block_size=13 exceeds the T=12 steps"),
         ({"max_iters": 0}, "max_iters must be a whole number of at least 1; got 0"),
         ({"stall_after": 1.5}, "stall_after must be a whole number of at least 1; got 1.5"),
-        ({"atol": -1.0}, "atol must not be negative; got -1.0"),
-        ({"rtol": np.nan}, "rtol must not be negative; got nan"),
-        ({"clip": -0.5}, "clip must not be negative; got -0.5"),
-        ({"max_step": -1}, "max_step must not be negative; got -1"),
+        ({"atol": -1.0}, "atol must be a number of at least 0; got -1.0"),
+        ({"rtol": np.nan}, "rtol must be a number of at least 0; got nan"),
+        ({"clip": -0.5}, "clip must be a number of at least 0; got -0.5"),
+        ({"max_step": -1}, "max_step must be a number of at least 0; got -1"),
         ({"initial_guess": jnp.zeros(11)}, "initial_guess has shapes (11,); it must have those of the path, (12,)"),
+        ({"atol": "x"}, "atol must be a number of at least 0; got 'x'"),
+        ({"clip": True}, "clip must be a number of at least 0; got True"),
         ({"scale": jnp.ones(3)}, "scale has shapes (3,); it must have those of initial_state, ()"),
         ({"scale": jnp.array(0.0)}, "scale"),
         ({"scale": jnp.array(jnp.nan)}, "scale"),
@@ -53,6 +57,24 @@ def truth(chain):
 def test_settings_of_deer(settings, words):
     with refuses(ValueError, words):
         deer(fade, START, INPUTS, **settings)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("solver", [deer, rollout])
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((3, START, INPUTS), TypeError, ["step must be callable; got 3"]),
+        ((lambda s: s, START, INPUTS), ValueError, ["step cannot be evaluated at initial_state (float64[])"]),
+        ((fade, "abc", INPUTS), TypeError, ["initial_state must be a pytree of floating-point", "got 'abc'"]),
+        ((fade, jnp.zeros(0), INPUTS), ValueError, ["initial_state has no elements (float64[0])"]),
+        ((fade, START, RBG_KEYS), ValueError, ["inputs: keys of kind 'rbg'", "impl='threefry2x32'"]),
+    ],
+    ids=["step", "arity", "text", "nothing", "rbg"],
+)
+def test_unusable_recursions(solver, arguments, error, words):
+    with refuses(error, *words):
+        solver(*arguments)
 
 
 def test_the_solution_is_a_function_of_its_arguments(chain):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import MATRIX
+from refusals import COUNTS, refuses
 
 from parsample.solver.linearization import Dense, Diagonal, Identity, Zero, push_forward
 from parsample.solver.operators import DenseOperator, DiagonalOperator, Operator
@@ -48,9 +49,11 @@ def test_hutchinson_probes_are_signs_and_unbiased():
     np.testing.assert_allclose(estimate.values, np.diag(MATRIX), atol=1e-15)
 
 
-def test_hutchinson_needs_a_probe():
-    with pytest.raises(ValueError, match=r"num_probes must be at least 1.*got 0"):
-        Diagonal(0)
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("value", COUNTS[:-1])  # None: exact
+def test_hutchinson_needs_a_number_of_probes(value):
+    with refuses(ValueError, "num_probes", f"must be a whole number of at least 1; got {value!r}"):
+        Diagonal(value)
 
 
 def test_push_forward_carries_tangents_of_floats_and_holds_the_rest_fixed():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import FACTOR, MEAN, correlated, eight_schools, eight_schools_start, gaussian, gaussian_start
+from scipy import stats
 
 from parsample import sample
 from parsample.draws.layout import Layout
@@ -143,3 +144,50 @@ def test_the_caller_gets_a_line_after_each_round():
     reference = ensemble.settle(300, lines.append)
     assert len(lines) > num_rounds
     assert lines[-1] == f"warm-up, {reference.unsettled or 'settled'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("curvature", [0.0, 1.0])
+def test_walls_do_not_shrink_the_step_size(x64, curvature):
+    with jax.enable_x64(x64):
+        box = sample(
+            jax.random.key(0),
+            lambda x: jnp.where(jnp.all(jnp.abs(x) < 1), -0.5 * curvature * jnp.sum(x**2), -jnp.inf),
+            jnp.zeros(3),
+            num_samples=5000,
+            progress_bar=False,
+        )
+    assert box.adaptation.parameters.step_size > 0.3
+    assert box.sample_stats["n_steps"].max() < 10
+    truth = stats.truncnorm(-1, 1) if curvature else stats.uniform(-1, 2)
+    np.testing.assert_allclose(box.positions.mean((0, 1)), 0, atol=0.06)
+    np.testing.assert_allclose(box.positions.std((0, 1)), truth.std(), rtol=0.05)
+    problems = "; ".join(box.diagnostics.problems)
+    assert "steps diverged: a transform of bounded or scale parameters" in problems
+    assert "collapsed" not in problems
+
+
+@pytest.mark.slow
+def test_coordinates_without_a_gradient_are_named():
+    found = warmed(lambda x: -0.5 * x[0] ** 2, jnp.zeros(3)).adaptation
+    assert "lanes disagree" in found.unsettled
+    assert "the log density does not change with x[1], x[2] near the starts" in found.unsettled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize(("start", "mean", "scale"), [(3.0, 3.0, 1e-5), (0.0, 3.0, 1e-5), (0.0, 1e5, 1.0)])
+def test_tiny_scales_and_far_starts_come_out_right(x64, start, mean, scale):
+    with jax.enable_x64(x64):
+        found = sample(
+            jax.random.key(0),
+            lambda x: -0.5 * jnp.sum(((x - mean) / scale) ** 2),
+            jnp.full(3, start),
+            num_samples=3000,
+            progress_bar=False,
+        )
+    assert found.diagnostics.problems == []
+    draws = np.asarray(found.positions, float)
+    np.testing.assert_allclose((draws.mean((0, 1)) - mean) / scale, 0, atol=0.06)
+    np.testing.assert_allclose(draws.std((0, 1)) / scale, 1, rtol=0.05)
