@@ -10,9 +10,19 @@ from marks import slow
 from scipy import stats
 
 import parsample
-from parsample.chain.multishift import lattice_point, multishift_normal, normal
+from parsample.chain.multishift import accepted, lattice_point, multishift_normal, normal
 
 KEYS = jax.random.split(jax.random.key(3), 40_000)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "expected", "rate"),
+    [(np.nan, False, 0), (-np.inf, False, 0), (np.log(0.6), True, 0.6), (3.0, True, 1)],
+)
+def test_a_ratio_decides_and_nothing_is_accepted_that_is_not_a_number(log_ratio, expected, rate):
+    found, probability = accepted(jnp.asarray(0.5), jnp.asarray(log_ratio))
+    assert bool(found) is expected
+    assert float(probability) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("position", "scale"), [(0.0, 1.0), (3.7, 0.2), (-120.3, 2.5)])

@@ -179,7 +179,7 @@ MUTANTS = (
         "kernels/metropolis.py",
         "            accept |= i < 0\n",
         "",
-        ("kernels/test_metropolis.py",),
+        ("kernels/test_metropolis.py", "kernels/test_base.py"),
     ),
     Mutant(
         "metropolis decides on all coordinates by one random number",

@@ -9,8 +9,10 @@ import pytest
 from kernel_steps import KEYS, exact_draws, state_of, step, target
 from scipy import stats
 
+from parsample.chain.multishift import lattice_point
+from parsample.internal.threefry import step_uniforms
 from parsample.kernels import KERNELS
-from parsample.kernels.base import MOVE_STEPS, any_lane
+from parsample.kernels.base import MOVE_STEPS, LaneState, any_lane, with_move
 from parsample.lanes.program import LANES, PERIOD
 
 
@@ -40,6 +42,18 @@ def test_a_restored_lane_takes_the_step_of_one_that_knows_its_density(name):
     known = jax.jit(jax.vmap(partial(step, kernel, 16, False)))(KEYS[:50], states)
     restored = jax.jit(jax.vmap(partial(step, kernel, 16, True)))(KEYS[:50], unknown)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), known, restored)
+
+
+def test_moves_use_random_numbers_of_their_own():
+    position, flat = jnp.array([0.4, -1.1]), lambda u: (jnp.zeros(()), jnp.zeros_like(u))
+    uniforms = step_uniforms(jnp.asarray(KEYS[0]), jnp.int32(3), 0, 3 + 7, np.dtype(float))
+    state = LaneState(position, *flat(position))
+    moved, probability = with_move(
+        jnp.asarray(KEYS[0]), jnp.int32(3), state, jnp.asarray(0.5), jnp.asarray(False), flat
+    )
+    # The first three are those of the momentum and of the decision on the trajectory.
+    np.testing.assert_allclose(moved.position, lattice_point(uniforms[3:9].reshape(3, 2), position, 0.5), rtol=1e-12)
+    assert float(probability) == 1
 
 
 def test_moves_are_made_at_their_places_and_never_where_lanes_are_restored():

@@ -56,3 +56,14 @@ def test_a_proposal_without_a_density_is_rejected_and_counted(bad):
     np.testing.assert_array_equal(state.position, u)
     assert bool(found.diverging)
     assert float(found.acceptance_rate) == 0
+
+
+def test_an_energy_that_is_not_a_number_is_a_divergence():
+    def broken(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros(()), jnp.full_like(u, jnp.nan)
+
+    u = jnp.array([0.4, -1.1])
+    start = LaneState(u, jnp.zeros(()), jnp.zeros(2))
+    state, found = trajectory(jnp.array([0.9, 0.5, 0.3]), start, broken, jnp.asarray(0.5), jnp.int32(2))
+    np.testing.assert_array_equal(state.position, u)
+    assert bool(found.diverging)

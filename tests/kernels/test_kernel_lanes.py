@@ -12,7 +12,7 @@ from results import PARAMETERS
 
 from parsample.draws.layout import Layout
 from parsample.kernels import KERNELS
-from parsample.kernels.base import LaneState
+from parsample.kernels.base import LaneState, Statistics
 from parsample.kernels.kernel_lanes import KernelLanes
 
 
@@ -65,3 +65,13 @@ def test_states_are_the_same_bitwise_or_within_the_tolerance(atol, distances, sa
     found, met = lanes(gaussian, gaussian_start()).joined(PARAMETERS, atol, ONE, OTHER)
     assert found.tolist() == distances
     assert met.tolist() == same
+
+
+@pytest.mark.parametrize(("atol", "expected"), [(0.0, [True, False, False]), (0.6, [True, True, True])])
+def test_records_are_met_if_equal_with_their_log_densities_or_within_the_tolerance(atol, expected):
+    positions = np.array([[1, 1], [1, 1], [1, 1 + 1e-12]])
+    densities = np.array([0, 1e-12, 0])
+    dynamics = lanes(gaussian, gaussian_start())
+    old = (np.ones((3, 2)), Statistics(np.zeros(3), *[None] * 6))
+    new = (positions, Statistics(densities, *[None] * 6))
+    assert dynamics.met(PARAMETERS, atol, new, old)[1].tolist() == expected

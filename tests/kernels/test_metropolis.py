@@ -1,11 +1,18 @@
 """Metropolis needs no gradients: it runs on log densities that JAX cannot differentiate."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from chains import black_box
+from kernel_steps import KEYS, exact_draws, state_of, step, target
 
 from parsample import Status
+from parsample.chain.multishift import lattice_point
+from parsample.internal.threefry import step_uniforms
+from parsample.kernels.metropolis import Metropolis
 from parsample.samplers.sample import sample
 
 KEY = jax.random.key(0)
@@ -26,3 +33,24 @@ def test_a_while_loop_density_needs_no_derivative():
 
     result = sample(KEY, looped, jnp.zeros(2), num_samples=500, kernel="metropolis", progress_bar=False)
     assert (result.status, result.defect) == (Status.CONVERGED, 0)
+
+
+@pytest.mark.parametrize("needs_evaluation", [False, True])
+def test_a_step_decides_on_one_coordinate_after_another(needs_evaluation):
+    kernel, moves = Metropolis(), set()
+    one_step = jax.jit(partial(step, kernel, 5, needs_evaluation))
+    for key, start in zip(KEYS[:20], exact_draws(), strict=False):
+        known = state_of(kernel, jnp.asarray(start))
+        found, statistics = one_step(key, known._replace(logdensity=jnp.asarray(99.0)) if needs_evaluation else known)
+        uniforms = np.asarray(step_uniforms(jnp.asarray(key), jnp.int32(5), 0, 8, np.dtype(float)))
+        proposals = lattice_point(jnp.asarray(uniforms[:6].reshape(3, 2)), jnp.asarray(start), 2.4)
+        position, rates = np.array(start), []
+        for i in range(2):
+            moved = np.where(np.arange(2) == i, proposals, position)
+            rates.append(min(1.0, float(jnp.exp(target(moved) - target(position)))))
+            position = moved if uniforms[6 + i] < rates[-1] else position
+        moves.add(tuple((position != start).tolist()))
+        np.testing.assert_allclose(found.position, position, rtol=1e-12)
+        assert float(found.logdensity) == pytest.approx(float(target(position)), rel=1e-12)
+        assert float(statistics.acceptance_rate) == pytest.approx(np.mean(rates), rel=1e-9)
+    assert len(moves) == 4

@@ -1,10 +1,17 @@
-"""Segments: how chains are cut into blocks, and how a run continues after a segment."""
+"""Segments: how chains are cut into blocks, what sweeps find, and how a run continues after a segment."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from parsample import Status
-from parsample.lanes.segments import BlockLayout, Run, Segment
+from parsample.lanes.dynamics import LaneDynamics
+from parsample.lanes.program import LaneProgram
+from parsample.lanes.segments import BlockLayout, Run, Segment, evaluate_segment
 
 # Two chains of three blocks of four steps.
 LAYOUT = BlockLayout(2, 3, 4, None)
@@ -59,3 +66,79 @@ def test_a_record_without_draws_keeps_the_figures():
     record = segment().without_draws()
     assert (record.path.shape, record.outputs, record.final) == ((2, 0, 3), None, None)
     assert record.evals_per_step == segment().evals_per_step == 1.5
+
+
+@dataclass(frozen=True)
+class Forgetting(LaneDynamics):
+    """Half of the state plus noise that depends on chain and step, rounded to multiples of `grid` if that is not 0.
+
+    With a grid, two paths with common noise become equal after a few steps.
+    """
+
+    grid: float
+
+    def step(self, parameters: Any, inputs: Any, state: jax.Array, row: jax.Array, needs_evaluation: Any) -> tuple:
+        chain, first_step = inputs
+        moved = state / 2 + jnp.sin(1.7 * chain + 12.9898 * (first_step + row).astype(state.dtype))
+        moved = self.grid * jnp.round(moved / self.grid) if self.grid else moved
+        return moved, moved, ()
+
+    def met(self, parameters: Any, atol: Any, new: tuple, old: tuple) -> tuple:
+        distance = abs(new[0] - old[0]).max(-1)
+        return distance, distance <= atol
+
+    def joined(self, parameters: Any, atol: float, one: np.ndarray, other: np.ndarray) -> tuple:
+        distance = np.abs(one - other).max(-1)
+        return distance, distance <= atol
+
+    def with_estimated_scale(self, parameters: Any, path: Any) -> Any:
+        return parameters
+
+
+def evaluated(grid: float, atol: float, num_threads: int, max_rows: float = np.inf) -> tuple[list[Segment], np.ndarray]:
+    """Two segments of two chains in four blocks of sixteen steps each, and the chains step by step."""
+    dynamics = Forgetting(grid)
+    records = (jax.ShapeDtypeStruct((1,), float), ())
+    program = LaneProgram(dynamics, 8, None, records, num_threads=num_threads)
+    starts = np.array([[3.0], [-5.0]])
+    chains = Run((), lambda chains, steps: (chains.astype(float), steps.astype(np.int32)), starts)
+    segments, guesses = [], np.linspace(-8, 8, 8)[:, None]
+    for _ in range(2):
+        segment, guesses = evaluate_segment(program, chains, guesses, 16, atol, max_rows)
+        segments, chains = [*segments, segment], chains.after(segment)
+    states, path = jnp.asarray(starts), []
+    for step in range(128):
+        states, *_ = jax.vmap(lambda *lane, t=step: dynamics.step((), lane[:2], lane[2], jnp.int32(t), False))(
+            jnp.arange(2.0), jnp.zeros(2, np.int32), states
+        )
+        path.append(states)
+    return segments, np.moveaxis(np.array(path), 0, 1)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_blocks_are_the_chains_step_by_step(num_threads):
+    segments, expected = evaluated(1 / 64, 0.0, num_threads)
+    np.testing.assert_array_equal(np.concatenate([segment.path for segment in segments], axis=1), expected)
+    for number, segment in enumerate(segments):
+        assert (segment.status, segment.defect, segment.first) == (Status.CONVERGED, 0, 64 * number)
+        np.testing.assert_array_equal(segment.final, expected[:, 64 * number + 63])
+        assert 2 <= segment.num_sweeps <= 3
+        assert 1 < segment.evals_per_step < 2.5
+
+
+def test_the_defect_is_the_largest_jump_of_the_path():
+    segments, _ = evaluated(0.0, 1e-3, 1)
+    for segment in segments:
+        states = np.concatenate([np.full((2, 1, 1), np.nan), segment.path], axis=1)
+        steps = np.arange(segment.first, segment.first + 64)
+        noise = np.sin(1.7 * np.arange(2)[:, None] + 12.9898 * steps)[..., None]
+        jumps = np.abs(segment.path - states[:, :-1] / 2 - noise)[:, 1:]
+        assert 1e-8 < jumps.max() < segment.defect <= 1e-3
+
+
+def test_a_segment_without_time_to_meet_keeps_its_exact_part():
+    segments, expected = evaluated(1 / 64, 0.0, 1, max_rows=0.0)
+    assert segments[0].status is Status.STALLED
+    assert segments[0].num_steps == 16  # blocks start from guesses, the first of each chain from its state
+    np.testing.assert_array_equal(segments[0].path, expected[:, :16])
+    np.testing.assert_array_equal(segments[0].final, expected[:, 15])
