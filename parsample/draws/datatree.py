@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from parsample.draws.names import check_variables
 from parsample.draws.outputs import checked_out, consolidating
-from parsample.draws.store import release
+from parsample.draws.store import release, reserve
 from parsample.internal.arithmetic import ceil_div
 from parsample.internal.files import replaced
 from parsample.internal.trees import leaf_names
@@ -93,6 +93,9 @@ def save(tree: xarray.DataTree, path: Path) -> None:
         # One draw is a view of all draws that are mapped from files.
         release(*(variable.isel(draw=slice(0, 1)).to_numpy() for variable in variables.values() if variable.ndim > 1))
         if length < num_draws:
+            if path.suffix != ".zarr":
+                with beside.open("ab") as head:  # HDF5 gives back what it does not need
+                    reserve(head, ceil_div(num_bytes * (num_draws - length), num_draws) + 2 * CHUNK_BYTES)
             with (_resized_zarr if path.suffix == ".zarr" else _resized_netcdf)(beside, variables) as file:
                 for first in range(length, num_draws, length):
                     _write(file, variables, slice(first, first + length))
@@ -120,7 +123,8 @@ def _save_head(tree: xarray.DataTree, path: Path, chunk: int) -> None:
             tree.to_zarr(path, mode="w", zarr_format=3, encoding=encoding, consolidated=True)
     else:
         growing = {group: ["draw"] for group in encoding}
-        tree.to_netcdf(path, engine="h5netcdf", encoding=encoding, unlimited_dims=growing)
+        # Through memory: HDF5 crashes the interpreter when it closes a file on a full disk.
+        path.write_bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding, unlimited_dims=growing))
 
 
 @contextmanager

@@ -126,14 +126,14 @@ def copied(draws: np.ndarray) -> np.ndarray:
 def _in_file(shape: tuple[int, ...], dtype: np.dtype, directory: Path) -> np.ndarray:
     num_bytes = max(1, math.prod(shape) * dtype.itemsize)  # an empty file cannot be mapped
     with tempfile.TemporaryFile(dir=directory) as file:
-        _reserve(file, num_bytes)
+        reserve(file, num_bytes)
         return np.asarray(np.memmap(file, dtype, mode="r+", shape=shape))
 
 
-def _reserve(file: IO[bytes], num_bytes: int) -> None:
-    """Allocate the space on disk now: a full disk raises an error here, but would end the process later."""
+def reserve(file: IO[bytes], num_bytes: int) -> None:
+    """Allocate space on disk behind the position in a file now: a full disk would end the process later."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, num_bytes)
+        os.posix_fallocate(file.fileno(), file.tell(), num_bytes)
         return
     zeros = bytes(min(num_bytes, PIECE_BYTES))
     for _ in range(ceil_div(num_bytes, len(zeros))):

@@ -127,6 +127,26 @@ def test_a_file_is_the_same_if_written_in_pieces(monkeypatch, tmp_path, name, en
 
 
 @linux_only
+@pytest.mark.parametrize("chunk_bytes", [2**23, 8000])  # all at once, and in pieces
+def test_without_room_for_a_file_there_is_an_error_and_no_file(monkeypatch, tmp_path, chunk_bytes):
+    import resource  # noqa: PLC0415 - POSIX only
+
+    monkeypatch.setattr("parsample.draws.datatree.CHUNK_BYTES", chunk_bytes)
+    tree = result().to_arviz()
+    save(tree, tmp_path / "whole.nc")
+    size = (tmp_path / "whole.nc").stat().st_size
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in range(size // 8, size, size // 8):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, former[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                save(tree, tmp_path / "draws.nc")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.nc"]
+
+
+@linux_only
 @pytest.mark.parametrize("name", ["draws.nc", slow("draws.zarr")])
 def test_draws_in_files_are_not_left_in_memory(monkeypatch, tmp_path, name):
     monkeypatch.setattr("parsample.draws.store.MAX_BYTES_IN_MEMORY", 0)
