@@ -79,9 +79,20 @@ def opened(path: Path) -> xarray.DataTree:
 def save(tree: xarray.DataTree, path: Path) -> None:
     """Write a DataTree as netCDF (.nc) or zarr (.zarr, a directory); an existing one is replaced at the end.
 
-    xarray creates the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it.
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left of it then.
     """
     path = cast(Path, checked_out(path, overwrite=True))
+    try:
+        _save(tree, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written, and holds what it held before: {error.strerror or error}.") from error
+
+
+def _save(tree: xarray.DataTree, path: Path) -> None:
+    """Create the file with the first `CHUNKS_AT_ONCE` chunks of draws; pieces of that size are appended to it."""
     tree = tree.map_over_datasets(lambda group: group.drop_encoding())  # of the file that it was read from
     variables = _by_draw(tree)
     with replaced(path) as beside:
