@@ -15,7 +15,7 @@ from parsample.kernels.whitening import KernelParameters
 from parsample.lanes.program import PERIOD
 
 FAMILIES = ["gaussian", "mixture", "funnel", "student t"]
-SHAPES: dict[str, tuple[int, ...]] = {"level": (), "vector": (2,), "matrix": (1, 2)}
+SHAPES: dict[str, tuple[int, ...]] = {"level": (), "vector": (2,), "matrix": (1, 1)}
 
 
 class Target(NamedTuple):
