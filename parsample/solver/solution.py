@@ -25,8 +25,9 @@ class Solution(NamedTuple):
     status
         A `Status` value.
     defect
-        Largest jump of the path away from the chain's recursion, in standard deviations of the chain. 0: the path
-        follows the recursion bitwise.
+        Largest jump between the end of a block and the state from which the next one goes on, or between a path and the
+        older one that continues it, in standard deviations of the chain. The step after a jump may magnify it. 0: the
+        path follows the recursion bitwise.
     num_iters
         Sweeps run.
     evals_per_step

@@ -179,3 +179,25 @@ def test_blocks_whose_pairs_do_not_meet_are_the_kernels_own_chain_at_a_price():
     assert result.evals_per_step > 2
     for ours, theirs in zip(jax.tree.leaves(result.positions), jax.tree.leaves(expected.positions), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+# Hundreds of steps for one effective draw, as the model files say.
+TOO_SLOW = {("banana", "mala"), ("eight_schools_centered", "mala"), ("latent_gaussian_process", "mala")}
+NUM_SAMPLES = {("funnel", "mala"): 50_000, ("banana", "metropolis"): 200_000}  # these linger far out
+UNNAMED = [(name, kernel) for name in NAMES for kernel in KERNELS if (name, kernel) not in {*CASES, *TOO_SLOW}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kernel", "dtype"),
+    [
+        *((*case, "float32") for case in CASES),
+        *((*case, dtype) for case in UNNAMED for dtype in ("float32", "float64")),
+    ],
+)
+def test_every_kernel_samples_the_reference_moments(name, kernel, dtype):
+    with jax.enable_x64(dtype == "float64"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParallelStallWarning)
+        result = draw(name, kernel, "auto", NUM_SAMPLES.get((name, kernel), 10_000))
+        assert result.settings["dtype"] == dtype
+        assert_moments(name, result)
