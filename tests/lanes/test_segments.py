@@ -102,7 +102,7 @@ def evaluated(grid: float, atol: float, num_threads: int, max_rows: float = np.i
     program = LaneProgram(dynamics, 8, None, records, num_threads=num_threads)
     starts = np.array([[3.0], [-5.0]])
     chains = Run((), lambda chains, steps: (chains.astype(float), steps.astype(np.int32)), starts)
-    segments, guesses = [], np.linspace(-8, 8, 8)[:, None]
+    segments, guesses = [], np.linspace(-1e6, 1e6, 8)[:, None]  # paths from there take longer to meet than a block
     for _ in range(2):
         segment, guesses = evaluate_segment(program, chains, guesses, 16, atol, max_rows)
         segments, chains = [*segments, segment], chains.after(segment)
@@ -122,8 +122,8 @@ def test_blocks_are_the_chains_step_by_step(num_threads):
     for number, segment in enumerate(segments):
         assert (segment.status, segment.defect, segment.first) == (Status.CONVERGED, 0, 64 * number)
         np.testing.assert_array_equal(segment.final, expected[:, 64 * number + 63])
-        assert 2 <= segment.num_sweeps <= 3
-        assert 1 < segment.evals_per_step < 2.5
+        assert segment.num_sweeps == (3 if number == 0 else 2)
+        assert 1 < segment.evals_per_step < 4
 
 
 def test_the_defect_is_the_largest_jump_of_the_path():

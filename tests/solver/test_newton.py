@@ -265,3 +265,17 @@ def test_a_path_lies_where_it_was_computed():
     solution = deer(*contraction(80), block_size=10, devices=DEVICES[:4])
     assert solution.states["x"].sharding.spec == PartitionSpec("devices")
     assert solution.status.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("size", [1e3, 1e9])
+def test_jumps_inside_blocks_are_judged_by_the_scale_of_the_path_that_is_found(size):
+    # From a wild guess, the first sweep is left early within the tolerance of a path that is far too large.
+    inputs = np.sin(12.9898 * np.arange(400.0))[:, None]
+    guess = size * np.random.default_rng(0).normal(size=(400, 1))
+    solution = deer(
+        lambda state, u: 0.5 * state + u, jnp.zeros(1), inputs, block_size=80, linearization=Zero(), initial_guess=guess
+    )
+    path = np.asarray(solution.states)
+    jumps = np.abs(path[1:] - 0.5 * path[:-1] - inputs[1:]).max() / path.std()
+    assert Status(int(solution.status)) is Status.CONVERGED
+    assert 0 < jumps <= float(solution.defect) <= 1e-10
