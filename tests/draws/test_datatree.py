@@ -139,7 +139,7 @@ def test_without_room_for_a_file_there_is_an_error_and_no_file(monkeypatch, tmp_
     for room in range(size // 8, size, size // 8):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, former[1]))
         try:
-            with pytest.raises(OSError, match="draws.nc cannot be written.*File too large"):
+            with pytest.raises(OSError, match=r"draws.nc cannot be written.*File too large"):
                 save(tree, tmp_path / "draws.nc")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, former)
