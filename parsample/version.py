@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 # Raised with every change that changes the draws of any key: runs of another version are not continued.
-CHAIN_VERSION = 1
+CHAIN_VERSION = 2
