@@ -26,7 +26,7 @@ from benchmarks.suite import Job, Options, Row
 from benchmarks.survival import DAMAGE, Findings, Strike, Trial, Whole, at_instant, one_run
 
 # Signals of a round, at most; then its last process is let end.
-MAX_SIGNALS = 6
+MAX_SIGNALS = {"tiny": 2, "cpu": 6, "gpu": 6}
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
@@ -132,13 +132,17 @@ def rounds_row(
 ) -> Row:
     """Rounds until the time is over; those that did damage are listed with their settings."""
     rng, begin, findings = np.random.default_rng([options.seed, len(name)]), time.perf_counter(), Findings()
-    strikes: list[Strike] = [partial(strike, rng)] * MAX_SIGNALS
+    strikes: list[Strike] = [partial(strike, rng)] * MAX_SIGNALS[options.scale]
     damaged: list[dict[str, Any]] = []
     while not findings.runs or time.perf_counter() < begin + _seconds(options):
         settings, before = drawn(rng, options.scale), findings.damage()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            whole = Whole.of(make(Path(directory) / "whole", settings, rng))
-            one_run(make(Path(directory) / "struck", settings, rng), whole, strikes, findings)
+            try:
+                whole = Whole.of(make(Path(directory) / "whole", settings, rng))
+            except RuntimeError as error:
+                findings.failures.append(f"without a signal: {error}")
+            else:
+                one_run(make(Path(directory) / "struck", settings, rng), whole, strikes, findings)
         findings.runs += 1
         if findings.damage() > before:
             damaged.append({**settings, "model": Path(settings["model"]).stem, "round": findings.runs})
