@@ -49,6 +49,9 @@ NUM_STEPS = {"tiny": (9_000, 10_000), "cpu": (30_000, 300_000), "gpu": (30_000, 
 # First share of the refits, in which caches fill.
 BURN_IN = 1 / 3
 
+# What a process holds beside memory, by the names of `one_soak.held`.
+HELD = {"objects": "Python objects", "threads": "threads", "open_files": "open files"}
+
 
 class Pair(Trial):
     """A run of one or two processes, drawn anew each time that it goes on; it begins with two."""
@@ -201,8 +204,9 @@ def levels(turns: list[dict[str, int]]) -> Row:
         "burn_in_mib": float(mib[0]),
         "end_mib": float(mib[-1]),
         "mib_per_100_turns": float(100 * np.median(slopes)) if slopes.size else 0.0,
-        **{f"burn_in_{what}": first[what] for what in ("threads", "open_files")},
-        **{f"end_{what}": last[what] for what in ("threads", "open_files")},
+        "peak_mib": last["peak_bytes"] / 2**20,
+        **{f"burn_in_{what}": first[what] for what in HELD},
+        **{f"end_{what}": last[what] for what in HELD},
         # Every tenth turn, as a curve.
         "curve_mib": [round(turn["resident_bytes"] / 2**20) for turn in turns[::10]],
     }
@@ -216,7 +220,7 @@ def tables(rows: list[Row]) -> list[tuple[list[str], list[Sequence[str]]]]:
     refits: list[Sequence[str]] = []
     for row in rows:
         if "turns" in row:
-            spans = [f"{row[f'burn_in_{what}']} to {row[f'end_{what}']}" for what in ("threads", "open_files")]
+            spans = [f"{row[f'burn_in_{what}']:,} to {row[f'end_{what}']:,}" for what in HELD]
             memory = f"{row['burn_in_mib']:.0f} to {row['end_mib']:.0f} MiB"
             turns = f"{row['burn_in_turns']:,} to {row['turns']:,}"
             refits.append([f"{row['minutes']:.0f}", turns, memory, f"{row['mib_per_100_turns']:+.1f} MiB", *spans])
@@ -226,5 +230,5 @@ def tables(rows: list[Row]) -> list[tuple[list[str], list[Sequence[str]]]]:
     ends = ["slowest end after a signal"]
     return [
         (["run of", "minutes", *counts.values(), *ends], rounds),
-        (["minutes", "turns", "memory", "per 100 turns", "threads", "open files"], refits),
+        (["minutes", "turns", "memory", "per 100 turns", *HELD.values()], refits),
     ]

@@ -172,10 +172,8 @@ def test_random_runs_survive_and_refits_level_off(tmp_path):
 def test_growth_of_memory_is_a_slope_after_the_burn_in():
     sizes = [*range(0, 300, 10), *(300 + 0.5 * turn for turn in range(60))]
     sizes[50] += 1000.0
-    turns = [
-        {"turn": turn, "resident_bytes": int(size * 2**20), "threads": 9, "open_files": 6}
-        for turn, size in enumerate(sizes, start=1)
-    ]
+    held = {"peak_bytes": 2**30, "objects": 1000, "threads": 9, "open_files": 6}
+    turns = [{"turn": turn, "resident_bytes": int(size * 2**20), **held} for turn, size in enumerate(sizes, start=1)]
     found = soak.levels(turns)
     assert (found["turns"], found["burn_in_turns"]) == (90, 31)
     assert found["mib_per_100_turns"] == pytest.approx(50.0, rel=1e-6)
