@@ -4,11 +4,13 @@ Groups: reference (work with published figures), models (the sampler on models/)
 data, chains, block size), end_to_end (whole processes, from their start to draws in memory, by parsample and by NUTS of
 BlackJAX, NumPyro and nutpie), warmup (its quality and cost in two versions), limit (solves against one batched
 evaluation of all steps), long_runs (memory, time and disk of long runs, by where draws go), survival (runs that are
-killed at random instants), and profile (where a sweep spends its time).
+killed at random instants), soak (hours of random runs that are killed and resumed, and of refits in one process), and
+profile (where a sweep spends its time).
 """
 
 import argparse
 import importlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +20,10 @@ import jax
 from benchmarks.suite import RESULTS, Options, Row, is_measured, run_jobs
 from benchmarks.timing import environment, use_cores
 
-GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "long_runs", "survival", "profile")
+GROUPS = ("reference", "models", "scaling", "end_to_end", "warmup", "limit", "long_runs", "survival", "soak", "profile")
 
 # Groups whose work is done by child processes.
-WITH_CHILDREN = ("end_to_end", "warmup", "long_runs", "survival")
+WITH_CHILDREN = ("end_to_end", "warmup", "long_runs", "survival", "soak")
 
 # Default seconds of a group, for two CPU cores.
 BUDGET = 540.0
@@ -45,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--job-seconds", type=float, default=15.0, help="seconds that timed rounds of a job may take")
     made.add_argument("--run-limit", type=float, default=600.0, help="seconds after which a sampler is stopped")
     made.add_argument("--instants", type=int, default=60, help="survival: signals of each kind")
-    made.add_argument("--seed", type=int, default=0, help="survival: seed of the instants")
+    made.add_argument("--seed", type=int, default=0, help="survival, soak: seed of the instants")
+    made.add_argument("--minutes", type=float, default=120.0, help="soak: length of the whole group")
     made.add_argument("--only", help='only jobs whose "table: name" contains this; other rows of the file are kept')
     made.add_argument("--resume", action="store_true", help="only jobs that were skipped or failed before")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -66,12 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         scale="tiny" if chosen.tiny else "cpu" if jax.default_backend() == "cpu" else "gpu",
         repeats=1 if chosen.tiny else chosen.repeats,
-        budget=chosen.budget,
+        budget=math.inf if chosen.group == "soak" else chosen.budget,  # which has --minutes
         job_seconds=chosen.job_seconds,
         cores=chosen.cores,
         run_limit=chosen.run_limit,
         instants=3 if chosen.tiny else chosen.instants,
         seed=chosen.seed,
+        minutes=chosen.minutes,
         only=chosen.only,
         out=chosen.out,
     )

@@ -39,7 +39,9 @@ class Options:
     instants
         Signals of each kind that group "survival" sends at least.
     seed
-        Seed of these instants.
+        Seed of these instants, and of group "soak".
+    minutes
+        Length of group "soak".
     only
         Jobs whose "table: name" contains this text; None: all.
     out
@@ -56,6 +58,7 @@ class Options:
     run_limit: float = 600.0
     instants: int = 60
     seed: int = 0
+    minutes: float = 120.0
     only: str | None = None
     out: Path = field(default=RESULTS)
     deadline: float = math.inf

@@ -7,15 +7,17 @@ and at the end. A third kind of run gets its signals while it writes a segment.
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +43,14 @@ KINDS = {
 # that has added the last draws.
 PHASES = ("before the store", "before the first draws", "going on", "sampling", "writing", "after the last draw")
 
-# Seconds that an interrupted process has to end by itself; those of a write, over which signals are spread.
-PATIENCE, WRITE_SECONDS = 120.0, 0.2
+# Seconds that an interrupted process has to end by itself, and one that nothing interrupts.
+PATIENCE, RUN_LIMIT = 150.0, 1800.0
+
+# Seconds of a write, over which signals are spread.
+WRITE_SECONDS = 0.2
+
+# A process that goes on for so many seconds after its signal, and then reports success, has swallowed it.
+SWALLOWED_SECONDS = 5.0
 
 
 class Draws(NamedTuple):
@@ -61,10 +69,15 @@ class Draws(NamedTuple):
             arrays = {f"{group}/{name}": tree[group][name].to_numpy() for group in groups for name in tree[group]}
             return cls(int(tree.attrs["num_draws"]), arrays)
 
+    @property
+    def num_values(self) -> int:
+        """Values of all arrays."""
+        return sum(values.size for values in self.arrays.values())
+
     def differing(self, whole: "Draws") -> int:
         """Values that are not bitwise the first of `whole`; arrays of another length or dtype differ everywhere."""
         if self.arrays.keys() != whole.arrays.keys():
-            return sum(values.size for values in self.arrays.values()) + 1
+            return self.num_values + 1
         count = 0
         for name, values in self.arrays.items():
             expected = whole.arrays[name][:, : self.number]
@@ -81,24 +94,30 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Findings:
-    """What the signals of one kind did; `last_words` is the last line of stderr of one process per exit code."""
+    """What signals did; `last_words` is the last line of stderr of one process per exit code."""
 
     phases: Counter = field(default_factory=Counter)
+    signals: Counter = field(default_factory=Counter)
     exit_codes: Counter = field(default_factory=Counter)
     processes: int = 0
     runs: int = 0
+    values_compared: int = 0
     draws_lost: int = 0
     differing: int = 0
     unreadable: int = 0
+    swallowed: int = 0
+    slowest_end: float = 0.0
     last_words: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
     def as_row(self) -> Row:
         """Entries of a row of results."""
-        counts = {name: getattr(self, name) for name in ("processes", "runs", "draws_lost", "differing", "unreadable")}
+        plain = ("processes", "runs", "values_compared", "draws_lost", "differing", "unreadable", "swallowed")
         return {
-            **counts,
+            **{name: getattr(self, name) for name in plain},
+            "slowest_end_seconds": self.slowest_end,
+            "signals": dict(self.signals),
             "instants": self.phases.total(),
             "phases": {phase: self.phases[phase] for phase in PHASES},
             "exit_codes": {str(code): number for code, number in sorted(self.exit_codes.items())},
@@ -108,6 +127,11 @@ class Findings:
             "leftovers": self.leftovers[:20],
             "num_leftovers": len(self.leftovers),
         }
+
+    def damage(self) -> int:
+        """Everything that signals must not do, added up."""
+        counts = (self.draws_lost, self.differing, self.unreadable, self.swallowed)
+        return sum(counts) + len(self.failures) + len(self.leftovers)
 
 
 class State(NamedTuple):
@@ -144,29 +168,31 @@ class State(NamedTuple):
 
 
 class Trial:
-    """A folder for one run, with a cache of compiled programs of its own."""
+    """A folder for one run of the command line, with a cache of compiled programs of its own."""
 
-    def __init__(self, folder: Path, num_samples: int) -> None:
-        self.folder, self.num_samples = folder, num_samples
+    def __init__(self, folder: Path, arguments: Sequence[object]) -> None:
+        self.folder, self.arguments = folder, arguments
         self.store = folder / "run.zarr"
         (folder / "cache").mkdir(parents=True)
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> list[subprocess.Popen]:
         """Begin the run, or go on with it."""
-        command = [sys.executable, "-m", "parsample", "sample", ROOT / "models" / f"{MODEL}.py", "--resume"]
-        command += ["--out", self.store, "--num-samples", self.num_samples, "--num-lanes", NUM_LANES]
-        command += ["--no-progress", "--seed", 0, *["--x64"] * bool(jax.config.jax_enable_x64)]
+        command = ("parsample", "sample", *self.arguments, "--resume", "--no-progress", "--out", self.store)
+        return [self.spawn(command)]
+
+    def spawn(self, module: Sequence[object], rank: int = 0) -> subprocess.Popen:
+        """A process of the run: a module and its arguments."""
         environment = {**child_environment(), "XDG_CACHE_HOME": str(self.folder / "cache")}
         # A handler, even this one, lets the child begin with the default: shells have it ignored in the background.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with (self.folder / "stderr").open("wb") as stderr:
-            return subprocess.Popen(
-                list(map(str, command)), stdout=subprocess.DEVNULL, stderr=stderr, env=environment, cwd=ROOT
-            )
+        command = [sys.executable, "-m", *map(str, module)]
+        with (self.folder / f"stderr-{rank}").open("wb") as stderr:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, cwd=ROOT)
 
     def errors(self) -> str:
-        """The end of what the last process wrote to stderr."""
-        return (self.folder / "stderr").read_text(errors="replace")[-2000:]
+        """The end of what the last processes wrote to stderr, without folders."""
+        ends = (path.read_text(errors="replace")[-2000:] for path in sorted(self.folder.glob("stderr-*")))
+        return re.sub(r"(/[^\s/'\"]+)+/", "", "\n".join(ends))
 
     def state(self) -> "State":
         """What is in the store."""
@@ -196,9 +222,14 @@ class Whole(NamedTuple):
     def of(cls, trial: Trial) -> "Whole":
         """Run it."""
         begin = time.perf_counter()
-        if trial.start().wait() != 0:
+        codes = [process.wait() for process in trial.start()]
+        if any(codes):
             raise RuntimeError(trial.errors())
         return cls(time.perf_counter() - begin, Draws.read(trial.store), trial.files())
+
+
+# Sends a signal to processes of a run; returns which, or None if the first of them has ended before.
+Strike = Callable[[list[subprocess.Popen], Trial, Whole], signal.Signals | None]
 
 
 def jobs(options: Options) -> Iterator[Job]:
@@ -213,14 +244,14 @@ def kind_row(kind: str, folder: Path, found: list[Whole], options: Options) -> R
     """The row of one kind of signal: runs until enough instants were tried, each until it is complete."""
     num_samples = NUM_SAMPLES[options.scale]
     if not found:
-        found.append(Whole.of(Trial(folder / "whole", num_samples)))
-    whole, (_, _, share) = found[0], KINDS[kind]
+        found.append(Whole.of(_trial(folder / "whole", num_samples)))
+    whole, (signum, in_write, share) = found[0], KINDS[kind]
     num_instants = max(1, round(share * options.instants))
     rng = np.random.default_rng([options.seed, list(KINDS).index(kind)])
     findings, begin = Findings(), time.perf_counter()
     while findings.phases.total() < num_instants and (not findings.runs or time.perf_counter() < options.deadline):
-        trial = Trial(folder / f"{kind} {findings.runs}", num_samples)
-        one_run(trial, kind, whole, rng, findings)
+        trial = _trial(folder / f"{kind} {findings.runs}", num_samples)
+        one_run(trial, whole, repeat(partial(_in_write if in_write else at_instant, rng, signum)), findings)
         findings.runs += 1
     return {
         "title": MODEL,
@@ -233,43 +264,57 @@ def kind_row(kind: str, folder: Path, found: list[Whole], options: Options) -> R
     }
 
 
-def one_run(trial: Trial, kind: str, whole: Whole, rng: np.random.Generator, findings: Findings) -> None:
-    """Send signals to a run until a process reaches its end; a process that fails ends the run as well."""
-    number, (signum, in_write, _) = 0, KINDS[kind]
-    while True:
-        before, process = trial.state(), trial.start()
-        findings.processes += 1
-        was_signalled = (_in_write if in_write else _at_instant)(process, trial, whole, rng, signum)
-        code = _ended(process)
-        if was_signalled:
+def _trial(folder: Path, num_samples: int) -> Trial:
+    x64 = ["--x64"] * bool(jax.config.jax_enable_x64)
+    model = ROOT / "models" / f"{MODEL}.py"
+    return Trial(folder, (model, "--num-samples", num_samples, "--num-lanes", NUM_LANES, "--seed", 0, *x64))
+
+
+def one_run(trial: Trial, whole: Whole, strikes: Iterable[Strike], findings: Findings) -> None:
+    """Strike one series of processes after another, and let the last one end; any that fails ends the run as well."""
+    number = 0
+    for strike in chain(strikes, [lambda *_: None]):
+        before, processes = trial.state(), trial.start()
+        findings.processes += len(processes)
+        signum = strike(processes, trial, whole)
+        codes = _codes(processes, signum, findings)
+        if signum is not None:
+            findings.signals[signum.name] += 1
             findings.phases[trial.state().phase(before)] += 1
-            findings.exit_codes[code] += 1
-            findings.last_words[str(code)] = (trial.errors().splitlines() or [""])[-1]  # without paths
+            findings.exit_codes.update(codes)
+            findings.last_words[str(codes[0])] = (trial.errors().splitlines() or [""])[-1]
         if trial.store.exists():
             number = _look(trial, whole, number, findings)
-        if not was_signalled:
+        if signum is None:
             break
-    if code or number != whole.draws.number:
-        findings.failures.append(f"exit code {code} with {number} draws: {trial.errors()}")
+    if any(codes) or number != whole.draws.number:
+        findings.failures.append(f"exit codes {codes} with {number} draws: {trial.errors()}")
     findings.leftovers += sorted(trial.files() - whole.files)
 
 
-def _at_instant(
-    process: subprocess.Popen, _trial: Trial, whole: Whole, rng: np.random.Generator, signum: signal.Signals
-) -> bool:
-    """Send a signal at an instant of the process, unless it has ended before; whether it was sent."""
+def at_instant(
+    rng: np.random.Generator,
+    signum: signal.Signals,
+    processes: list[subprocess.Popen],
+    _trial: Trial,
+    whole: Whole,
+    victims: Sequence[int] = (0,),
+) -> signal.Signals | None:
+    """Strike processes at an instant that is uniform over the length of a whole run."""
     try:
-        process.wait(rng.uniform(0, whole.seconds))
+        processes[0].wait(rng.uniform(0, whole.seconds))
     except subprocess.TimeoutExpired:
-        process.send_signal(signum)
-        return True
-    return False
+        for rank in victims:
+            processes[rank].send_signal(signum)
+        return signum
+    return None
 
 
 def _in_write(
-    process: subprocess.Popen, trial: Trial, whole: Whole, rng: np.random.Generator, signum: signal.Signals
-) -> bool:
-    """Send a signal shortly after one of the next segments begins to be written; whether it was sent."""
+    rng: np.random.Generator, signum: signal.Signals, processes: list[subprocess.Popen], trial: Trial, whole: Whole
+) -> signal.Signals | None:
+    """Strike the only process shortly after one of the next segments begins to be written."""
+    process = processes[0]
     first = trial.store / sorted(whole.draws.arrays)[0] / "zarr.json"
     num_left, seen = int(rng.integers(1, 5)), _inode(first)
     while process.poll() is None:
@@ -278,9 +323,9 @@ def _in_write(
             if not num_left:
                 time.sleep(rng.uniform(0, WRITE_SECONDS))
                 process.send_signal(signum)
-                return process.poll() is None or process.returncode == -signum
+                return signum if process.poll() is None or process.returncode == -signum else None
         time.sleep(5e-4)
-    return False
+    return None
 
 
 def _inode(path: Path) -> int:
@@ -291,14 +336,21 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _ended(process: subprocess.Popen) -> int:
-    """The exit code of a process that has been asked to end, or ends."""
-    try:
-        return process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise RuntimeError(f"the process did not end within {PATIENCE:.0f} s of its signal") from None
+def _codes(processes: list[subprocess.Popen], signum: signal.Signals | None, findings: Findings) -> list[int]:
+    """Exit codes of processes of which one was struck, or that end; those that take too long are killed."""
+    begin, patience = time.perf_counter(), PATIENCE if signum else RUN_LIMIT
+    for process in processes:
+        try:
+            process.wait(max(0.0, begin + patience - time.perf_counter()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            findings.failures.append(f"a process did not end within {patience:.0f} s; signal: {signum}")
+    codes, seconds = [process.returncode for process in processes], time.perf_counter() - begin
+    if signum is not None:
+        findings.slowest_end = max(findings.slowest_end, seconds)
+        findings.swallowed += seconds > SWALLOWED_SECONDS and not any(codes)
+    return codes
 
 
 def _look(trial: Trial, whole: Whole, before: int, findings: Findings) -> int:
@@ -309,6 +361,7 @@ def _look(trial: Trial, whole: Whole, before: int, findings: Findings) -> int:
         findings.unreadable += 1
         findings.failures.append(f"unreadable store: {error!r}")
         return before
+    findings.values_compared += draws.num_values
     findings.draws_lost += max(0, before - draws.number)
     findings.differing += draws.differing(whole.draws)
     return draws.number

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import soak as soaked
 from benchmarks import survival as signals
 from benchmarks import targets as goals
 from benchmarks.end_to_end import SAMPLERS as SAMPLER_TITLES
@@ -77,16 +78,7 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def reference(file: File) -> str:
     """Chains with published times."""
     rows = file.table("reference")
-    header = (
-        "chain",
-        "BlackJAX",
-        "sequential",
-        "auto",
-        "best blocks",
-        "Newton, b = 1",
-        "C",
-        "published",
-    )
+    header = ("chain", "BlackJAX", "sequential", "auto", "best blocks", "Newton, b = 1", "C", "published")
     runs = ("blackjax", "sequential", "auto", "blocks")
     body = []
     for row in rows:
@@ -363,6 +355,11 @@ def survival(file: File) -> str:
     return markdown(*signals.table(file.table("survival")))
 
 
+def soak(file: File) -> str:
+    """Rounds of random runs, and refits."""
+    return "\n\n".join(markdown(*table) for table in soaked.tables(file.table("soak")) if table[1])
+
+
 AFFINE_FORMS = ("sequential", "associative")
 
 
@@ -396,5 +393,6 @@ TABLES: dict[str, tuple[str, Callable[[File], str]]] = {
     "limit": ("limit", limit),
     "long_runs": ("long_runs", long_runs),
     "survival": ("survival", survival),
+    "soak": ("soak", soak),
     "profile": ("profile", profile),
 }

@@ -19,6 +19,7 @@ from benchmarks import (
     reference,
     samplers,
     scaling,
+    soak,
     suite,
     survival,
     tables,
@@ -86,7 +87,7 @@ def test_the_script_for_gpus_runs_all_groups(tmp_path):
     summary = json.loads((tmp_path / "gpu_summary.json").read_text())
     assert {entry["ended"] for entry in summary.values()} == {"done"}
     files = {file.group: file for file in load(tmp_path)}
-    assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"long_runs", "survival", "warmup"}
+    assert set(files) == set(gpu.SHARES) == set(GROUPS) - {"long_runs", "soak", "survival", "warmup"}
     for group, file in files.items():
         assert {"device", "dtype", "num_devices"} <= set(file.environment)
         assert file.environment["versions"]["jax"] == jax.__version__
@@ -118,9 +119,9 @@ def check_report(out, num_groups):
     assert reporting.main(["--results", str(out), "--documents", *map(str, documents)]) == 0
     text = "".join(document.read_text() for document in documents)
     assert "mixture, MALA 0.5, T = 2,048" in text
-    for group in ("long_runs", "survival", "warmup"):
+    for group in ("long_runs", "soak", "survival", "warmup"):
         assert f"Not measured yet (`python -m benchmarks.run {group}`)" in text
-    assert text.count("Not measured yet") == 3 + len(PAPERS)
+    assert text.count("Not measured yet") == 4 + len(PAPERS)
     assert len(list((out / "figures").glob("*.png"))) == num_groups
     # Writing again changes nothing; text outside the markers is kept.
     assert reporting.rewritten(text, load(out)) == text
@@ -151,6 +152,39 @@ def test_signals_do_no_damage(tmp_path):
     assert (row["kind"], row["instants"] >= 3, row["instants"]) == ("SIGKILL", True, sum(row["phases"].values()))
     assert {name: row[name] for name in survival.DAMAGE} == dict.fromkeys(survival.DAMAGE, 0)
     assert tables.survival(load(tmp_path)[0]).splitlines()[-1].startswith("| SIGKILL |")
+
+
+@pytest.mark.slow
+def test_random_runs_survive_and_refits_level_off(tmp_path):
+    rows = rehearse("soak", tmp_path)
+    assert [row["title"] for row in rows] == ["one process", "two processes", "refits"]
+    for row in rows[:2]:
+        assert row["runs"] == 1
+        assert row["values_compared"] > 0
+        assert 0 <= sum(row["signals"].values()) == row["instants"] <= soak.MAX_SIGNALS["tiny"]
+        assert {name: row[name] for name in survival.DAMAGE} == dict.fromkeys(survival.DAMAGE, 0)
+        assert row["damaged"] == []
+    assert rows[2]["turns"] == 1
+    written = tables.soak(load(tmp_path)[0])
+    assert [line.split(" | ")[0] for line in written.splitlines()][2:4] == ["| one process", "| two processes"]
+
+
+def test_growth_of_memory_is_a_slope_after_the_burn_in():
+    sizes = [*range(0, 300, 10), *(300 + 0.5 * turn for turn in range(60))]
+    sizes[50] += 1000.0
+    held = {"peak_bytes": 2**30, "objects": 1000, "threads": 9, "open_files": 6}
+    turns = [{"turn": turn, "resident_bytes": int(size * 2**20), **held} for turn, size in enumerate(sizes, start=1)]
+    found = soak.levels(turns)
+    assert (found["turns"], found["burn_in_turns"]) == (90, 31)
+    assert found["mib_per_100_turns"] == pytest.approx(50.0, rel=1e-6)
+    assert (found["burn_in_mib"], found["end_mib"]) == (300.0, 329.5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounds_are_drawn_by_the_seed(seed):
+    first, again = (soak.drawn(np.random.default_rng(seed), "cpu") for _ in range(2))
+    assert first == again != soak.drawn(np.random.default_rng(seed + 1), "cpu")
+    assert 30_000 - 5 < first["num_samples"] * first["thin"] <= 300_000
 
 
 def test_values_that_differ_in_bits_are_counted():
