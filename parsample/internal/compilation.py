@@ -19,7 +19,7 @@ CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_expe
 
 
 # Entries that a `BoundedCache` keeps. An entry keeps users' functions alive, with all data in their closures.
-MAX_ENTRIES = 16
+MAX_ENTRIES = 8
 
 _caches: list["BoundedCache"] = []
 
@@ -52,7 +52,7 @@ class BoundedCache[Value]:
 def clear_caches() -> None:
     """Forget the programs that this library has compiled in this process, and the functions and data in them.
 
-    The last sixteen programs of each kind are kept, so that a run with the same log density or algorithm compiles
+    The last eight programs of each kind are kept, so that a run with the same log density or algorithm compiles
     nothing. Log densities of `sample` hold no data there; BlackJAX algorithms and steps of `deer` keep what is in their
     closures. JAX's own caches are not affected; ``jax.clear_caches()`` clears those.
 
