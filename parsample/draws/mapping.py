@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.store import allocate, release
+from parsample.internal.compilation import jit_with_xla_options
 
 # Bytes of results that are computed at once, so that little memory is needed beyond the results; and at most this many
 # draws per chain.
@@ -64,7 +65,7 @@ class DrawFunction:
         if not isinstance(found, dict):
             raise TypeError(f"{name} must return a dict of arrays by name; it returned {type(found).__name__}.")
         self.example = {key: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype) for key, leaf in found.items()}
-        self._apply = jax.jit(batched)
+        self._apply = jit_with_xla_options()(batched)
 
     def __call__(self, positions: PyTree, *, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
         """Results as arrays by name with leading axes (chain, draw).
@@ -86,7 +87,7 @@ class DrawFunction:
             piece = slice(begin, begin + length)
             draws = jax.tree.map(lambda leaf, at=piece: leaf[:, at], positions)
             for key, values in self._apply(draws, numbers[:, piece], self._data).items():
-                results[key][:, piece] = values
+                results[key][:, piece] = jax.device_get(values)
             release(*leaves, *results.values())
         return results
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from parsample.internal.trees import on_device
+
 
 def checked_count(name: str, value: Any, minimum: int = 1) -> int:
     """A whole number of at least `minimum`."""
@@ -44,7 +46,7 @@ def checked_key(rng_key: Any) -> Array:
         )
     if rng_key.shape != (() if is_typed else (2,)):
         raise ValueError(f"rng_key must be one key; got an array of shape {rng_key.shape}.")
-    return jnp.asarray(rng_key)
+    return on_device(rng_key)
 
 
 def checked_position(position: PyTree, name: str = "initial_position") -> PyTree:
@@ -69,7 +71,7 @@ def checked_position(position: PyTree, name: str = "initial_position") -> PyTree
             )
         if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(f"{where} is not finite: {np.asarray(leaf)}. Start where the log density is finite.")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, default), position)
+    return on_device(position, default)
 
 
 def checked_flag(name: str, value: Any) -> bool:
@@ -160,7 +162,7 @@ def checked_recursion(step: Callable, initial_state: PyTree, inputs: PyTree) -> 
     for leaf in leaves:
         if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(f"initial_state is not finite: {np.asarray(leaf)}.")
-    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
     after = jax.eval_shape(step, initial_state, first)
     if _shapes(after) != _shapes(initial_state):
         raise TypeError(

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.extend
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_program
 from parsample.models.model import Model
 
@@ -81,7 +81,7 @@ def fingerprint(model: Model, position: PyTree) -> str:
 
     Code behind callbacks to Python is not part of that program.
     """
-    data = jax.tree.map(jnp.asarray, model.data_arguments)  # as the program gets them, in the default precision
+    data = on_device(model.data_arguments)  # as the program gets them, in the default precision
     program, _ = _hashed(checked_program(model.logdensity, position, *data))
     digest = hashlib.sha256(program.encode())
     _add_arrays(digest, jax.tree.leaves(data))
@@ -98,7 +98,7 @@ def _hashed(traced: Any) -> tuple[str, bool]:
 
 def _add_arrays(digest: Any, arrays: list[Any]) -> None:
     for array in arrays:
-        values = np.asarray(array)
+        values = jax.device_get(array)
         digest.update(f"{values.dtype}{values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
 

@@ -16,12 +16,11 @@ from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.validation import checked_choice, checked_count, checked_key, checked_position, checked_start
 from parsample.samplers.chain_run import AFTER_STEPS, evaluate_chain
-from parsample.solver.finish import completed, finish
+from parsample.solver.finish import completed, finish, warn_of_solution
 from parsample.solver.linearization import Zero
 from parsample.solver.method import DEER, Sequential
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution, rolled_out
-from parsample.solver.status import Status, warn_of
 
 if TYPE_CHECKING:
     import blackjax.base
@@ -193,8 +192,7 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
         solution = completed(solution, mesh, finish_stalled)
         if not is_traced(solution.status):
             check_determined_fields(dynamics, solution.final, AFTER_STEPS)
-    if not is_traced(solution.status):
-        warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    warn_of_solution(solution)
     return solution
 
 
