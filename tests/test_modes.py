@@ -1,4 +1,4 @@
-"""JAX's modes of debugging and of strictness: a healthy chain runs under each of them.
+"""JAX's modes and transformations: a healthy chain runs under each mode, or the refusal is one sentence.
 
 Every test of the suite runs under ``jax.numpy_rank_promotion("raise")`` already.
 """
@@ -51,6 +51,7 @@ def measured(_: jax.Array) -> Any:
     return parsample.lyapunov_exponent(step, starts[0], drives)
 
 
+KEY = jax.random.key(0)
 ONES = np.ones(3, np.float32)
 HMC = blackjax.hmc(bell, 0.5, ONES, 4)
 MALA = parsample.with_exact_meeting(blackjax.mala(bell, 0.2), bell, 0.3)
@@ -122,3 +123,24 @@ def test_a_healthy_chain_runs_without_compilation(name):
 def test_a_nan_of_the_users_is_reported_by_debug_nans(float32):
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
         parsample.sample(jax.random.key(0), lambda x: jnp.sum(jnp.sqrt(x - 10)), np.ones(3), num_chains=1, **TINY)
+
+
+HOSTED: dict[str, Callable] = {
+    "sample": lambda density, start: parsample.sample(KEY, density, start, **TINY),
+    "check_sampler": lambda density, start: parsample.check_sampler(KEY, density, start),
+    "compare_kernels": lambda density, start: parsample.compare_kernels(KEY, density, start),
+    "resume": lambda density, start: parsample.resume("run.zarr", density, start),
+    "check": lambda density, start: parsample.check(KEY, blackjax.mala(density, 0.2), start),
+}
+
+
+@pytest.mark.parametrize("transformation", [jax.jit, jax.vmap, jax.jacfwd])
+@pytest.mark.parametrize("name", HOSTED)
+def test_functions_that_measure_are_refused_inside_transformations(name, transformation):
+    """Also where only the log density reads what is transformed."""
+
+    def of_data(data: jax.Array) -> Any:
+        return HOSTED[name](lambda x: -0.5 * jnp.sum((x - data) ** 2), np.ones(3))
+
+    with pytest.raises(TypeError, match=f"^{name} decides .* cannot run inside jax.jit.*: call it outside; [^.]+[.]"):
+        transformation(of_data)(jnp.ones((2, 3)))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import platformdirs
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import PyTree
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
@@ -94,6 +95,22 @@ def keep_compiled_programs() -> Path:
 def is_being_compiled() -> bool:
     """Whether a ``jax.jit`` around the caller is tracing it."""
     return isinstance(jnp.arange(1), jax.core.Tracer)
+
+
+def is_transformed() -> bool:
+    """Whether the caller runs inside ``jax.jit``, ``jax.vmap``, ``jax.grad`` or another transformation."""
+    with jax.core.eval_context():
+        outside = get_opaque_trace_state()
+    return get_opaque_trace_state() != outside
+
+
+def refuse_transformations(function: str, remedy: str) -> None:
+    """Raise inside a transformation of JAX, where values that decide what to run are not known."""
+    if is_transformed():
+        raise TypeError(
+            f"{function} decides by measured times and values, so it cannot run inside jax.jit, jax.vmap or jax.grad: "
+            f"call it outside; {remedy}."
+        )
 
 
 def is_traced(tree: PyTree) -> bool:

@@ -20,7 +20,7 @@ from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
 from parsample.chain.recursion import RecursionDynamics, nothing
 from parsample.chain.transition import Dynamics, as_inputs
 from parsample.internal.arithmetic import round_up
-from parsample.internal.compilation import jit_with_xla_options
+from parsample.internal.compilation import jit_with_xla_options, refuse_transformations
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
@@ -112,6 +112,7 @@ def check(
     >>> parsample.check(jax.random.key(0), mala, jnp.zeros(2), num_steps=20_000).parallelizable
     True
     """
+    refuse_transformations("check", "one report holds for all chains of an algorithm")
     if isinstance(inference_algorithm, Model):
         raise TypeError("check takes an algorithm or a recursion; check_sampler(rng_key, model) takes a Model.")
     mesh = mesh_of(devices)

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from parsample.draws.outputs import check_extra, is_own_zarr
 from parsample.draws.reductions import Reductions
 from parsample.draws.run_store import RunStore, checkpoint_of
+from parsample.internal.compilation import refuse_transformations
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first, is_first, on_first
 from parsample.internal.trees import on_device
@@ -100,6 +101,7 @@ def resume(  # noqa: PLR0913
     ...     longer.to_arviz()["posterior"]["x"].shape
     (4, 800, 2)
     """
+    refuse_transformations("resume", "one call goes on with all chains of a store")
     path, mesh = Path(store), mesh_of(devices)
     check_extra("zarr", "zarr", f"resume({str(path)!r})")
     opened = on_first(mesh, lambda: _opened(path))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from parsample.chain.transition import Inputs, Transition
-from parsample.internal.compilation import is_traced
+from parsample.internal.compilation import is_traced, is_transformed
 from parsample.internal.processes import on_first_device, replicated
 from parsample.internal.trees import write
 from parsample.solver.grid import Grid
@@ -62,7 +62,7 @@ def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Soluti
 
 
 def warn_of_solution(solution: Solution) -> None:
-    """Warn of a solution as `warn_of` does; nothing is known of a traced one."""
-    if not is_traced(solution.status):
+    """Warn of a solution as `warn_of` does, unless a transformation hides its values."""
+    if not is_transformed():
         status, defect = jax.device_get((solution.status, solution.defect))
         warn_of(Status(int(status)), f" (defect {float(defect):.2g})")

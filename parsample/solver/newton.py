@@ -9,7 +9,7 @@ A = 0 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,21 @@ def solve(  # noqa: PLR0913
     path = collectives.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
     states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], path)
     ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
-    return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
+    return _undifferentiated(solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects))
+
+
+@jax.custom_jvp
+def _undifferentiated(solution: Solution) -> Solution:
+    """The solution; an error if it is differentiated, because derivatives of blocks need not have converged too."""
+    return solution
+
+
+@_undifferentiated.defjvp
+def _refuse_derivatives(*_: Any) -> Any:
+    raise TypeError(
+        "Blocks have no derivatives: differentiate the chain step by step, by parsample.rollout or "
+        "run_inference_algorithm(method='sequential')."
+    )
 
 
 def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Array, "L D"]:

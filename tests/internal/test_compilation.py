@@ -3,8 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from parsample.internal.compilation import is_being_compiled, jit_with_xla_options, keep_compiled_programs
+from parsample.internal.compilation import (
+    is_being_compiled,
+    is_transformed,
+    jit_with_xla_options,
+    keep_compiled_programs,
+    refuse_transformations,
+)
 
 
 @jit_with_xla_options(1)
@@ -20,6 +27,22 @@ def test_a_program_runs_alone_and_inside_another():
     assert float(jax.jit(lambda x: 1 + power(x, 2))(3.0)) == 10.0
     np.testing.assert_array_equal(jax.vmap(lambda x: power(x, 2))(jnp.arange(3.0)), [0, 1, 4])
     assert power.__doc__ == "A power."
+
+
+@pytest.mark.parametrize("transformation", [jax.jit, jax.vmap, jax.jacfwd])
+def test_transformations_are_noticed_and_refused(transformation):
+    found = []
+
+    def function(x: jax.Array) -> jax.Array:
+        found.append(is_transformed())
+        with pytest.raises(TypeError, match=r"^it decides .*: call it outside; this is how\.$"):
+            refuse_transformations("it", "this is how")
+        return x
+
+    transformation(function)(jnp.ones(2))
+    assert found == [True]
+    assert not is_transformed()
+    refuse_transformations("it", "this is how")
 
 
 def test_it_is_compiled_once():

@@ -265,3 +265,12 @@ def test_a_path_lies_where_it_was_computed():
     solution = deer(*contraction(80), block_size=10, devices=DEVICES[:4])
     assert solution.states["x"].sharding.spec == PartitionSpec("devices")
     assert solution.status.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_blocks_refuse_derivatives(derivative):
+    def end(drift: jax.Array) -> jax.Array:
+        return deer(lambda s, u: 0.5 * s + drift * u, jnp.zeros(()), jnp.ones(8), block_size=4).states[-1]
+
+    with pytest.raises(TypeError, match=r"^Blocks have no derivatives: differentiate .* by parsample\.rollout"):
+        derivative(end)(1.0)
