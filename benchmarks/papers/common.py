@@ -54,7 +54,7 @@ def solve(recursion: Recursion, max_sweeps: int | None = None, **settings: Any) 
 
 def published_sweeps(solution: parsample.Solution, num_steps: int) -> float:
     """Sweeps after which the published rule would have stopped; inf: not in this solve."""
-    small = np.asarray(solution.merit_history) / num_steps < PUBLISHED_MERIT
+    small = np.asarray(solution.merit_history)[: int(solution.num_iters)] / num_steps < PUBLISHED_MERIT
     return float(small.argmax() + 1) if small.any() else math.inf
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from parsample.chain.transition import Inputs, Transition, Vector
 from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.threefry import unrolled
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_function, shapes_of, short
 
 if TYPE_CHECKING:
@@ -53,12 +54,11 @@ def from_algorithm(
     vector, unravel = ravel_pytree(exchanged)
     # `init` may need a key, or the first value of an autonomous field. The fields set from this argument are replaced
     # later, so that only its shape matters.
-    init_argument = next(iter(autonomous.values()), None)
-    if init_argument is None:
-        init_argument = jax.random.key_data(jax.random.key(0))
+    known_argument = next(iter(autonomous.values()), None)
 
     def restore(reduced: Vector) -> Any:
         parts = unravel(reduced)
+        init_argument = jax.random.key_data(jax.random.key(0)) if known_argument is None else known_argument
         return algorithm.init(parts["position"], init_argument)._replace(**parts, **autonomous)
 
     def reduce(carry: Any) -> Vector:
@@ -190,10 +190,10 @@ def check_determined_fields(dynamics: AlgorithmDynamics, state: PyTree, where: s
         its position does not determine, such as an estimate of a log density.
     """
     names = [name for name in getattr(state, "_fields", ()) if name in DETERMINED_FIELDS]
-    restored = _restored(dynamics, state) if names else None
+    restored = _restored(dynamics, on_device(state)) if names else None
     for name in names:
         pairs = zip(*(jax.tree.leaves(getattr(each, name)) for each in (state, restored)), strict=True)
-        for carried, again in ((np.asarray(one), np.asarray(other)) for one, other in pairs):
+        for carried, again in map(jax.device_get, pairs):
             limit = FIELD_TOLERANCE * np.sqrt(np.finfo(again.dtype).eps) * (1 + np.abs(again).max(initial=0))
             if (np.abs(carried - again) > limit).any():
                 raise ValueError(

@@ -7,6 +7,7 @@ are equal from then on. The move leaves the target invariant, and so does its co
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from parsample.chain.blackjax_chain import DETERMINED_FIELDS, checked_algorithm
+from parsample.internal.random_keys import Kinds, as_keys, as_words, kinds_of
 from parsample.internal.trees import select
 from parsample.internal.validation import checked_function, dtype_of
 
@@ -188,17 +190,20 @@ def with_exact_meeting(
         key_step, key_choice, key_move = jax.random.split(rng_key, 3)
         state, info = algorithm.step(key_step, state)
         moves = jax.random.bernoulli(key_choice, MOVE_PROBABILITY)
-        state, is_moved = jax.lax.cond(moves, _moved, lambda _, state: (state, jnp.asarray(False)), key_move, state)
+        move = partial(_moved, kinds_of(key_move))
+        # Under vmap, cond selects among its operands, which JAX's checker takes for another use of keys, not of words.
+        words = as_words(key_move)
+        state, is_moved = jax.lax.cond(moves, move, lambda _, state: (state, jnp.asarray(False)), words, state)
         return state, ExactMeetingInfo(info, is_moved)
 
-    def _moved(rng_key: Array, state: Any) -> tuple[Any, Bool[Array, ""]]:
-        key_proposal, key_accept = jax.random.split(rng_key)
+    def _moved(kinds: Kinds, words: Array, state: Any) -> tuple[Any, Bool[Array, ""]]:
+        key_proposal, key_accept = jax.random.split(as_keys(words, kinds))
         position = _proposal(key_proposal, state.position, scale)
         present = state.logdensity if hasattr(state, "logdensity") else logdensity_fn(state.position)
         uniform = jax.random.uniform(key_accept, dtype=present.dtype)
         accept, _ = accepted(uniform, logdensity_fn(position) - present)
         # `init` may need a key, for fields that the move does not change: momentum, or random numbers.
-        fresh = algorithm.init(position, rng_key)
+        fresh = algorithm.init(position, as_keys(words, kinds))
         determined = {name: getattr(fresh, name) for name in state._fields if name in DETERMINED_FIELDS}
         return select(accept, state._replace(position=position, **determined), state), accept
 

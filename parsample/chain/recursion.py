@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
-from parsample.chain.transition import Inputs, Transition, as_inputs, from_step
+from parsample.chain.transition import Inputs, Transition, as_inputs, from_step, sequence_of
 from parsample.internal.trees import take
 from parsample.internal.validation import checked_count, checked_key, checked_position, checked_start
 
@@ -92,9 +92,8 @@ def as_recursion(
     dynamics = AlgorithmDynamics(inference_algorithm, nothing)
     chain_key, state, start = begin(dynamics, checked_key(rng_key), checked_position(initial_position))
     checked_start(state)
-    transition, inputs = dynamics(state, chain_key, num_steps)
-
-    return Recursion(transition.reduced_step, start, inputs.sequence)
+    sequence = sequence_of(dynamics, num_steps, state, chain_key)
+    return Recursion(dynamics.transition(state).reduced_step, start, sequence)
 
 
 def nothing(_state: Any, _info: Any) -> None:

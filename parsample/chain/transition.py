@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from parsample.internal.trees import entry
+from parsample.internal.compilation import jit_with_xla_options
+from parsample.internal.random_keys import is_key
+from parsample.internal.trees import entry, on_device
 
 Vector = Float[Array, " D"]
 
@@ -60,7 +62,8 @@ class Inputs(NamedTuple):
 
     def at(self, t: Array) -> PyTree:
         """The input of step `t`."""
-        return entry(self.sequence, t)
+        # Repeated sweeps take the same steps, so they use keys again on purpose, and say so (`jax.debug_key_reuse`).
+        return jax.tree.map(lambda leaf: jax.random.clone(leaf) if is_key(leaf) else leaf, entry(self.sequence, t))
 
 
 def from_step(step: Callable, initial_state: PyTree) -> tuple[Transition, Vector]:
@@ -88,7 +91,7 @@ def as_inputs(inputs: PyTree) -> Inputs:
             f"inputs: every array needs the same leading axis of T >= 1 steps; got shapes {shapes}. "
             "A recursion without inputs takes jnp.arange(T)."
         )
-    return Inputs(jax.tree.map(jnp.asarray, inputs))
+    return Inputs(on_device(inputs))
 
 
 @runtime_checkable
@@ -110,6 +113,12 @@ class Dynamics(Protocol):
     def __call__(self, parameters: Any, rng_key: Array, num_steps: int) -> tuple[Transition, Inputs]:
         """The transition of the chain of `rng_key`, and the inputs of `num_steps` steps."""
         ...
+
+
+@jit_with_xla_options(2)
+def sequence_of(dynamics: Dynamics, num_steps: int, parameters: Any, rng_key: Array) -> PyTree:
+    """The inputs of the first `num_steps` steps of the chain of `rng_key`, compiled."""
+    return dynamics(parameters, rng_key, num_steps)[1].sequence
 
 
 def rollout(transition: Transition, start: Vector, inputs: Inputs) -> tuple[Any, Array, PyTree]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from parsample.draws.store import allocate, release
+from parsample.internal.compilation import jit_with_xla_options
 from parsample.internal.validation import shapes_of
 
 # Bytes of results that are computed at once, so that little memory is needed beyond the results; and at most this many
@@ -76,7 +77,7 @@ class DrawFunction:
                     "each array in it a name of its own."
                 )
         self.example = {key: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype) for key, leaf in found.items()}
-        self._apply = jax.jit(batched)
+        self._apply = jit_with_xla_options()(batched)
 
     def __call__(self, positions: PyTree, *, scratch_dir: Path | None = None) -> dict[str, np.ndarray]:
         """Results as arrays by name with leading axes (chain, draw).
@@ -98,7 +99,7 @@ class DrawFunction:
             piece = slice(begin, begin + length)
             draws = jax.tree.map(lambda leaf, at=piece: leaf[:, at], positions)
             for key, values in self._apply(draws, numbers[:, piece], self._data).items():
-                results[key][:, piece] = values
+                results[key][:, piece] = jax.device_get(values)
             release(*leaves, *results.values())
         return results
 

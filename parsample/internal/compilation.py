@@ -1,6 +1,7 @@
 """Compilation of this library's programs: XLA options, and the cache on disk."""
 
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial, update_wrapper
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import platformdirs
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import PyTree
 
 # XLA uses half the width of the vector units of recent CPUs unless asked for all of it; narrower CPUs are not affected.
@@ -21,7 +23,7 @@ CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_expe
 # Entries that a `BoundedCache` keeps. An entry keeps users' functions alive, with all data in their closures.
 MAX_ENTRIES = 8
 
-_caches: list["BoundedCache"] = []
+_caches: weakref.WeakSet["BoundedCache"] = weakref.WeakSet()
 
 
 class BoundedCache[Value]:
@@ -29,7 +31,7 @@ class BoundedCache[Value]:
 
     def __init__(self) -> None:
         self._values: OrderedDict[Any, Value] = OrderedDict()
-        _caches.append(self)
+        _caches.add(self)
 
     def get_or_make(self, key: Any, make: Callable[[], Value]) -> Value:
         """The value of this key, made anew if it is not among the last."""
@@ -81,7 +83,10 @@ class CompiledFunction:
         """Call the function, through ``jax.jit`` unless an outer one is tracing it."""
         if is_being_compiled():
             return self._function(*arguments)
-        return self._jit(*arguments)(*arguments[self._num_static :])
+        # Arguments on the host are meant to be transferred. `jax.device_put` would say so too, but takes 300 times as
+        # long as the transfer by the compiled program.
+        with jax.transfer_guard("allow"):
+            return self._jit(*arguments)(*arguments[self._num_static :])
 
     def traced(self, *arguments: Any) -> Any:
         """The program as `jax.stages.Traced`; compiled from that, it can run in threads with other JAX settings."""
@@ -139,7 +144,23 @@ def keep_compiled_programs() -> Path:
 
 def is_being_compiled() -> bool:
     """Whether a ``jax.jit`` around the caller is tracing it."""
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
+    return isinstance(jnp.arange(1), jax.core.Tracer)
+
+
+def is_transformed() -> bool:
+    """Whether the caller runs inside ``jax.jit``, ``jax.vmap``, ``jax.grad`` or another transformation."""
+    with jax.core.eval_context():
+        outside = get_opaque_trace_state()
+    return get_opaque_trace_state() != outside
+
+
+def refuse_transformations(function: str, remedy: str) -> None:
+    """Raise inside a transformation of JAX, where values that decide what to run are not known."""
+    if is_transformed():
+        raise TypeError(
+            f"{function} decides by measured times and values, so it cannot run inside jax.jit, jax.vmap or jax.grad: "
+            f"call it outside; {remedy}."
+        )
 
 
 def is_traced(tree: PyTree) -> bool:

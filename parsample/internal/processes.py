@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import Any, TypeGuard
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree, UInt8
@@ -18,6 +17,7 @@ from jaxtyping import Array, PyTree, UInt8
 from parsample.internal.compilation import is_traced
 from parsample.internal.devices import DEVICES, SPLIT, WHOLE, Collectives
 from parsample.internal.random_keys import is_key
+from parsample.internal.trees import on_device
 
 
 def is_first(mesh: Mesh | None) -> bool:
@@ -108,11 +108,11 @@ def _is_placed(leaf: Any) -> bool:
 
 
 def _to_host(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return np.asarray(jax.device_get(jax.random.key_data(leaf) if is_key(leaf) else leaf))
 
 
 def _from_host(value: np.ndarray, like: Any) -> Any:
     """`value` as an array or key array like `like`, committed to no device."""
     if is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
-    return jnp.asarray(value) if isinstance(like, jax.Array) else value
+        return jax.random.wrap_key_data(on_device(value), impl=jax.random.key_impl(like))
+    return on_device(value) if isinstance(like, jax.Array) else value

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from parsample.internal.trees import on_device
+
 # The implementation of every leaf's keys; None: the leaf holds no keys.
 Kinds = tuple[Any, ...]
 
@@ -29,5 +31,5 @@ def as_keys(tree: PyTree, kinds: Kinds) -> PyTree:
     """The inverse of `as_words`: words replaced by keys of the given `kinds`, as `kinds_of` returned them."""
     leaves, structure = jax.tree.flatten(tree)
     pairs = zip(leaves, kinds, strict=True)
-    wrapped = [leaf if kind is None else jax.random.wrap_key_data(jnp.asarray(leaf), impl=kind) for leaf, kind in pairs]
+    wrapped = [leaf if kind is None else jax.random.wrap_key_data(on_device(leaf), impl=kind) for leaf, kind in pairs]
     return jax.tree.unflatten(structure, wrapped)

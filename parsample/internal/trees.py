@@ -4,7 +4,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
+
+
+def on_device(tree: PyTree, dtype: Any = None) -> PyTree:
+    """The tree as JAX arrays, of `dtype` if given; host arrays are placed explicitly (``jax.transfer_guard``)."""
+
+    def one(leaf: Any) -> Array:
+        if isinstance(leaf, jax.Array):
+            return leaf if dtype is None else jnp.asarray(leaf, dtype)
+        return jax.device_put(np.asarray(leaf, jnp.result_type(leaf) if dtype is None else dtype))
+
+    return jax.tree.map(one, tree)
 
 
 def take(tree: PyTree, indices: Any) -> PyTree:

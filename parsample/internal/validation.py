@@ -16,6 +16,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, PyTree
 
 from parsample.internal.random_keys import is_key
+from parsample.internal.trees import on_device
 
 # JAX's default kind of keys, and the same numbers as `internal/threefry` computes them.
 DEFAULT_KINDS = ("threefry2x32", "fry")
@@ -89,7 +90,7 @@ def checked_key(rng_key: Any, name: str = "rng_key") -> Array:
     _check_kind(name, jax.random.key_impl(rng_key) if is_typed else jax.config.jax_default_prng_impl)
     if rng_key.shape != (() if is_typed else (2,)):
         raise ValueError(f"{name} must be one key, such as jax.random.key(0); got an array of shape {rng_key.shape}.")
-    return jnp.asarray(rng_key)
+    return on_device(rng_key)
 
 
 def _check_kind(name: str, kind: Any) -> None:
@@ -142,7 +143,7 @@ def checked_position(position: PyTree, name: str = "initial_position") -> PyTree
             raise ValueError(f"{where} is not finite: {np.asarray(leaf)}. Start where the log density is finite.")
     if not any(np.size(leaf) for _, leaf in leaves):
         raise ValueError(f"{name} has no elements ({shapes_of(position)}): give it at least one coordinate.")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, default), position)
+    return on_device(position, default)
 
 
 def checked_flag(name: str, value: Any) -> bool:
@@ -279,7 +280,7 @@ def checked_recursion(step: Callable, initial_state: PyTree, inputs: PyTree) -> 
     for leaf in jax.tree.leaves(inputs):
         if is_key(leaf):
             _check_kind("inputs", jax.random.key_impl(leaf))
-    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
     try:
         after = jax.eval_shape(step, initial_state, first)
     except (TypeError, ValueError) as error:

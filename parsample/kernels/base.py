@@ -61,7 +61,7 @@ class Statistics(NamedTuple):
     tree_depth
         Doublings of the NUTS trajectory; 0 for other kernels.
     move_acceptance
-        Acceptance probability of the multishift move; NaN in steps without a move.
+        Acceptance probability of the multishift move; -1 in steps without a move.
     """
 
     lp: Float[Any, "*draws"]
@@ -156,9 +156,9 @@ def with_move(
         position = jnp.where(moves, proposal, state.position)
         new = LaneState(position, *value_and_grad(position))
         accept, probability = accepted(uniforms[-1], new.logdensity - state.logdensity)
-        return select(accept | ~moves, new, state), jnp.where(moves, probability, jnp.nan)
+        return select(accept | ~moves, new, state), jnp.where(moves, probability, -1)
 
     def kept(state: LaneState) -> tuple[LaneState, Float[Array, ""]]:
-        return state, jnp.full_like(state.logdensity, jnp.nan)
+        return state, jnp.full_like(state.logdensity, -1)
 
     return jax.lax.cond(moves | needs_evaluation, evaluated, kept, state)

@@ -6,6 +6,7 @@ all lanes share the number of leapfrog steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def trajectory(
     """Leapfrog steps with a fresh momentum, accepted or rejected as a whole."""
     start = normal(uniforms[:-1])
 
-    def leapfrog(_: Array, point: tuple[LaneState, Vector]) -> tuple[LaneState, Vector]:
+    def leapfrog(_: Any, point: tuple[LaneState, Vector]) -> tuple[LaneState, Vector]:
         here, momentum = point
         momentum = momentum + 0.5 * step_size * here.logdensity_grad
         position = here.position + step_size * momentum
@@ -112,6 +113,6 @@ def trajectory(
         n_steps=jnp.asarray(num_steps, jnp.int32),
         energy=jnp.where(accept, after, before),
         tree_depth=jnp.int32(0),
-        move_acceptance=jnp.full_like(gain, jnp.nan),
+        move_acceptance=jnp.full_like(gain, -1),
     )
     return state, statistics

@@ -51,7 +51,7 @@ class Metropolis:
         proposal = lattice_point(uniforms[:3], state.position, parameters.step_size)
         numbers = jnp.arange(dimension)
 
-        def coordinate(i: Int[Array, ""], carry: tuple[Vector, Array, Array]) -> tuple[Vector, Array, Array]:
+        def coordinate(i: Int[Array, ""] | int, carry: tuple[Vector, Array, Array]) -> tuple[Vector, Array, Array]:
             # Turn -1 evaluates the present state, at the same place of the program as the proposals.
             position, logdensity, total = carry
             moved = jnp.where(numbers == i, proposal, position)
@@ -71,6 +71,6 @@ class Metropolis:
             n_steps=jnp.int32(dimension),
             energy=-logdensity,
             tree_depth=jnp.int32(0),
-            move_acceptance=jnp.full_like(logdensity, jnp.nan),
+            move_acceptance=jnp.full_like(logdensity, -1),
         )
         return LaneState(position, logdensity, None), statistics

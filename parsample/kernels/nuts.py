@@ -191,12 +191,12 @@ def nuts_step(
     )
     return tree.proposal.state, Statistics(
         lp=tree.proposal.state.logdensity,
-        acceptance_rate=jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states,
+        acceptance_rate=jnp.exp(tree.proposal.log_sum_acceptance) / tree.num_states.astype(energy.dtype),
         diverging=tree.is_diverging,
         n_steps=tree.num_states,
         energy=tree.proposal.energy,
         tree_depth=tree.num_doublings,
-        move_acceptance=jnp.full_like(energy, jnp.nan),
+        move_acceptance=jnp.full_like(energy, -1),
     )
 
 
@@ -238,7 +238,7 @@ def _build_subtree(
             tip=tip,
             momentum_sum=momentum_sum,
             candidate=select(growing, select(is_first, leaf, drawn), subtree.candidate),
-            num_states=subtree.num_states + growing,
+            num_states=subtree.num_states + growing.astype(jnp.int32),
             is_diverging=jnp.where(growing, is_diverging, subtree.is_diverging),
             is_growing=growing & ~is_diverging & ~is_turning,
             checkpoints=checkpoints,
@@ -312,7 +312,7 @@ def _merge_subtree(tree: Tree, subtree: Subtree, direction: Float[Array, ""], ke
         right=right,
         momentum_sum=momentum_sum,
         proposal=select(tree.is_done, tree.proposal, proposal),
-        num_doublings=tree.num_doublings + ~tree.is_done,
+        num_doublings=tree.num_doublings + (~tree.is_done).astype(jnp.int32),
         num_states=tree.num_states + subtree.num_states,
         is_diverging=jnp.where(tree.is_done, tree.is_diverging, subtree.is_diverging),
         is_done=tree.is_done | ~is_whole | turns,

@@ -144,6 +144,8 @@ def advance_lanes(
     distance
         Distance of each lane from the old path in the last row, shape (L,).
     """
+    # NumPy arrays if JAX does not compile this (`jax.disable_jit`); a traced row could not index them.
+    parameters = jax.tree.map(jnp.asarray, parameters)
 
     def on_each_device(parameters: Any, request: Request, inputs: PyTree, state: PyTree, old: tuple) -> tuple:
         begin = request.begins[0]

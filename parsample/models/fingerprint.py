@@ -6,9 +6,9 @@ In a store it decides whether a run may go on.
 import hashlib
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_program
 from parsample.models.model import Model
 from parsample.models.traced import add_arrays, hashed
@@ -19,7 +19,7 @@ def fingerprint(model: Model, position: PyTree) -> str:
 
     Code behind callbacks to Python is not part of that program.
     """
-    data = jax.tree.map(jnp.asarray, model.data_arguments)  # as the program gets them, in the default precision
+    data = on_device(model.data_arguments)  # as the program gets them, in the default precision
     digest = hashlib.sha256(hashed(checked_program(model.logdensity, position, *data)).encode())
     add_arrays(digest, jax.tree.leaves(data))
     return digest.hexdigest()

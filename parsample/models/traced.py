@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_program
 from parsample.models.model import Model
 
@@ -108,7 +109,7 @@ def _reference(function: Callable) -> Callable[[], Callable | None]:
 
 def _separated(traced: Any) -> tuple[Any, list[Array]]:
     """A program whose first arguments are the arrays of `traced`, and these arrays."""
-    found = {id(array): _on_device(array) for array in _arrays(traced)}
+    found = {id(array): _as_array(array) for array in _arrays(traced)}
     arrays = [found[id(array)] for array in _arrays(traced)]
     if len(arrays) > len(traced.consts):  # in programs inside it as well
         given = [jax.ShapeDtypeStruct(each.shape, each.dtype, weak_type=each.weak_type) for each in traced.in_avals]
@@ -117,12 +118,12 @@ def _separated(traced: Any) -> tuple[Any, list[Array]]:
             return _evaluated(traced, iter(arrays), given)
 
         traced = jax.make_jaxpr(evaluate)(arrays, given)
-        arrays = [*map(_on_device, traced.consts), *arrays]
+        arrays = [*map(_as_array, traced.consts), *arrays]
     return jax.extend.core.ClosedJaxpr(traced, []), arrays
 
 
-def _on_device(array: Any) -> Array:
-    return array if isinstance(array, jax.Array) else jnp.asarray(array)
+def _as_array(array: Any) -> Array:
+    return array if isinstance(array, jax.Array) else on_device(array)
 
 
 def _arrays(program: Any) -> list[Any]:
@@ -174,7 +175,7 @@ def add_arrays(digest: Any, arrays: list[Any]) -> None:
     """Add dtypes, shapes and values of arrays to a digest."""
     for array in arrays:
         is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-        values = np.asarray(jax.random.key_data(array) if is_key else array)
+        values = jax.device_get(jax.random.key_data(array) if is_key else array)
         digest.update(f"{array.dtype}{values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
 

@@ -20,10 +20,11 @@ from parsample.chain.blackjax_chain import AlgorithmDynamics, begin
 from parsample.chain.recursion import RecursionDynamics, nothing
 from parsample.chain.transition import Dynamics, as_inputs
 from parsample.internal.arithmetic import round_up
-from parsample.internal.compilation import jit_with_xla_options
+from parsample.internal.compilation import jit_with_xla_options, refuse_transformations
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
+from parsample.internal.trees import on_device
 from parsample.internal.validation import (
     batching_needed,
     checked_count,
@@ -118,6 +119,7 @@ def check(
     >>> parsample.check(jax.random.key(0), mala, jnp.zeros(2), num_steps=20_000).parallelizable
     True
     """
+    refuse_transformations("check", "one report holds for all chains of an algorithm")
     if isinstance(inference_algorithm, Model):
         raise TypeError("check takes an algorithm or a recursion; check_sampler(rng_key, model) takes a Model.")
     mesh = mesh_of(devices)
@@ -137,7 +139,7 @@ def check(
                 f"inference_algorithm must be a BlackJAX algorithm or a function step(state, input); got "
                 f"{inference_algorithm!r}."
             )
-        entries = as_inputs(inputs)
+        entries, initial_position = as_inputs(inputs), on_device(initial_position)
         checked_recursion(inference_algorithm, initial_position, entries.sequence)
         num_steps = checked_count("num_steps", entries.num_steps if num_steps is None else num_steps)
         dynamics, state = RecursionDynamics(inference_algorithm), initial_position
@@ -162,7 +164,7 @@ def examine(
     burn_in_inputs = inputs_of(0)
     lanes, records = ChainLanes.of(dynamics, state, burn_in_inputs, num_axes=2)
     program = LaneProgram(lanes, num_lanes, mesh, records, max_rows=num_rows)
-    starts = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), as_words(state))
+    starts = jax.tree.map(lambda leaf: np.repeat(leaf[None], num_lanes, axis=0), jax.device_get(as_words(state)))
     size = min(BURN_IN_STEPS, num_meeting_steps, program.num_rows)
     unit_scale = np.ones(records[0].shape, program.dtype)
     lane_inputs = _lane_inputs(burn_in_inputs)
@@ -202,13 +204,13 @@ def _states_along_path(path: Float[np.ndarray, "n L D"], state: PyTree) -> PyTre
     """
     num_rows, num_lanes, _ = path.shape
     rows = np.linspace(num_rows // 2, num_rows - 1, num_lanes).astype(int)
-    states = jax.vmap(ravel_pytree(state)[1])(path[rows, np.arange(num_lanes)])
-    return jax.tree.map(np.asarray, states)
+    states = on_device(path[rows, np.arange(num_lanes)])
+    return jax.device_get(jax.vmap(ravel_pytree(state)[1])(states))
 
 
 def _lane_inputs(inputs: PyTree) -> tuple[PyTree, np.ndarray]:
     """Inputs as `ChainLanes` takes them: words on the host, and a mask (L, n), true because every lane always steps."""
-    words = jax.tree.map(np.asarray, as_words(inputs))
+    words = jax.device_get(as_words(inputs))
     return words, np.ones(jax.tree.leaves(words)[0].shape[:2], bool)
 
 

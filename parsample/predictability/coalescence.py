@@ -13,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from parsample.chain.transition import Inputs, Transition, Vector, as_inputs, from_step, rollout
+from parsample.internal.compilation import jit_with_xla_options
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_number, checked_recursion, checked_scale
 from parsample.solver.tolerance import Tolerance, default_tolerance
 
@@ -89,20 +91,29 @@ def coalescence_times(
         raise ValueError(
             f"initial_states needs one leading axis of at least 2 starts in all arrays; got shapes {shapes}."
         )
-    first_state = jax.tree.map(lambda leaf: leaf[0], initial_states)
+    initial_states = on_device(initial_states)
+    first_state = jax.tree.map(lambda leaf: jnp.unstack(leaf)[0], initial_states)
     checked_recursion(step, first_state, entries.sequence)
     for name, value in (("atol", atol), ("rtol", rtol)):
         if value is not None:
             checked_number(name, value)
-    transition, first = from_step(step, first_state)
+    units = None if scale is None else checked_scale(scale, first_state, "one state")
+    return _coalescence(step, atol, rtol, initial_states, entries, units)
+
+
+@jit_with_xla_options(3)
+def _coalescence(
+    step: Callable,
+    atol: float | None,
+    rtol: float | None,
+    initial_states: PyTree,
+    inputs: Inputs,
+    units: Vector | None,
+) -> Coalescence:
+    transition, first = from_step(step, jax.tree.map(lambda leaf: leaf[0], initial_states))
     starts = jax.vmap(lambda state: ravel_pytree(state)[0])(initial_states)
-    if scale is None:
-        _, path, _ = rollout(transition, first, entries)
-        units = unit_of(path)
-    else:
-        units = checked_scale(scale, first_state, "one state")
-    tolerance = default_tolerance(units, atol, rtol)
-    return _coalesce(transition, starts, entries, tolerance)
+    units = unit_of(rollout(transition, first, inputs)[1]) if units is None else units
+    return _coalesce(transition, starts, inputs, default_tolerance(units, atol, rtol))
 
 
 def unit_of(states: Float[Array, "T D"]) -> Vector:
@@ -126,5 +137,5 @@ def _coalesce(transition: Transition, starts: Float[Array, "R D"], inputs: Input
     begin = (jax.vmap(transition.restore)(starts), jnp.zeros((num_others,), int))
     (_, last_apart), distances = jax.lax.scan(advance, begin, jnp.arange(num_steps))
     # A path that was apart after step n - 1 met at step n; one that was apart at the end has not met.
-    times = jnp.where(last_apart < num_steps, last_apart + 1, jnp.inf).astype(starts.dtype)
+    times = jnp.where(last_apart < num_steps, (last_apart + 1).astype(starts.dtype), jnp.inf)
     return Coalescence(times, distances)

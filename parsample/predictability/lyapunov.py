@@ -29,7 +29,7 @@ class LyapunovExponent(NamedTuple):
     se
         Standard error of `lle` by batch means, in the same unit.
     spread
-        Standard deviation of the exponent between tangents from different directions, in the same unit; NaN for P = 1.
+        Standard deviation of the exponent between tangents from different directions, in the same unit; None for P = 1.
     growth
         Log growth of each tangent in each step, nats, shape (P, T), the discarded ones included.
     num_discarded
@@ -47,7 +47,7 @@ class LyapunovExponent(NamedTuple):
 
     lle: Float[Array, ""]
     se: Float[Array, ""]
-    spread: Float[Array, ""]
+    spread: Float[Array, ""] | None
     growth: Float[Array, "P T"]
     num_discarded: int
     dt: float
@@ -113,19 +113,31 @@ def lyapunov_exponent(  # noqa: PLR0913
     checked_count("num_probes", num_probes)
     check_batches(entries.num_steps, num_discarded, num_batches)
     check_dt(dt)
-    rng_key = jax.random.key(0) if rng_key is None else checked_key(rng_key)
-    growth = _growth(step, num_probes, initial_state, entries, rng_key)
-    counted = growth[:, num_discarded:]
-    # All tangents of one path turn into the same direction, so they are not independent measurements.
-    lle, se = batch_means(counted.mean(0), num_batches)
-    spread = counted.mean(1).std(ddof=1) if num_probes > 1 else jnp.full((), jnp.nan, growth.dtype)
-    return LyapunovExponent(lle / dt, se / dt, spread / dt, growth, num_discarded, dt)
+    key = None if rng_key is None else checked_key(rng_key)
+    numbers = (num_probes, num_discarded, num_batches)
+    lle, se, spread, growth = _measured(step, numbers, initial_state, entries, key, dt)
+    return LyapunovExponent(lle, se, spread, growth, num_discarded, dt)
 
 
 @jit_with_xla_options(2)
-def _growth(step: Callable, num_probes: int, initial_state: PyTree, inputs: Inputs, rng_key: Array) -> Array:
+def _measured(
+    step: Callable,
+    numbers: tuple[int, int, int],
+    initial_state: PyTree,
+    inputs: Inputs,
+    rng_key: Array | None,
+    dt: float | Array,
+) -> tuple[Array, Array, Array | None, Array]:
+    """Exponent, its standard error, its spread and the growth; `numbers` are those of probes, left out and batches."""
+    num_probes, num_discarded, num_batches = numbers
     transition, start = from_step(step, initial_state)
-    return log_growth(transition, start, inputs, rng_key, num_probes)[0]
+    key = jax.random.key(0) if rng_key is None else rng_key
+    growth, _ = log_growth(transition, start, inputs, key, num_probes)
+    counted = growth[:, num_discarded:]
+    # All tangents of one path turn into the same direction, so they are not independent measurements.
+    lle, se = batch_means(counted.mean(0), num_batches)
+    spread = counted.mean(1).std(ddof=1) / dt if num_probes > 1 else None
+    return lle / dt, se / dt, spread, growth
 
 
 def check_batches(num_steps: int, num_discarded: int, num_batches: int) -> None:

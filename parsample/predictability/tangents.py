@@ -74,7 +74,7 @@ def aligned_growth(
         ``is_enough(growth, bias, steps)``: whether to stop after a window.
     """
 
-    def advance(t: Array, loop: tuple) -> tuple:
+    def advance(t: Any, loop: tuple) -> tuple:
         moving, total = loop
         moving, growth, _ = carried(transition, moving, inputs(t))
         return moving, total + growth.mean()

@@ -17,9 +17,10 @@ from parsample.chain.blackjax_chain import (
 )
 from parsample.chain.transition import Vector
 from parsample.internal.arithmetic import ceil_div
-from parsample.internal.compilation import is_traced, jit_with_xla_options
+from parsample.internal.compilation import is_transformed, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
+from parsample.internal.trees import on_device
 from parsample.internal.validation import (
     batching_needed,
     checked_choice,
@@ -29,12 +30,11 @@ from parsample.internal.validation import (
     checked_start,
 )
 from parsample.samplers.chain_run import AFTER_STEPS, evaluate_chain
-from parsample.solver.finish import completed, finish
+from parsample.solver.finish import completed, finish, warn_of_solution
 from parsample.solver.linearization import Zero
 from parsample.solver.method import DEER, Sequential
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution, rolled_out
-from parsample.solver.status import Status, warn_of
 
 if TYPE_CHECKING:
     import blackjax.base
@@ -187,14 +187,16 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
     checked_count("num_steps", num_steps)
     rng_key = checked_key(rng_key)
     resolved = checked_method(method, num_steps)
-    traced = is_traced((rng_key, initial_state, initial_position))
-    mesh = None if traced and devices is None else mesh_of(devices)
+    transformed = is_transformed()
+    mesh = None if transformed and devices is None else mesh_of(devices)
     dynamics = AlgorithmDynamics(inference_algorithm, transform)
-    rng_key, initial_state, start = _started(dynamics, rng_key, initial_state, initial_position, may_check=not traced)
+    rng_key, initial_state, start = _started(
+        dynamics, rng_key, initial_state, initial_position, may_check=not transformed
+    )
     rng_key, initial_state, start = broadcast_from_first(mesh, (rng_key, initial_state, start))
-    if resolved == "auto" and traced:
+    if resolved == "auto" and transformed:
         resolved = Sequential()
-    elif resolved == "deer" and traced:
+    elif resolved == "deer" and transformed:
         resolved = DEER(ceil_div(num_steps, NUM_TRACED_BLOCKS), Zero())
     if isinstance(resolved, str):
         solution = evaluate_chain(dynamics, initial_state, rng_key, num_steps, mesh, may_end_blocks=resolved == "auto")
@@ -205,10 +207,9 @@ def evaluate_inference_algorithm(  # noqa: PLR0913
             solution = _run_in_blocks(dynamics, num_steps, resolved, mesh, initial_state, start, rng_key)
         finish_stalled = partial(_finish, dynamics, num_steps, resolved.block_size, initial_state, rng_key)
         solution = completed(solution, mesh, finish_stalled)
-        if not is_traced(solution.status):
+        if not transformed:
             check_determined_fields(dynamics, solution.final, AFTER_STEPS)
-    if not is_traced(solution.status):
-        warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    warn_of_solution(solution)
     return solution
 
 
@@ -221,6 +222,7 @@ def _started(
     if initial_state is None:
         rng_key, initial_state, start = begin(dynamics, rng_key, checked_position(initial_position))
     else:
+        initial_state = on_device(initial_state)  # `init` keeps Python numbers
         if hasattr(initial_state, "position"):
             checked_position(initial_state.position, "initial_state.position")
         _, start = from_algorithm(dynamics.algorithm, initial_state, dynamics.transform)

@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from parsample.chain.blackjax_chain import AlgorithmDynamics, check_determined_fields
-from parsample.chain.transition import Dynamics
-from parsample.internal.compilation import jit_with_xla_options
+from parsample.chain.transition import Dynamics, sequence_of
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import Kinds, as_keys, as_words
 from parsample.internal.user_warnings import warn_user
@@ -86,10 +85,10 @@ class Chain:
     @classmethod
     def of(cls, dynamics: Dynamics, state: PyTree, rng_key: Array, num_steps: int, mesh: Mesh | None) -> "Chain":
         """The chain of `num_steps` steps that starts at `state` with key `rng_key`."""
-        sequence = _sequence(dynamics, num_steps, state, rng_key)
+        sequence = sequence_of(dynamics, num_steps, state, rng_key)
         lanes, records = ChainLanes.of(dynamics, state, sequence)
-        words = jax.tree.map(lambda leaf: np.asarray(leaf)[None], as_words(state))
-        return cls(lanes, records, words, jax.tree.map(np.asarray, as_words(sequence)), mesh)
+        words = jax.tree.map(lambda leaf: leaf[None], jax.device_get(as_words(state)))
+        return cls(lanes, records, words, jax.device_get(as_words(sequence)), mesh)
 
     @property
     def num_steps(self) -> int:
@@ -115,11 +114,6 @@ class Chain:
             return words, steps < self.num_steps
 
         return Run(np.ones(self.records[0].shape, program.dtype), inputs, self.state)
-
-
-@jit_with_xla_options(2)
-def _sequence(dynamics: Dynamics, num_steps: int, state: PyTree, rng_key: Array) -> PyTree:
-    return dynamics(state, rng_key, num_steps)[1].sequence
 
 
 class SolutionBuilder:

@@ -54,7 +54,7 @@ REMEDIES = {
 def identity(model: Model, kept: Kept) -> dict[str, str]:
     """What must be the same when a run goes on."""
     layout = kept.layout
-    position = layout.unravel(jax.numpy.zeros(layout.dimension, layout.dtype))
+    position = layout.unravel(np.zeros(layout.dimension, layout.dtype))
     variables = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in kept.variables.example.items()}
     # What the others depend on comes first, because the first difference is named.
     return {
@@ -122,7 +122,7 @@ class Beginning:
             "starts_per_chain": start.per_chain,
             "log_likelihood": kept.log_likelihood is not None,
         }
-        key_data = np.asarray(as_words(checked_key(rng_key)))
+        key_data = jax.device_get(as_words(checked_key(rng_key)))
         return cls(arguments, identity(model, kept), key_data, start.adaptation)
 
     def check(self, path: Any, now: dict[str, str]) -> None:

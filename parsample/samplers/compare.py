@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from parsample.draws.layout import Layout
+from parsample.internal.compilation import refuse_transformations
 from parsample.internal.validation import checked_count, checked_position, checked_rate
 from parsample.kernels import KERNELS
 from parsample.kernels.kernel_lanes import KernelLanes
@@ -230,6 +231,7 @@ def compare_kernels(  # noqa: PLR0913
     >>> [forecast.kernel for forecast in comparison.forecasts]
     ['hmc', 'metropolis']
     """
+    refuse_transformations("compare_kernels", "one call compares several kernels")
     model = as_model(logdensity_fn, initial_position)
     names = tuple(kernels) if not isinstance(kernels, str) and np.iterable(kernels) else ()
     if not names or not all(name in tuple(KERNELS) for name in names) or len(set(names)) < len(names):

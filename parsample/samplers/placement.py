@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
+from parsample.internal.trees import on_device
 from parsample.internal.user_warnings import warn_user
 from parsample.internal.validation import (
     BATCHING_REMEDY,
@@ -69,7 +69,7 @@ def _build_ensemble(
         value = float(logdensity)
         if not np.isfinite(value):  # lanes replace NaN by -inf
             start = dynamics.layout.unravel(starts[number].astype(dynamics.layout.dtype))
-            value = float(model.logdensity_at(jax.tree.map(jnp.asarray, start)))
+            value = float(model.logdensity_at(on_device(start)))
         where = f"initial_position of chain {number}" if len(starts) > 1 else "initial_position"
         checked_logdensity_value(value, gradient, where)
     return ensemble, float(broadcast_from_first(settings.mesh, np.float64(ensemble.seconds_per_row)))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, UInt32
 from parsample.draws.layout import Layout
 from parsample.internal.processes import broadcast_from_first
 from parsample.internal.random_keys import as_words
-from parsample.internal.trees import take
+from parsample.internal.trees import on_device, take
 from parsample.internal.validation import (
     checked_flag,
     checked_key,
@@ -142,7 +142,7 @@ class Start:
         if not checked_flag("starts_per_chain", self.per_chain):
             return [position]
         _check_chains(position, num_chains)
-        return [jax.tree.map(lambda leaf, at=chain: leaf[at], position) for chain in range(num_chains)]
+        return [jax.tree.map(lambda leaf, at=chain: jnp.unstack(leaf)[at], position) for chain in range(num_chains)]
 
 
 def chain_inputs(keys: UInt32[np.ndarray, "K two"]) -> Callable[[np.ndarray, np.ndarray], Any]:
@@ -177,7 +177,7 @@ def prepare(
     clock = Clock()
     rng_key, model, starts = _checked_model(rng_key, model, settings, start)
     progress.phase("compiling")
-    rng = np.random.default_rng(np.asarray(as_words(rng_key)))
+    rng = np.random.default_rng(jax.device_get(as_words(rng_key)))
     ensemble, settings, share = place_lanes(model, starts, settings, rng)
     program = ensemble.program
     clock.lap("compilation")
@@ -211,7 +211,7 @@ def _checked_model(
     """Key and model, checked and the same in all processes; and the flat positions at which lanes start."""
     positions = start.positions(model, settings.num_chains)
     rng_key, positions = broadcast_from_first(settings.mesh, (checked_key(rng_key), positions))
-    model = as_traced(model.replace(initial_position=positions[0], data=jax.tree.map(jnp.asarray, model.data)))
+    model = as_traced(model.replace(initial_position=positions[0], data=on_device(model.data)))
     layout = Layout.of(positions[0])
     if start.adaptation is not None:
         _check_adaptation(start.adaptation, settings, layout)

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from parsample.draws.outputs import check_extra, is_own_zarr
 from parsample.draws.reductions import Reductions
 from parsample.draws.run_store import RunStore, checkpoint_of
+from parsample.internal.compilation import refuse_transformations
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first, is_first, on_first
+from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_count, checked_path
 from parsample.models.model import Model, as_model
 from parsample.models.traced import as_traced
@@ -100,6 +101,7 @@ def resume(  # noqa: PLR0913
     ...     longer.to_arviz()["posterior"]["x"].shape
     (4, 800, 2)
     """
+    refuse_transformations("resume", "one call goes on with all chains of a store")
     path, mesh = checked_path("store", store), mesh_of(devices)
     check_extra("zarr", "zarr", f"resume({str(path)!r})")
     opened = on_first(mesh, lambda: _opened(path))
@@ -111,11 +113,11 @@ def resume(  # noqa: PLR0913
         model = as_model(logdensity_fn, initial_position)
         start = Start(beginning.adaptation, arguments["starts_per_chain"])
         positions = start.positions(model, settings.num_chains)
-        model = model.replace(data=jax.tree.map(jnp.asarray, model.data))
+        model = model.replace(data=on_device(model.data))
         kept = _kept(path, model, positions[0], settings, arguments, keep, reduce)
         beginning.check(path, identity(model, kept))
         running = RunningStore(replace(beginning, arguments=arguments), opened, model)
-        key = jax.random.wrap_key_data(jnp.asarray(beginning.key_data))
+        key = jax.random.wrap_key_data(on_device(beginning.key_data))
         if "keys" not in arrays:
             return begin(key, model, settings, kept, start, running, progress_bar=progress_bar)
         traced = as_traced(model.replace(initial_position=positions[0]))

@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from parsample.draws.outputs import checked_out
 from parsample.draws.reductions import Reductions
+from parsample.internal.compilation import refuse_transformations
 from parsample.internal.processes import on_first
 from parsample.internal.validation import checked_flag, checked_path
 from parsample.models.model import Model, as_model
@@ -22,6 +23,9 @@ from parsample.samplers.running import begin, opened
 from parsample.samplers.settings import SamplerMethod, SamplerSettings
 from parsample.samplers.stopping import StopAt
 from parsample.warmup.adaptation import Adaptation
+
+# What to do in place of ``jax.vmap``.
+SEVERAL_RUNS = "num_chains= runs several chains, and Model.with_data in a loop several data sets"
 
 
 def sample(  # noqa: PLR0913
@@ -169,6 +173,7 @@ def sample(  # noqa: PLR0913
     >>> result.positions.shape, result.defect
     ((4, 500, 2), 0.0)
     """
+    refuse_transformations("sample", SEVERAL_RUNS)
     model, start = as_model(logdensity_fn, initial_position), Start(adaptation, starts_per_chain, keep_warmup)
     settings = SamplerSettings.of(
         num_samples=num_samples,
@@ -260,6 +265,7 @@ def check_sampler(  # noqa: PLR0913
     >>> report.parallelizable
     True
     """
+    refuse_transformations("check_sampler", SEVERAL_RUNS)
     model = as_model(logdensity_fn, initial_position)
     settings = SamplerSettings.of(
         num_samples=num_samples,

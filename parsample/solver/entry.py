@@ -13,15 +13,15 @@ from parsample.chain.transition import rollout as sequential_rollout
 from parsample.internal.compilation import is_being_compiled, jit_with_xla_options
 from parsample.internal.devices import mesh_of
 from parsample.internal.processes import broadcast_from_first
+from parsample.internal.trees import on_device
 from parsample.internal.validation import batching_needed, checked_key, checked_recursion, checked_scale
 from parsample.solver.corrections import Correction, Newton
-from parsample.solver.finish import completed, finish
+from parsample.solver.finish import completed, finish, warn_of_solution
 from parsample.solver.grid import Grid
 from parsample.solver.linearization import Dense, Linearization
 from parsample.solver.method import DEER
 from parsample.solver.newton import solve
 from parsample.solver.solution import Solution
-from parsample.solver.status import Status, warn_of
 
 
 def deer(  # noqa: PLR0913
@@ -46,7 +46,8 @@ def deer(  # noqa: PLR0913
     """The path of ``state = step(state, input)``, found in parallel over its length by block DEER.
 
     Solves ``s_t = f_t(s_{t-1})`` for all t at once, by Newton's method on the starts of blocks of `block_size` steps
-    (Lim et al., arXiv 2309.12252; see `parsample.deer`). Works under ``jax.jit`` and ``jax.vmap``.
+    (Lim et al., arXiv 2309.12252; see `parsample.deer`). Works under ``jax.jit`` and ``jax.vmap``;
+    derivatives are those of `rollout`.
 
     Parameters
     ----------
@@ -112,14 +113,13 @@ def deer(  # noqa: PLR0913
         raise ValueError(f"block_size={block_size} exceeds the T={num_steps} steps of inputs.")
     guess = None if initial_guess is None else _checked_guess(initial_guess, initial_state, num_steps)
     units = None if scale is None else checked_scale(scale, initial_state)
-    key = jax.random.key(0) if rng_key is None else checked_key(rng_key)
+    key = None if rng_key is None else checked_key(rng_key)
     mesh = None if devices is None and is_being_compiled() else mesh_of(devices)
     initial_state, entries, guess, units, key = broadcast_from_first(mesh, (initial_state, entries, guess, units, key))
     with batching_needed("deer"):
         solution = _deer(step, method, mesh, initial_state, entries, guess, units, key)
     solution = completed(solution, mesh, partial(_finish, step, block_size, initial_state, entries))
-    if not isinstance(solution.status, jax.core.Tracer):
-        warn_of(Status(int(solution.status)), f" (defect {float(solution.defect):.2g})")
+    warn_of_solution(solution)
     return solution
 
 
@@ -132,7 +132,7 @@ def _deer(  # noqa: PLR0913
     inputs: Inputs,
     guess: PyTree,
     scale: Array | None,
-    rng_key: Array,
+    rng_key: Array | None,
 ) -> Solution:
     transition, start = from_step(step, initial_state)
     path = None if guess is None else jax.vmap(transition.reduce)(guess)
@@ -191,4 +191,4 @@ def _checked_guess(guess: PyTree, initial_state: PyTree, num_steps: int) -> PyTr
     wanted = jax.tree.map(lambda leaf: (num_steps, *jnp.shape(leaf)), initial_state)
     if paths != wanted:
         raise ValueError(f"initial_guess has shapes {paths}; it must have those of the path, {wanted}.")
-    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, jnp.result_type(like)), guess, initial_state)
+    return jax.tree.map(lambda leaf, like: on_device(leaf, jnp.result_type(like)), guess, initial_state)

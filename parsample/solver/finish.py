@@ -1,4 +1,4 @@
-"""After a solve: finish a stalled path step by step, and give every process the whole path."""
+"""After a solve: finish a stalled path step by step, give every process the whole path, and warn."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from parsample.chain.transition import Inputs, Transition
+from parsample.internal.compilation import is_traced, is_transformed
 from parsample.internal.processes import on_first_device, replicated
 from parsample.internal.trees import write
 from parsample.solver.grid import Grid
 from parsample.solver.solution import Solution
-from parsample.solver.status import Status
+from parsample.solver.status import Status, warn_of
 
 
 def finish(transition: Transition, inputs: Inputs, solution: Solution, block_size: int) -> Solution:
@@ -53,7 +54,15 @@ def completed(solution: Solution, mesh: Mesh | None, finish_it: Callable[[Soluti
     `finish_it` runs the program around `finish`, which is compiled only once a path stalls. The status of a traced
     solution is not known, so `finish_it` is always part of a traced program.
     """
-    if isinstance(solution.status, jax.core.Tracer):
+    if is_traced(solution.status):
         return finish_it(on_first_device(mesh, solution))
     solution = replicated(mesh, solution)
-    return finish_it(on_first_device(mesh, solution)) if (solution.status == Status.STALLED).any() else solution
+    has_stalled = (jax.device_get(solution.status) == Status.STALLED).any()
+    return finish_it(on_first_device(mesh, solution)) if has_stalled else solution
+
+
+def warn_of_solution(solution: Solution) -> None:
+    """Warn of a solution as `warn_of` does, unless a transformation hides its values."""
+    if not is_transformed():
+        status, defect = jax.device_get((solution.status, solution.defect))
+        warn_of(Status(int(status)), f" (defect {float(defect):.2g})")

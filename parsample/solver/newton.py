@@ -9,7 +9,7 @@ A = 0 it is multiple shooting (Bellen & Zennaro 1989).
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,21 @@ def solve(  # noqa: PLR0913
     path = collectives.spread(grid.flatten, (SPLIT_SECOND,), SPLIT)((solution.states, solution.outputs))
     states, outputs = jax.tree.map(lambda leaf: leaf[: grid.num_steps], path)
     ends, defects = solution.block_ends[: grid.num_blocks], solution.block_defects[:, : grid.num_blocks]
-    return solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects)
+    return _undifferentiated(solution._replace(states=states, outputs=outputs, block_ends=ends, block_defects=defects))
+
+
+@jax.custom_jvp
+def _undifferentiated(solution: Solution) -> Solution:
+    """The solution; an error if it is differentiated, because derivatives of blocks need not have converged too."""
+    return solution
+
+
+@_undifferentiated.defjvp
+def _refuse_derivatives(*_: Any) -> Any:
+    raise TypeError(
+        "Blocks have no derivatives: differentiate the chain step by step, by parsample.rollout or "
+        "run_inference_algorithm(method='sequential')."
+    )
 
 
 def _first_starts(grid: Grid, start: Vector, guesses: Array | None) -> Float[Array, "L D"]:
@@ -122,7 +136,7 @@ def _begin(sweep: Sweep, starts: Float[Array, "C D"], scale: Vector | None, meth
         lanes=sweep.blank(starts),
         join=Join.none(starts),
         defect_sizes=jnp.zeros_like(starts[:, 0]),
-        block_defects=jnp.full((NUM_RECORDED_SWEEPS, starts.shape[0]), jnp.nan, starts.dtype),
+        block_defects=jnp.full((NUM_RECORDED_SWEEPS, starts.shape[0]), -1, starts.dtype),
         evals_per_lane=jnp.zeros((), starts.dtype),
         scale=jnp.ones_like(starts[0]) if scale is None else scale,
         progress=no_progress(num_sweeps, starts.dtype),
@@ -192,14 +206,14 @@ def _moments(sweep: Sweep, path: Float[Array, "b C D"]) -> tuple[Array, Vector, 
     row, lane = at // num_lanes, sweep.first_lane + at % num_lanes
     counted = (row < sweep.grid.block_size) & (lane * sweep.grid.block_size + row < sweep.grid.num_steps)
     counted = (counted & jnp.isfinite(states).all(-1))[:, None]
-    count = counted.sum()
+    count = counted.sum(dtype=states.dtype)
     mean = jnp.where(counted, states, 0).sum(0) / jnp.maximum(count, 1)
     return count, mean, jnp.where(counted, jnp.square(states - mean[None]), 0).sum(0)
 
 
-def _spread(count: Int[Array, " N"], mean: Float[Array, "N D"], squares: Float[Array, "N D"]) -> Vector:
+def _spread(count: Float[Array, " N"], mean: Float[Array, "N D"], squares: Float[Array, "N D"]) -> Vector:
     """Standard deviation from the moments of every device; if it is 0, the size of the state; if that is 0 too, 1."""
-    share = (count / jnp.maximum(count.sum(), 1)).astype(mean.dtype)[:, None]
+    share = (count / jnp.maximum(count.sum(), 1))[:, None]
     center = (share * mean).sum(0)
     variance = squares.sum(0) / jnp.maximum(count.sum(), 1) + (share * jnp.square(mean - center[None])).sum(0)
     spread = jnp.sqrt(variance)
@@ -273,7 +287,7 @@ def _corrections(
         # A correction beyond `max_step` is an artefact of linearising across curvature and would spread to later ones.
         is_idle = jnp.arange(len(deltas)) >= sweep.grid.num_blocks
         is_small = jnp.asarray(False) if method.max_step is None else tolerance.size(deltas) <= method.max_step
-        num_bounded += ~(is_small | is_idle).all()
+        num_bounded += (~(is_small | is_idle).all()).astype(num_bounded.dtype)
         bounds = (num_bounded > it.num_bounded) | (num_bounded >= MAX_BOUNDED_SWEEPS)
         bound = method.clip
         deltas = jax.lax.cond(bounds, lambda: found(bound * (operators / bound).bounded()), lambda: deltas)
@@ -295,7 +309,8 @@ def _conclude(sweep: Sweep, it: _Iterate) -> Solution:
     asked = sweep.first_lane + jnp.arange(len(it.starts)) < done
     finite = (jnp.isfinite(it.lanes.path).all((0, 2)) | ~asked).all()
     jumps, works, finites = collectives.all_gather((_largest_jump(it, sweep, done), work, finite))
-    work = works.sum() + jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
+    num_left = jnp.where(stalled, jnp.maximum(grid.num_steps - done * grid.block_size, 0), 0)
+    work = works.sum() + num_left.astype(work.dtype)
     exact_prefix = jnp.where(stalled | converged, done, it.progress.front) * grid.block_size
     return Solution(
         states=it.lanes.path,

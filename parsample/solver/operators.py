@@ -167,6 +167,7 @@ def _spectral_norms(matrices: Float[Array, "C D D"], num_iterations: int = 8) ->
         return vectors / jnp.where(norms > 0, norms, 1)
 
     # A start without any pattern, so that a structured matrix is unlikely to be orthogonal to it.
-    start = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(matrices.shape[2]) ** 2), (matrices.shape[0], matrices.shape[2]))
-    vectors = jax.lax.fori_loop(0, num_iterations, refine, start.astype(matrices.dtype))
+    start = jnp.cos(1.0 + jnp.arange(matrices.shape[2], dtype=matrices.dtype) ** 2)
+    start = jnp.broadcast_to(start, (matrices.shape[0], matrices.shape[2]))
+    vectors = jax.lax.fori_loop(0, num_iterations, refine, start)
     return largest[:, 0, 0] * jnp.linalg.norm(jnp.einsum("cij,cj->ci", scaled, vectors), axis=1)

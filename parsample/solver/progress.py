@@ -50,9 +50,9 @@ class Progress(NamedTuple):
     hopeless
         Whether an exact block ends in a non-finite state, which no further sweep can repair.
     defects
-        Largest defect; NaN beyond `num_iters`.
+        Largest defect; -1 beyond `num_iters`.
     merits
-        Half the sum of all squared defects; NaN beyond `num_iters`.
+        Half the sum of all squared defects; -1 beyond `num_iters`.
     fronts, met_prefixes, unmet
         Values of `front`, leading blocks within tolerance, and numbers of blocks that have not met.
     """
@@ -70,7 +70,7 @@ class Progress(NamedTuple):
 def no_progress(max_sweeps: int, dtype: Any) -> Progress:
     """Progress before the first of at most `max_sweeps` sweeps."""
     zero, zeros = jnp.asarray(0), jnp.zeros((max_sweeps,), int)
-    unknown = jnp.full((max_sweeps,), jnp.nan, dtype)
+    unknown = jnp.full((max_sweeps,), -1, dtype)
     return Progress(zero, zero, jnp.asarray(False), unknown, unknown, zeros, zeros, zeros)
 
 
@@ -119,7 +119,7 @@ def verdict(
     patience = max(4, limit // 4) if method.is_fixed_point else max(8, limit // 2)
     num_iters = progress.num_iters
     needed = grid.num_blocks if num_required_steps is None else -(-num_required_steps // grid.block_size)
-    stalled = (num_iters >= patience) & (num_iters + _sweeps_left(progress, needed, atol) > limit)
+    stalled = (num_iters >= patience) & (num_iters.astype(atol.dtype) + _sweeps_left(progress, needed, atol) > limit)
     stalled |= (num_iters >= limit) | progress.hopeless
     ended = jnp.where(stalled, int(Status.STALLED), -1)
     if method.max_iters is not None:
@@ -142,6 +142,6 @@ def _sweeps_left(progress: Progress, num_blocks: Int[Array, ""] | int, atol: Arr
         new, old = values[now].astype(lag.dtype), values[then].astype(lag.dtype)
         return jnp.where(new < old, lag * jnp.log(jnp.maximum(new, 1)) / jnp.log(old / new), jnp.inf)
 
-    advanced = jnp.maximum(progress.fronts[now] - progress.fronts[then], 1)
-    by_front = (num_blocks - progress.front) * lag / advanced
+    advanced = jnp.maximum(progress.fronts[now] - progress.fronts[then], 1).astype(lag.dtype)
+    by_front = (num_blocks - progress.front).astype(lag.dtype) * lag / advanced
     return jnp.minimum(by_front, jnp.fmin(until_one(progress.unmet), until_one(progress.defects / atol)))

@@ -34,16 +34,16 @@ class Solution(NamedTuple):
         Evaluations of f divided by the steps of the chain, each tangent counted as one; at least 1. Evaluations in
         blocks that go beyond the last step are included.
     defect_history
-        Largest defect between blocks after each sweep, NaN beyond `num_iters`.
+        Largest defect between blocks after each sweep; -1 beyond `num_iters`.
     merit_history
-        Half the sum of all squared defects between blocks in each sweep, in units of the state; NaN beyond
+        Half the sum of all squared defects between blocks in each sweep, in units of the state; -1 beyond
         `num_iters`. With blocks of one step, this is the merit function of Gonzalez et al., arXiv 2508.16817.
     prefix_history
         Leading steps within tolerance after each sweep; 0 beyond `num_iters`.
     exact_prefix
         Leading steps found by sweeps; T unless the solve stalled or stopped early.
     block_defects
-        Defect of each block after each of the first sweeps, shape (sweeps, C).
+        Defect of each block after each of the first sweeps, shape (sweeps, C); -1 beyond `num_iters`.
 
     Examples
     --------

@@ -269,7 +269,7 @@ class Ensemble:
 
     def _tuned_move(self, found: Statistics) -> float:
         moves = found.move_acceptance[len(found.move_acceptance) // 2 :]
-        moves = moves[np.isfinite(moves)]
+        moves = moves[moves >= 0]
         if not self._makes_moves or not moves.size:
             return self.settings.move_scale
         factor = math.exp(2 * (moves.mean() - MOVE_ACCEPTANCE))

@@ -7,14 +7,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from parsample.internal.compilation import (
     MAX_ENTRIES,
     BoundedCache,
     clear_caches,
     is_being_compiled,
+    is_transformed,
     jit_with_xla_options,
     keep_compiled_programs,
+    refuse_transformations,
 )
 
 
@@ -31,6 +34,22 @@ def test_a_program_runs_alone_and_inside_another():
     assert float(jax.jit(lambda x: 1 + power(2, x))(3.0)) == 10.0
     np.testing.assert_array_equal(jax.vmap(lambda x: power(2, x))(jnp.arange(3.0)), [0, 1, 4])
     assert power.__doc__ == "A power."
+
+
+@pytest.mark.parametrize("transformation", [jax.jit, jax.vmap, jax.jacfwd])
+def test_transformations_are_noticed_and_refused(transformation):
+    found = []
+
+    def function(x: jax.Array) -> jax.Array:
+        found.append(is_transformed())
+        with pytest.raises(TypeError, match=r"^it decides .*: call it outside; this is how\.$"):
+            refuse_transformations("it", "this is how")
+        return x
+
+    transformation(function)(jnp.ones(2))
+    assert found == [True]
+    assert not is_transformed()
+    refuse_transformations("it", "this is how")
 
 
 def test_it_is_compiled_once():

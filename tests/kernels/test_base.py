@@ -30,7 +30,7 @@ def test_a_step_from_exact_draws_leaves_the_target_as_it_is(name, t):
     assert (after != starts).any(1).mean() > 0.4
     np.testing.assert_allclose(found.lp, jax.vmap(target)(state.position), atol=1e-9)
     np.testing.assert_allclose(state.logdensity, found.lp, atol=0)
-    moves = np.isfinite(found.move_acceptance)
+    moves = np.asarray(found.move_acceptance) >= 0
     assert moves.all() if name != "metropolis" and t == 3 else not moves.any()
 
 

@@ -43,7 +43,7 @@ def test_logistic_map_has_exponent_log_2():
     assert abs(float(result.lle) - np.log(2)) < 4 * float(result.se)
     assert 0 < float(result.se) < 0.01
     assert result.growth.shape == (1, 20_000)
-    assert np.isnan(result.spread)
+    assert result.spread is None
 
 
 def langevin(step_size: float) -> Callable:

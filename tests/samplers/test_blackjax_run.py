@@ -101,6 +101,13 @@ def test_an_initial_state_uses_the_key_as_blackjax_does(method):
     assert_same(run_inference_algorithm(KEY, algorithm, T, state, method=method), theirs)
 
 
+def test_an_initial_state_may_hold_python_numbers():
+    algorithm = blackjax.mala(lambda position: -0.5 * position["x"] ** 2, 0.5)
+    state = algorithm.init({"x": 1.0})
+    theirs = blackjax.util.run_inference_algorithm(KEY, algorithm, 50, initial_state=state)
+    assert_same(run_inference_algorithm(KEY, algorithm, 50, state), theirs)
+
+
 def test_a_run_in_two_halves_goes_on_where_the_first_ended():
     algorithm, start = build("mala", "gaussian")
     state, _ = run_inference_algorithm(KEY, algorithm, T, initial_position=start, method="sequential")
@@ -197,6 +204,22 @@ def test_it_runs_inside_the_users_own_jit_and_vmap(method, by_state):
     found = jax.jit(jax.vmap(lambda key: chain(run_inference_algorithm, key, method=METHODS[method])))(keys)
     expected = jax.vmap(lambda key: chain(blackjax.util.run_inference_algorithm, key))(keys)
     np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["auto", slow("deer")])
+def test_parameters_of_the_algorithm_may_be_transformed(method):
+    """Under `jax.vmap` and `jax.jit` where neither key nor start is."""
+
+    def chain(run: Any, step_size: jax.Array, **settings: Any) -> jax.Array:
+        algorithm = blackjax.mala(chains.isotropic, step_size)
+        return run(KEY, algorithm, 100, initial_position=jnp.ones(2), **settings)[1][0].position
+
+    step_sizes = jnp.array([0.1, 0.2])
+    expected = jax.vmap(lambda size: chain(blackjax.util.run_inference_algorithm, size))(step_sizes)
+    found = jax.vmap(lambda size: chain(run_inference_algorithm, size, method=method))(step_sizes)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    jitted = jax.jit(lambda size: chain(run_inference_algorithm, size, method=method))(step_sizes[1])
+    np.testing.assert_allclose(jitted, expected[1], atol=1e-8)
 
 
 # Devices

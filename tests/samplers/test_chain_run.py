@@ -36,7 +36,7 @@ def test_auto_takes_short_chains_step_by_step_in_one_program(compilations):
 
 
 # Programs of a run: init and its check, the keys, one lane, many lanes.
-COMPILED = ["jit(begin)", "jit(_sequence)", "jit(advance_lanes)", "jit(advance_lanes)"]
+COMPILED = ["jit(begin)", "jit(sequence_of)", "jit(advance_lanes)", "jit(advance_lanes)"]
 
 
 @pytest.mark.parametrize("method", ["auto", "deer"])

@@ -61,7 +61,7 @@ def test_every_linearization_and_block_size_finds_the_rollout(chain, truth, line
     num_iters, num_blocks = int(solution.num_iters), -(-T // block_size)
     assert 1 <= num_iters <= num_blocks
     assert np.isfinite(solution.defect_history[:num_iters]).all()
-    assert np.isnan(solution.defect_history[num_iters:]).all()
+    assert (solution.defect_history[num_iters:] == -1).all()
     assert int(solution.exact_prefix) == T
     # The defect may exceed `atol` by `rtol` times the size of the state, which is a few standard deviations here.
     assert float(solution.defect) < 2e-10
@@ -279,3 +279,12 @@ def test_jumps_inside_blocks_are_judged_by_the_scale_of_the_path_that_is_found(s
     jumps = np.abs(path[1:] - 0.5 * path[:-1] - inputs[1:]).max() / path.std()
     assert Status(int(solution.status)) is Status.CONVERGED
     assert 0 < jumps <= float(solution.defect) <= 1e-10
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_blocks_refuse_derivatives(derivative):
+    def end(drift: jax.Array) -> jax.Array:
+        return deer(lambda s, u: 0.5 * s + drift * u, jnp.zeros(()), jnp.ones(8), block_size=4).states[-1]
+
+    with pytest.raises(TypeError, match=r"^Blocks have no derivatives: differentiate .* by parsample\.rollout"):
+        derivative(end)(1.0)
