@@ -1,6 +1,7 @@
 """Compilation of this library's programs: XLA options, and the cache on disk."""
 
 import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from jaxtyping import PyTree
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-# Entries that a `BoundedCache` keeps. An entry keeps users' functions alive, with all data in their closures.
+# Entries that a `BoundedCache` keeps. An entry keeps functions alive, and what they close over.
 MAX_ENTRIES = 8
 
 _caches: weakref.WeakSet["BoundedCache"] = weakref.WeakSet()
@@ -31,39 +32,44 @@ class BoundedCache[Value]:
 
     def __init__(self) -> None:
         self._values: OrderedDict[Any, Value] = OrderedDict()
+        self._lock = threading.RLock()
         _caches.add(self)
 
     def get_or_make(self, key: Any, make: Callable[[], Value]) -> Value:
         """The value of this key, made anew if it is not among the last."""
-        if key not in self._values:
-            self._values[key] = make()
-        self._values.move_to_end(key)
-        if len(self._values) > MAX_ENTRIES:
-            self._values.popitem(last=False)
-        return self._values[key]
-
-    def clear(self) -> None:
-        """Forget all values."""
-        self._values.clear()
+        with self._lock:
+            value = self._values[key] if key in self._values else make()
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > MAX_ENTRIES:
+                self._values.popitem(last=False)
+            return value
 
     def get(self, key: Any, default: Value) -> Value:
         """The value of this key, or `default`."""
-        return self._values.get(key, default)
+        with self._lock:
+            return self._values.get(key, default)
+
+    def clear(self) -> None:
+        """Drop all values."""
+        with self._lock:
+            self._values.clear()
 
 
 def clear_caches() -> None:
-    """Forget the programs that this library has compiled in this process, and the functions and data in them.
+    """Drop the programs that this library has compiled in this process, and the functions and data in them.
 
-    The last eight programs of each kind are kept, so that a run with the same log density or algorithm compiles
-    nothing. Log densities of `sample` hold no data there; BlackJAX algorithms and steps of `deer` keep what is in their
-    closures. JAX's own caches are not affected; ``jax.clear_caches()`` clears those.
+    The last eight programs of each compiled function of this library are kept, so that a run with the same log density
+    or algorithm compiles nothing. The arrays of log densities of `sample` are not in them; BlackJAX algorithms, steps
+    of `deer` and callbacks keep what they close over. JAX's own caches are not affected; ``jax.clear_caches()`` clears
+    those.
 
     Examples
     --------
     >>> import parsample
     >>> parsample.clear_caches()
     """
-    for each in _caches:
+    for each in list(_caches):
         each.clear()
 
 
@@ -96,9 +102,10 @@ class CompiledFunction:
         backend, static = jax.default_backend(), arguments[: self._num_static]
 
         def make() -> Any:
-            # A function of its own: when it is forgotten, JAX forgets its programs.
+            # A function of its own: JAX drops its programs with it.
             options = _cpu_options() if backend == "cpu" else None
-            bound = update_wrapper(partial(self._function, *static), self._function)
+            bound: Any = partial(self._function, *static)
+            bound.__name__ = bound.__qualname__ = self._function.__name__
             return jax.jit(bound, donate_argnums=self._donated, compiler_options=options)
 
         return self._compiled.get_or_make((backend, static), make)

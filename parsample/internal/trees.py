@@ -14,6 +14,9 @@ def on_device(tree: PyTree, dtype: Any = None) -> PyTree:
     def one(leaf: Any) -> Array:
         if isinstance(leaf, jax.Array):
             return leaf if dtype is None else jnp.asarray(leaf, dtype)
+        if dtype is None and isinstance(leaf, bool | int | float | complex):
+            with jax.transfer_guard("allow"):
+                return jnp.asarray(leaf)  # weakly typed
         return jax.device_put(np.asarray(leaf, jnp.result_type(leaf) if dtype is None else dtype))
 
     return jax.tree.map(one, tree)

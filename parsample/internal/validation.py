@@ -38,11 +38,11 @@ def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def as_number(value: Any) -> float:
     """A real number as a float; NaN for anything else."""
-    if isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value) > 0:
+    if isinstance(value, bool | np.bool_ | str | bytes):
         return math.nan
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return math.nan if np.ndim(value) > 0 else float(value)
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -73,8 +73,8 @@ def lane_rates(
 ) -> Float[np.ndarray, " L"]:
     """Mean acceptance rate of each lane; at walls, of its transitions that do not diverge.
 
-    A trajectory that leaves the support is rejected at any step size, so it says nothing about the step size. Lanes
-    where all transitions diverge get the mean of the others.
+    A trajectory that leaves the support is rejected at any step size. Lanes where all transitions diverge get the mean
+    of the others.
     """
     rates = np.nan_to_num(acceptance.astype(float))
     if not at_walls:
@@ -88,7 +88,7 @@ def are_walls(trials: Sequence[tuple[float, int]]) -> bool:
     """Whether numbers of divergences at several step sizes, pairs of the two, show that they come from walls.
 
     Trajectories of the same duration meet walls of the log density, such as the ends of a support, at the same rate
-    for all step sizes. Divergences from curvature fall at least in proportion to the step size. The two laws are
+    for all step sizes. Divergences from curvature are assumed to fall in proportion to the step size. The two laws are
     compared by the likelihood of how the divergences are spread over the trials.
     """
     step_sizes, counts = np.array(trials, float).T

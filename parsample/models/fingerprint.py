@@ -9,17 +9,17 @@ import jax
 from jaxtyping import PyTree
 
 from parsample.internal.trees import on_device
-from parsample.internal.validation import checked_program
 from parsample.models.model import Model
-from parsample.models.traced import add_arrays, hashed
+from parsample.models.traced import TracedDensity, add_arrays
 
 
 def fingerprint(model: Model, position: PyTree) -> str:
-    """A hash of the program of the log density, of the arrays that it contains, and of the data.
+    """A hash of the program of the log density, with its rules for derivatives, of the arrays in it, and of the data.
 
     Code behind callbacks to Python is not part of that program.
     """
     data = on_device(model.data_arguments)  # as the program gets them, in the default precision
-    digest = hashlib.sha256(hashed(checked_program(model.logdensity, position, *data)).encode())
-    add_arrays(digest, jax.tree.leaves(data))
+    density, arrays = TracedDensity.of(model.logdensity, position, *data)
+    digest = hashlib.sha256(density.identity.encode())
+    add_arrays(digest, jax.tree.leaves((arrays, data)))
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """The program of a log density, apart from the arrays in it.
 
 Arrays in closures and globals become arguments of the compiled program, as the data of a model are. So a log density
-that is defined anew, alike but with other arrays, compiles nothing, and compiled programs hold no data.
+that is defined anew, alike but with other arrays, compiles nothing, and compiled programs hold no data except what
+callbacks and rules for derivatives close over.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ from types import MethodType
 from typing import Any
 
 import jax
+import jax.export
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from parsample.internal.processes import uncommitted
 from parsample.internal.trees import on_device
 from parsample.internal.validation import checked_program
 from parsample.models.model import Model
@@ -25,8 +28,8 @@ from parsample.models.model import Model
 # Addresses of functions, which differ from process to process and from trace to trace.
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 
-# Parts of names of primitives that stand for code outside of a program: rules for derivatives, and callbacks to Python.
-OUTSIDE = ("custom", "callback")
+# Primitives that call functions with rules for derivatives of their own. The program of the gradient contains these.
+WITH_RULES = ("custom_jvp_call", "custom_vjp_call")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +42,19 @@ class TracedDensity:
         The program; its first arguments are the arrays of the log density.
     identity
         Hash of the program.
-    is_whole
-        Whether the program contains all code. If not, only the same function is equal.
-    function
+    contains_rules
+        Whether the identity contains all rules for derivatives. If not, only the same function is equal.
+    functions
+        Functions that the program calls but does not contain, such as callbacks to Python; these must be equal too.
+    source
         Returns the user's function, or None if that no longer exists.
     """
 
     program: Any
     identity: str
-    is_whole: bool
-    function: Callable[[], Callable | None]
+    contains_rules: bool
+    functions: tuple[Any, ...]
+    source: Callable[[], Callable | None]
 
     @classmethod
     def of(cls, function: Callable, position: PyTree, *data: PyTree) -> tuple["TracedDensity", list[Array]]:
@@ -60,8 +66,8 @@ class TracedDensity:
             As `checked_program`.
         """
         program, arrays = _separated(checked_program(function, position, *data))
-        density = cls(program, hashed(program), not outside(program), _reference(function))
-        return density if density.is_whole else density._with_gradient(position, (arrays, data)), arrays
+        density = cls(program, hashed(program), not _with_rules(program), _functions(program), _reference(function))
+        return density if density.contains_rules else density._with_gradient(position, (arrays, data)), arrays
 
     def __call__(self, position: PyTree, values: tuple[list[Array], tuple[PyTree, ...]]) -> Float[Array, ""]:
         """The log density of the position; `values` are the arrays in it, and the data."""
@@ -75,16 +81,18 @@ class TracedDensity:
             gradient = jax.make_jaxpr(jax.grad(self))(position, values)
         except Exception:  # of whatever kind JAX raises for a program without gradient
             return self
-        # A rule may call its function again, which is then in both programs.
-        without_callbacks = not any("callback" in call for call in outside(self.program))
-        is_whole = without_callbacks and outside(gradient) <= outside(self.program)
-        return replace(self, identity=self.identity + hashed(gradient), is_whole=is_whole)
+        # A rule may call its own function again, which is then in both programs.
+        contains_rules = _with_rules(gradient) <= _with_rules(self.program)
+        functions = (*self.functions, *_functions(gradient))
+        identity = self.identity + hashed(gradient)
+        return replace(self, identity=identity, contains_rules=contains_rules, functions=functions)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TracedDensity) or self.identity != other.identity:
             return False
-        function = self.function()
-        return self.is_whole or (function is not None and function == other.function())
+        source = self.source()
+        is_same = self.contains_rules or (source is not None and source == other.source())
+        return is_same and self.functions == other.functions
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -96,11 +104,11 @@ def as_traced(model: Model) -> Model:
     Other functions of the model do not take such data.
     """
     density, arrays = TracedDensity.of(model.logdensity, model.initial_position, *model.data_arguments)
-    return model.replace(logdensity=density, data=(arrays, model.data_arguments))
+    return model.replace(logdensity=density, data=uncommitted((arrays, model.data_arguments)))
 
 
 def _reference(function: Callable) -> Callable[[], Callable | None]:
-    """A weak reference, so that compiled programs keep nothing alive that a user has dropped."""
+    """A weak reference: programs stay in memory for longer than their functions."""
     try:
         return weakref.WeakMethod(function) if isinstance(function, MethodType) else weakref.ref(function)
     except TypeError:  # an object without weak references
@@ -142,7 +150,8 @@ def _evaluated(program: Any, arrays: Iterator[Array], given: list[Array]) -> lis
         if _is_call(equation) and _arrays(_called(equation)):
             results = _evaluated(_called(equation), arrays, arguments)
         else:
-            results = equation.primitive.bind(*arguments, **equation.primitive.get_bind_params(equation.params))
+            with equation.ctx.manager:
+                results = equation.primitive.bind(*arguments, **equation.primitive.get_bind_params(equation.params))
         values |= dict(
             zip(equation.outvars, results if equation.primitive.multiple_results else [results], strict=True)
         )
@@ -158,17 +167,37 @@ def _called(equation: Any) -> Any:
 
 
 def hashed(traced: Any) -> str:
-    """Hash of a program and the arrays in it."""
+    """Hash of a program, and of the arrays and exported programs in it."""
     digest = hashlib.sha256(ADDRESS.sub("", str(traced)).encode())
     add_arrays(digest, [array for program in _programs(traced) for array in program.consts])
+    for parameter in _parameters(traced):
+        if isinstance(parameter, jax.export.Exported):
+            digest.update(parameter.mlir_module_serialized)
     return digest.hexdigest()
 
 
-def outside(traced: Any) -> set[str]:
-    """Calls of code that is not part of a program: functions with rules for derivatives, and callbacks to Python."""
-    equations = [equation for program in _programs(traced) for equation in program.eqns]
-    calls = [each for each in equations if any(part in each.primitive.name for part in OUTSIDE)]
+def _with_rules(traced: Any) -> set[str]:
+    """Calls of functions with rules for derivatives of their own, by name and program."""
+    calls = [each for each in _equations(traced) if each.primitive.name.startswith(WITH_RULES)]
     return {" ".join([each.primitive.name, *map(str, _inner(each))]) for each in calls}
+
+
+def _functions(traced: Any) -> tuple[Any, ...]:
+    """Functions that a program calls but does not contain, except rules for derivatives."""
+    others = [each for each in _equations(traced) if not each.primitive.name.startswith(WITH_RULES)]
+    return tuple(
+        leaf
+        for leaf in jax.tree.leaves([each.params for each in others])
+        if callable(leaf) and not isinstance(leaf, type)
+    )
+
+
+def _equations(traced: Any) -> list[Any]:
+    return [equation for program in _programs(traced) for equation in program.eqns]
+
+
+def _parameters(traced: Any) -> list[Any]:
+    return jax.tree.leaves([equation.params for equation in _equations(traced)])
 
 
 def add_arrays(digest: Any, arrays: list[Any]) -> None:
@@ -177,7 +206,7 @@ def add_arrays(digest: Any, arrays: list[Any]) -> None:
         is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
         values = jax.device_get(jax.random.key_data(array) if is_key else array)
         digest.update(f"{array.dtype}{values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).data)
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def _programs(traced: Any) -> list[Any]:

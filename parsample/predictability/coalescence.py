@@ -94,9 +94,8 @@ def coalescence_times(
     initial_states = on_device(initial_states)
     first_state = jax.tree.map(lambda leaf: jnp.unstack(leaf)[0], initial_states)
     checked_recursion(step, first_state, entries.sequence)
-    for name, value in (("atol", atol), ("rtol", rtol)):
-        if value is not None:
-            checked_number(name, value)
+    atol = None if atol is None else checked_number("atol", atol)
+    rtol = None if rtol is None else checked_number("rtol", rtol)
     units = None if scale is None else checked_scale(scale, first_state, "one state")
     return _coalescence(step, atol, rtol, initial_states, entries, units)
 

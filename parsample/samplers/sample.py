@@ -67,7 +67,7 @@ def sample(  # noqa: PLR0913
         ``logdensity_fn(position) -> scalar``, up to a constant, in JAX. A proposal where it is NaN or infinite is
         rejected. What else it reads (attributes, captured arrays, globals) counts as it is at the time of the call,
         but functions inside it that are compiled by ``jax.jit`` keep what they read first. A function that is defined
-        anew alike compiles nothing, also if its arrays have other values. Or a `Model`.
+        anew alike compiles nothing, also if its arrays (not its numbers) have other values. Or a `Model`.
     initial_position
         Pytree of floating-point arrays. Lanes start near it, dispersed by uniform noise on (-1, 1). None: that of the
         model.

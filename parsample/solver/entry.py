@@ -46,8 +46,8 @@ def deer(  # noqa: PLR0913
     """The path of ``state = step(state, input)``, found in parallel over its length by block DEER.
 
     Solves ``s_t = f_t(s_{t-1})`` for all t at once, by Newton's method on the starts of blocks of `block_size` steps
-    (Lim et al., arXiv 2309.12252; see `parsample.deer`). Works under ``jax.jit`` and ``jax.vmap``;
-    derivatives are those of `rollout`.
+    (Lim et al., arXiv 2309.12252; see `parsample.deer`). Works under ``jax.jit`` and ``jax.vmap``, and
+    has no derivatives: differentiate `rollout`.
 
     Parameters
     ----------

@@ -44,6 +44,8 @@ class Adaptation(NamedTuple):
         Largest R-hat of any coordinate in the last round, with a lane as a chain (Gelman and Rubin 1992).
     unsettled
         Reasons why the warm-up has not settled; empty if it has.
+    has_walls
+        Whether divergences come from walls of the log density, so that they do not count.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class Adaptation(NamedTuple):
     num_diverging: int
     r_hat: float
     unsettled: str
+    has_walls: bool = False
 
     def save(self, path: str | Path) -> None:
         """Write the adaptation to a file, for `load`.
@@ -162,16 +165,17 @@ class Reference(NamedTuple):
         `flat` names coordinates without a gradient at the starts, which may explain why lanes disagree.
         """
         path, found = stretch.records
-        rates = [lane_rates(found.acceptance_rate, found.diverging, at_walls=walls).mean() for walls in (False, True)]
+        rate_of_all = float(lane_rates(found.acceptance_rate, found.diverging, at_walls=False).mean())
+        rate = float(lane_rates(found.acceptance_rate, found.diverging, at_walls=has_walls).mean())
         r_hat, num_diverging, reasons = r_hat_of_lanes(path), int(found.diverging.sum()), []
         if not r_hat <= MAX_R_HAT:
             reasons.append(f"lanes disagree, R-hat {r_hat:.2f}")
             reasons += [f"the log density does not change with {', '.join(flat[:3])} near the starts"] if flat else []
         if num_diverging > MAX_DIVERGING * found.diverging.size and not has_walls:
             reasons.append(f"{num_diverging} of {found.diverging.size} transitions diverge")
-        if rates[has_walls] < target - MAX_ACCEPTANCE_ERROR:
-            reasons.append(f"acceptance rate {rates[has_walls]:.2f}, target {target:.2f}")
-        return cls(stretch, coordinates, float(rates[0]), r_hat, num_diverging, "; ".join(reasons))
+        if rate < target - MAX_ACCEPTANCE_ERROR:
+            reasons.append(f"acceptance rate {rate:.2f}, target {target:.2f}")
+        return cls(stretch, coordinates, rate_of_all, r_hat, num_diverging, "; ".join(reasons))
 
     @property
     def diverges(self) -> bool:

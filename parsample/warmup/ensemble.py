@@ -184,7 +184,7 @@ class Ensemble:
 
     def adopt(self, adaptation: Adaptation, starts: Float[np.ndarray, "S D"] | None) -> None:
         """Take over the tuned values of a former run; lanes start at `starts` in turn, or at the states of that run."""
-        tuned = adaptation.parameters
+        tuned, self._has_walls = adaptation.parameters, adaptation.has_walls
         coordinates = Coordinates(np.asarray(tuned.center, float), np.asarray(tuned.factor, float))
         step_size = np.asarray(tuned.step_size, float)
         self.settings = TunedValues(coordinates, step_size, float(np.max(tuned.move_scales)))
@@ -376,6 +376,7 @@ class Ensemble:
             num_diverging=reference.num_diverging,
             r_hat=reference.r_hat,
             unsettled=reference.unsettled,
+            has_walls=self._has_walls,
         )
 
     def _parameters(self, settings: TunedValues, max_length: int | None = None) -> KernelParameters:

@@ -136,3 +136,26 @@ def test_code_behind_callbacks_does_not_count():
         return call
 
     assert of(density(1.0)) == of(density(2.0))
+
+
+def test_rules_for_derivatives_and_exported_programs_count():
+    def ruled(slope: float) -> Any:
+        @jax.custom_vjp
+        def square(x: jax.Array) -> jax.Array:
+            return -jnp.sum(x**2)
+
+        square.defvjp(lambda x: (square(x), x), lambda x, cotangent: (-slope * cotangent * x,))
+        return square
+
+    def exported(factor: float) -> Any:
+        return jax.export.export(jax.jit(lambda x: -factor * jnp.sum(x**2)))(jnp.zeros(2)).call
+
+    assert of(ruled(2.0)) == of(ruled(2.0)) != of(ruled(3.0))
+    assert of(exported(1.0)) != of(exported(5.0))
+
+
+def test_data_in_half_precision_count():
+    def density(x: jax.Array, y: jax.Array) -> jax.Array:
+        return -jnp.sum((x - y.astype(float)) ** 2)
+
+    assert of(density, jnp.ones(2, jnp.bfloat16)) != of(density, jnp.zeros(2, jnp.bfloat16))

@@ -56,7 +56,6 @@ def test_arrays_are_arguments_of_the_program(place):
     functions = [PLACES[place](term(values)) for values in ([1.0, 2.0], [3.0, 5.0])]
     position = jnp.array([0.5, -1.0])
     (one, _), (other, arrays) = (TracedDensity.of(each, position) for each in functions)
-    assert one.is_whole
     if place != "jit in scan":  # arrays there stay in the program
         assert one == other
     given = (arrays, ())
@@ -110,22 +109,86 @@ def test_rules_for_derivatives_count():
     assert nested[0] != nested[1]
 
 
-def test_functions_that_call_back_are_the_same_only_if_they_are_the_same_object():
-    def calling(factor: float) -> Any:
-        def outside(x: np.ndarray) -> np.ndarray:
-            return factor * np.sum(x**2, -1)
+def outside(x: np.ndarray) -> np.ndarray:
+    return -np.sum(x**2, -1)
 
-        return lambda x: jax.pure_callback(outside, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="expand_dims")
 
-    one = calling(1.0)
+def calling(function: Any) -> Any:
+    return lambda x: jax.pure_callback(function, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="expand_dims")
+
+
+def test_log_densities_with_callbacks_are_the_same_if_they_call_the_same_objects():
+    assert traced(calling(outside)) == traced(calling(outside))
+    assert traced(calling(outside)) != traced(calling(lambda x: -np.sum(x**2, -1)))
+
+
+def test_a_callback_that_is_made_anew_counts_with_what_it_closes_over():
+    class Target:
+        factor = 1.0
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            factor = self.factor
+            return calling(lambda v: -factor * np.sum(v**2, -1))(x)
+
+    target = Target()
+    before = traced(target)
+    target.factor = 2.0
+    assert traced(target) != before
+
+
+def test_rules_that_are_not_in_the_program_of_the_gradient_are_of_the_same_function_only():
+    def batched(factor: float) -> Any:
+        @jax.custom_batching.custom_vmap
+        def square(x: jax.Array) -> jax.Array:
+            return -jnp.sum(x**2)
+
+        @square.def_vmap
+        def rule(size: int, is_batched: Any, x: jax.Array) -> Any:
+            return -factor * jnp.sum(x**2, -1), True
+
+        return lambda x: square(jax.lax.stop_gradient(x)) - jnp.sum(x**2)
+
+    assert traced(batched(1.0)) != traced(batched(2.0))
+
+
+def test_solutions_of_linear_systems_are_compared_by_program():
+    def make(values: Any) -> Any:
+        matrix = jnp.asarray(values)
+        return lambda x: -x @ jnp.linalg.solve(matrix, x)
+
+    assert traced(make([[2.0, 0.0], [0.0, 1.0]])) == traced(make([[3.0, 0.5], [0.5, 1.0]]))
+
+
+def test_a_function_with_rules_beyond_its_gradient_is_equal_to_itself_only_and_to_none_once_it_is_gone():
+    @jax.custom_vjp
+    def quartic(x: jax.Array) -> jax.Array:
+        return -jnp.sum(x**4)
+
+    quartic.defvjp(lambda x: (quartic(x), x), lambda x, cotangent: (-4 * cotangent * x**3,))
+
+    def made() -> Any:
+        @jax.custom_vjp
+        def square(x: jax.Array) -> jax.Array:
+            return -jnp.sum(x**2)
+
+        # The program of the gradient calls another function with a rule, whose derivative it does not contain.
+        square.defvjp(lambda x: (square(x), x), lambda x, cotangent: (cotangent * quartic(x) * jnp.ones_like(x),))
+        return square
+
+    one = made()
     before = traced(one)
-    assert not before.is_whole
     assert before == traced(one)
-    assert before != traced(calling(1.0))
+    assert before != traced(made())
     del one
     gc.collect()
-    assert before.function() is None
-    assert before != traced(calling(1.0))
+    assert before.source() is None
+    assert before != traced(made())
+
+
+def test_arrays_on_a_device_of_the_users_choice_may_be_captured():
+    table = jax.device_put(np.array([1.0, 2.0]), jax.devices()[0])
+    model = as_traced(Model(lambda x: -jnp.sum(table * x**2), jnp.zeros(2)))
+    assert not any(leaf.committed for leaf in jax.tree.leaves(model.data))
 
 
 def test_other_data_compile_nothing_and_are_not_kept(compilations):
