@@ -66,7 +66,7 @@ def comparable(tree: Any) -> list[np.ndarray]:
 
 
 # The default run has mala, hmc and random_walk in tests/samplers/test_blackjax_run.py.
-@pytest.mark.parametrize("name", by_default("dhmc", "nuts", "elliptical_slice", "ghmc"))
+@pytest.mark.parametrize("name", by_default("nuts", "elliptical_slice"))
 def test_rollout_is_blackjax_own_chain(name):
     algorithm = build(name)
     expected = blackjax.util.run_inference_algorithm(KEY, algorithm, NUM_STEPS, initial_position=POSITION)
@@ -90,7 +90,7 @@ def test_blocks_exchange_what_determines_the_future_and_no_more(name, size):
     assert start.shape == (size,)
 
 
-@pytest.mark.parametrize("name", by_default("random_walk", "ghmc"))
+@pytest.mark.parametrize("name", by_default("random_walk"))
 def test_reduced_map_has_the_derivative_of_the_branch_taken(name):
     dynamics = AlgorithmDynamics(build(name), keep_all)
     chain_key, state, start = begin(dynamics, KEY, POSITION)

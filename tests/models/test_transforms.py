@@ -30,7 +30,8 @@ def test_a_dirichlet_on_the_simplex():
     np.testing.assert_allclose(found.var(0), expected.var(), rtol=0.06)
 
 
-@pytest.mark.parametrize("cholesky", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cholesky", [False, True])
 def test_an_lkj_distribution_of_correlations(cholesky):
     size, shape = 3, 2.0
 

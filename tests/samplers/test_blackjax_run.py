@@ -44,7 +44,6 @@ METHODS = {
 }
 # The default run has every target. NUTS, dynamic HMC and "deer" on these targets take long to compile: slow run.
 DEFAULT = {
-    ("mala", "gaussian", "zero-128"),
     ("mala", "gaussian", "dense-16"),
     ("mala", "schools", "sequential"),
     ("hmc", "logistic", "zero-50"),

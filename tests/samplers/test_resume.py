@@ -118,9 +118,9 @@ def test_a_run_killed_before_any_file_operation_goes_on_bitwise(tmp_path, monkey
             assert result.num_draws == 700
             assert_same(draws_in(out), whole)
             shutil.rmtree(out)
-        number += 9  # of 13 operations per segment
+        number += 14  # of 13 operations per segment, so that every kind has its turn
     assert number > 60
-    assert len(ends) >= 4
+    assert len(ends) >= 3
 
 
 def test_a_finished_run_is_extended_bitwise(tmp_path, whole):

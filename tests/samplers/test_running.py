@@ -31,8 +31,20 @@ def total(variables: dict[str, Any]) -> dict[str, Any]:
     return {"total": variables["total"] ** 2}
 
 
-@pytest.mark.parametrize("keep", [None, ["total"], [], total], ids=["all", "names", "none", "function"])
-@pytest.mark.parametrize("statistics", [None, ["lp"], []], ids=["all statistics", "lp", "no statistics"])
+KEEP: dict[str, Any] = {"all": None, "names": ["total"], "none": [], "function": total}
+STATISTICS: dict[str, Any] = {"all statistics": None, "lp": ["lp"], "no statistics": []}
+# The default run has each choice once.
+DEFAULT = [("all", "all statistics"), ("names", "lp"), ("none", "lp"), ("function", "no statistics")]
+
+
+@pytest.mark.parametrize(
+    ("keep", "statistics"),
+    [
+        pytest.param(KEEP[name], STATISTICS[other], id=f"{other}-{name}", marks=marks)
+        for name, other in itertools.product(KEEP, STATISTICS)
+        for marks in [[] if (name, other) in DEFAULT else [pytest.mark.slow]]
+    ],
+)
 def test_memory_and_files_hold_the_same(tmp_path, keep, statistics):
     whole = small(MODEL).to_arviz()
     expected = {name: values.to_numpy() for name, values in whole["posterior"].data_vars.items()}

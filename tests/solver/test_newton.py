@@ -240,10 +240,10 @@ def test_the_exact_front_takes_in_blocks_that_have_met():
 @pytest.mark.parametrize(
     ("linearization", "block_size", "num_devices"),
     [
-        (Dense(), 7, 8),
+        slow(Dense(), 7, 8),
         slow(Zero(), 10, 8),  # in the default run, test_sweep.py has it on four devices
         slow(Dense(), 1, 2),
-        slow(Diagonal(), 10, 3),
+        (Diagonal(), 10, 3),
         slow(Zero(), 60, 2),
     ],
     ids=str,
